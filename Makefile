@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages pictures setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers; where there are none the setting is ignored. Six
 # small models do not earn back what XLA's further optimizations cost: eight seconds a run, for the same numbers.
@@ -99,15 +99,24 @@ lint: setup-test
 
 # The site, in build/site. A broken link, heading or reference to the code is an error.
 docs: $(VENV)/.docs
-	$(BIN)/zensical build --strict --clean
+	PYTHONPATH=.ci $(BIN)/zensical build --strict --clean
 
 docs-serve: $(VENV)/.docs
-	$(BIN)/zensical serve
+	PYTHONPATH=.ci $(BIN)/zensical serve
 
-# What is derived from others: the notebook of the tutorial, the table of config fields, and the chart of exchanges.
+# What is derived from others: the notebook of the tutorial, the tables of config fields and of models, the diagram of a
+# batch and the chart of exchanges.
 pages: setup
 	$(BIN)/python .ci/pages.py
+	$(BIN)/python .ci/diagram.py
+	$(BIN)/python .ci/models.py
 	$(BIN)/python -m perf.exchange --plot docs/assets/exchange.svg
+
+# Executes the tutorial's notebook in build/tutorial, and takes the pictures of the documentation from what it leaves
+# there. Ten minutes; needs Chromium.
+pictures: setup-test
+	$(BIN)/python -m pip install -q -e '.[notebook]'
+	$(BIN)/python .ci/pictures.py
 
 # requirements.lock: the newest versions, with hashes, for Python 3.11 to 3.14 on Linux and macOS. `make test` installs
 # them.

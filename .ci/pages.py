@@ -16,26 +16,35 @@ ROOT = Path(__file__).parents[1]
 # ---- The notebook ----------------------------------------------------------------------------------------------------
 
 _BLOCK = re.compile(r"^```(bash|python)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What a notebook has as the outputs of its cells.
+_SHOWN = re.compile(r"^```text\n.*?^```\n|^!\[[^\]]*\]\([^)]*\)\n", re.MULTILINE | re.DOTALL)
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def notebook(page: str) -> str:
-    """A notebook, without outputs: blocks of Python and of shell code are its cells, and the text between them."""
+def notebook(page: str, earlier: str = "") -> str:
+    """The page as a notebook: its blocks of Python and of shell code are the cells, and the text between them. A cell
+    that is also in the ``earlier`` notebook keeps its outputs; `make pictures` executes them."""
     cells: list[dict[str, Any]] = []
+    known = {"".join(cell["source"]): cell for cell in json.loads(earlier)["cells"]} if earlier else {}
 
     def add(kind: str, source: str, **fields: object) -> None:
         if source.strip():
             cell = {"cell_type": kind, "id": f"cell-{len(cells)}", "metadata": {}, **fields}
             cells.append(cell | {"source": source.strip().splitlines(keepends=True)})
 
+    def add_text(text: str) -> None:
+        add("markdown", re.sub(r"\n{3,}", "\n\n", _SHOWN.sub("", text)))
+
     end = 0
     for block in _BLOCK.finditer(page):
-        add("markdown", page[end : block.start()])
-        add("code", ("%%bash\n" if block[1] == "bash" else "") + block[2], execution_count=None, outputs=[])
+        add_text(page[end : block.start()])
+        source = ("%%bash\n" if block[1] == "bash" else "") + block[2].strip()
+        same = known.get(source, {})
+        add("code", source, execution_count=same.get("execution_count"), outputs=same.get("outputs", []))
         end = block.end()
-    add("markdown", page[end:])
+    add_text(page[end:])
     fields = {"cells": cells, "metadata": {"kernelspec": _KERNEL}, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(fields, indent=1) + "\n"
+    return json.dumps(fields, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 # ---- The config ------------------------------------------------------------------------------------------------------
@@ -85,7 +94,10 @@ def _cells(field: dataclasses.Field) -> Iterator[str]:
     yield f"`{default!r}`"
     yield html.escape(field.metadata["meaning"], quote=False)
     allowed = field.metadata["allowed"]
-    yield html.escape(_in_words(allowed.expected()), quote=False) if allowed else ""
+    if field.name == "preset":
+        yield "a name in [Models and sizes](../models.md)"
+    else:
+        yield html.escape(_in_words(allowed.expected()), quote=False) if allowed else ""
 
 
 def _in_words(expected: str) -> str:
@@ -96,8 +108,8 @@ def _in_words(expected: str) -> str:
 
 def main() -> None:
     """Writes both."""
-    tutorial = ROOT / "docs" / "tutorial.md"
-    tutorial.with_suffix(".ipynb").write_text(notebook(tutorial.read_text("utf-8")), "utf-8")
+    tutorial, executed = ROOT / "docs" / "tutorial.md", ROOT / "docs" / "tutorial.ipynb"
+    executed.write_text(notebook(tutorial.read_text("utf-8"), executed.read_text("utf-8")), "utf-8")
     (ROOT / "docs" / "reference" / "config.md").write_text(config_page(), "utf-8")
 
 

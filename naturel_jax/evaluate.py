@@ -26,7 +26,7 @@ from naturel_jax.checkpoints import recorded
 from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.evaluation import evaluate
 from naturel_jax.config import own_benchmarks
-from naturel_jax.devices import preemption, processes
+from naturel_jax.devices import machine, preemption, processes
 from naturel_jax.evaluators import embedding_model, mistakes
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
@@ -84,17 +84,15 @@ def main(arguments: Sequence[str]) -> None:
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     mirror = Mirror(options.out or epath.Path("results"))
-    histories = {
-        name: recorded.history(runs.locate(source.removeprefix("run:"))[0])
-        for name, source in models.items()
-        if source.startswith("run:")
-    }
+    named = {name: source.removeprefix("run:") for name, source in models.items() if source.startswith("run:")}
+    workdirs = {name: runs.locate(workdir)[0] for name, workdir in named.items()}
+    histories = {name: recorded.history(workdir) for name, workdir in workdirs.items()}
     sections: dict[str, str] = {}
     for name, source in models.items():
         sections[name] = evaluate(name, source, benchmarks, mirror, **sizes, wrong=wrong)
         mirror.publish()
         mirror.fetch()
-        print(report.write(mirror.local, histories), flush=True)
+        print(report.write(mirror.local, histories, workdirs, machine.accelerators()), flush=True)
         if wrong:
             text = mistakes_page.page(sections)
             storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)

@@ -58,17 +58,19 @@ def main(arguments: Sequence[str]) -> None:
     compilation_cache.enable()
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
-    run_all(config, _WORKDIR.value or config_flags.default_workdir(config_flags.file_name()))
+    workdir = _WORKDIR.value or config_flags.default_workdir(config_flags.file_name())
+    run_all(config, workdir, config_flags.overridden())
 
 
-def run_all(config: config_lib.Config | config_lib.Suite, workdir: str) -> None:
+def run_all(config: config_lib.Config | config_lib.Suite, workdir: str, recipe: Sequence[str] = ()) -> None:
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
-    in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two of its rows share a name."""
+    in ``workdir`` after each; ``recipe``: see there. Finished runs are not repeated. Raises UserError if two of its
+    rows share a name."""
     from naturel_jax.cli.suite import SuiteReport  # importing it touches devices
     from naturel_jax.training import ready
     from naturel_jax.training.run import run
 
-    table = SuiteReport(config, epath.Path(workdir))
+    table = SuiteReport(config, epath.Path(workdir), recipe)
     for part in table.runs.values():
         ready.check_packages(part)
     for key, part in table.runs.items():

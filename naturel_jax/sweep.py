@@ -66,9 +66,10 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.jobs > 1:
         jax.config.update("jax_platforms", "cpu")  # for this process: accelerators are for its children
-    from naturel_jax.cli.sweeps import runs, work  # they load JAX
+    from naturel_jax.cli.sweeps import work  # these load JAX
+    from naturel_jax.devices import processes
 
-    out, share = options.out.expanduser(), runs.parse_share(options.share, os.environ)
+    out, share = options.out.expanduser(), processes.parse_share(options.share, os.environ)
     sweep = work.make([f"--config={options.config}", *overrides], options, out)
     if options.jobs > 1:
         work.spawn(arguments, options.jobs, share)

@@ -48,6 +48,8 @@ def make_builder(options: argparse.Namespace) -> "naturel.Naturel":
     changes = {field: getattr(options, field) for field in _CHOICES if getattr(options, field) is not None}
     if options.unofficial:
         changes["official"] = False
+    if options.decisions:
+        changes["decisions"] = tuple(options.decisions)  # a config is hashed
     if not changes and options.name is None:
         return naturel.Naturel(config=options.config, **arguments)
     if options.config not in naturel.OPEN_IMAGES:
@@ -132,7 +134,12 @@ def main(arguments: Sequence[str]) -> None:
     photos.add_argument("--unofficial", action="store_true", help="accept files other than the published ones")
     photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
     photos.add_argument("--bank", type=bank.find, help="caption bank (default: the one in the package)")
-    photos.add_argument("--decisions", type=cli.on_disk, help="CSV of reviewers' decisions on captions")
+    photos.add_argument(
+        "--decisions",
+        type=cli.on_disk,
+        nargs="+",
+        help="annotators' files; captions that a majority rejects are replaced",
+    )
     photos.add_argument("--takedown", type=cli.on_disk, help="image ids to leave out, besides the published list")
     for field in dataclasses.fields(OpenImagesConfig):
         if field.name in _NUMBERS:

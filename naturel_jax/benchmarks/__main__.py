@@ -39,12 +39,19 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
         missing = "" if isinstance(error, UserError) else "missing: "
         reason = str(error).removeprefix(f"{name} ").partition(MORE)[0]  # which says to run this command
         fetched = f"; --download {name} fetches it" if source.downloadable else ""
-        return f"{name}: {missing}{reason}\n    it is {source.needs}; from {source.where}; {source.licence}{fetched}"
+        where = f"it is {source.needs}; from {source.where}; {source.licence}{fetched}"
+        return f"{name}: {missing}{reason}\n    {where}{_reader(name)}"
     published = f" of {benchmark.published:,} published" if benchmark.published else ""
     state = f"{len(benchmark.items):,}{published} items"
     if benchmark.problems:
         state += f", {len(benchmark.problems):,} problems; the first: {benchmark.problems[0]}"
-    return f"{benchmark.name}: {state}"
+    return f"{benchmark.name}: {state}{_reader(name)}"
+
+
+def _reader(name: str) -> str:
+    """A line on how far the reader of official files is known to be right."""
+    official = name in BENCHMARKS and not registry.reads_dataset(name)
+    return f"\n    reader: {BENCHMARKS[name].SOURCE.tier}" if official else ""
 
 
 def main(arguments: Sequence[str]) -> None:

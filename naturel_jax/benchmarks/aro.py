@@ -7,8 +7,7 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import coco
 from naturel_jax.benchmarks.benchmark import Item, Origin
-from naturel_jax.benchmarks.files import NUMBER, BenchmarkError, Fields, Folder, Record, load_json, numbered, read_items
-from tfds_naturel.common.photos import MAX_PIXELS
+from naturel_jax.benchmarks.files import NUMBER, Fields, Folder, Record, crop, load_json, numbered, read_items
 
 LICENCE = "annotations MIT; Visual Genome images CC BY 4.0"
 WHERE = "https://github.com/mertyg/vision-language-models-are-bows (see its Google Drive links)"
@@ -28,10 +27,7 @@ def read(
     images = Folder(folder / "aro" / "images", "visual_genome")
 
     def item(key: str, row: Record) -> Item:
-        x, y, w, h = (row[f"bbox_{side}"] for side in "xywh")
-        if not (abs(x) < MAX_PIXELS and abs(y) < MAX_PIXELS and 0 <= w * h < MAX_PIXELS):  # refuses NaN too
-            raise BenchmarkError(f"box of x {x}, y {y}, width {w}, height {h} is not one of an image")
-        image = images.image(row["image_path"], (int(x), int(y), int(x + w), int(y + h)))
+        image = images.image(row["image_path"], crop(*(row[f"bbox_{side}"] for side in "xywh")))
         return Item(key, (image,), (row["true_caption"], row["false_caption"]), tags(row))
 
     rows = numbered(load_json(folder / "aro" / file, list))

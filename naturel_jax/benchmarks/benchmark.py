@@ -230,6 +230,15 @@ class Origin(NamedTuple):
     overlaps: tuple[Overlap, ...] = ()
 
 
+class Verified(NamedTuple):
+    """What a reader was tried on: it read ``items`` from the official files without a fault, and scored random cosines
+    as the official code does. ``sha256``: of these files one after the other, in the order of their paths."""
+
+    sha256: str
+    items: int
+    date: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """The origin of a benchmark.
@@ -240,6 +249,7 @@ class Source:
     ``prepared``: ``read`` takes a prepared TFDS folder (``--naturel``) instead of the folder of official files.
     ``origins``: the collections that its images come from, for models without a record of their training images and for
     a look before a run starts (``naturel_jax.data.seen.trained_on`` finds the images that a run was trained on).
+    ``verified``: the official files that the reader was tried on; None if its tests make files in the official format.
     """
 
     licence: str
@@ -251,6 +261,14 @@ class Source:
     hub: HubFiles | None = None
     prepared: bool = False
     origins: tuple[Origin, ...] = ()
+    verified: Verified | None = None
+
+    @property
+    def tier(self) -> str:
+        """How far the reader is known to be right, in words."""
+        if not self.verified:
+            return "format only"
+        return f"verified (sha256 {self.verified.sha256[:12]}, {self.verified.items:,} items, {self.verified.date})"
 
     @property
     def downloadable(self) -> bool:

@@ -30,8 +30,13 @@ VISUAL_GENOME = (
 )
 
 
+def urls(split: str, names: Iterable[str]) -> dict[str, str]:
+    """Path -> URL of the images of a split that have these file names."""
+    paths = sorted({f"{split}/{safe_name(name)}" for name in names})
+    return {f"coco/{path}": f"{SERVER}/{path}" for path in paths}
+
+
 def val2017_images(files: Iterable[Path], kind: type) -> dict[str, str]:
     """Path -> URL of the images that the records of JSON ``files``, each a ``kind``, have in the field ``filename``."""
     rows = (row for file in files for row in require_strings(file, load_json(file, kind), "filename"))
-    names = sorted({safe_name(row["filename"]) for row in rows})
-    return {f"coco/val2017/{name}": f"{SERVER}/val2017/{name}" for name in names}
+    return urls("val2017", (row["filename"] for row in rows))

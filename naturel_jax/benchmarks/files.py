@@ -1,5 +1,6 @@
 """Reads the benchmarks' official files: every record is checked, every fault named, no path leaves its folder."""
 
+import ast
 import collections
 import lzma
 import zipfile
@@ -12,7 +13,8 @@ from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image, Item
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import is_unicode, parse_json, version_of
+from tfds_naturel.common.files import dict_rows, is_unicode, parse_json, reading_csv, version_of
+from tfds_naturel.common.photos import MAX_PIXELS
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 
@@ -49,6 +51,16 @@ def load_json_lines(path: Path) -> list[Any]:
     """One JSON value per line of ``path``. Raises what ``load_json`` raises, naming the line."""
     lines = _bytes(path).splitlines()
     return [_parse(f"{path} line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def load_csv(path: Path) -> list[Record]:
+    """The rows of a CSV file under a line of column names; all values are strings. Raises FileNotFoundError, and
+    UserError for a file that is none."""
+    try:
+        with reading_csv(path), path.open(encoding="utf-8", newline="") as file:
+            return list(dict_rows(file)[1])
+    except FileNotFoundError:
+        raise not_found(path) from None
 
 
 MORE = "; `python -m naturel_jax.benchmarks` says where to get it"
@@ -134,6 +146,27 @@ def _fault(row: Any, fields: Fields) -> str | None:
         if not is_unicode(row[name]):
             return f"field {name!r} is {row[name]!a:.80}, which is not valid Unicode"
     return None
+
+
+def strings(name: str, text: str) -> tuple[str, ...]:
+    """The strings in a cell with a Python list of them, at least one. Raises BenchmarkError. ``name``: its field."""
+    try:
+        listed = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        listed = None
+    if not isinstance(listed, list) or not listed or not all(isinstance(each, str) for each in listed):
+        raise BenchmarkError(f"field {name!r} is {text!a:.80}, expected a Python list of strings")
+    if not is_unicode(listed):
+        raise BenchmarkError(f"field {name!r} is {text!a:.80}, which is not valid Unicode")
+    return tuple(listed)
+
+
+def crop(x: float, y: float, w: float, h: float) -> Box:
+    """The box of a left upper corner, a width and a height in pixels, rounded as PIL rounds it. Raises BenchmarkError
+    for one that no image has."""
+    if not (abs(x) < MAX_PIXELS and abs(y) < MAX_PIXELS and 0 <= w * h < MAX_PIXELS):  # refuses NaN too
+        raise BenchmarkError(f"box of x {x}, y {y}, width {w}, height {h} is not one of an image")
+    return round(x), round(y), round(x + w), round(y + h)
 
 
 def require_strings(path: Path, rows: dict[str, Any] | list[Any], *fields: str) -> list[Record]:

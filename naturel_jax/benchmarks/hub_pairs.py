@@ -1,6 +1,7 @@
 """The benchmarks of two images and two captions that the hub distributes as Parquet: BiVLC (SugarCrepe's captions with
-a generated image for each negative; Miranda et al., arXiv 2406.09952) and ColorSwap (the colours of two objects are
-swapped; Burapacheep et al., arXiv 2402.04492). Winoground's rows are read here, too.
+a generated image for each negative; Miranda et al., arXiv 2406.09952), ColorSwap (the colours of two objects are
+swapped; Burapacheep et al., arXiv 2402.04492) and VisMin (a photo and an edit that changes an object, an attribute, a
+number or a relation; Awal et al., arXiv 2407.16772). Winoground's rows are read here, too.
 """
 
 import functools
@@ -72,6 +73,23 @@ COLORSWAP = Entry(
         captions=("caption_1", "caption_2"),
         tags=("image_source", "caption_source"),
         published=300,
+    ),
+)
+_VISMIN = "https://arxiv.org/abs/2407.16772"
+VISMIN = Entry(
+    Source(
+        f"no licence stated; {coco.LICENCE}",
+        "https://huggingface.co/datasets/mair-lab/vismin-bench",
+        "vismin/*.parquet",
+        origins=(Origin("COCO (val2017)", _VISMIN, coco.VAL_2017), Origin("generated images", _VISMIN)),
+    ),
+    functools.partial(
+        read,
+        name="vismin",
+        images=("image_0", "image_1"),
+        captions=("text_0", "text_1"),
+        tags=("category",),
+        published=2_084,
     ),
 )
 

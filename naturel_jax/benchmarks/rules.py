@@ -7,10 +7,13 @@ Shape letters: N items.
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Chance, Item, Outcomes
+
+T = TypeVar("T")
 
 STRICT = ("text", "image", "group")  # Winoground's three scores
 TWO_BY_TWO = (*STRICT, "matching")  # the scores of ``two_by_two``
@@ -43,15 +46,25 @@ GROUPS: Chance = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6, "matching": 1 /
 
 
 def first_of_many(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """One image, the true caption and several others: right when the true one is the first argmax, so a tie counts
-    as right.
+    """One image, the true caption and several others; or one caption, its image and several others. Right when the true
+    one is the first argmax, in the order in which the benchmark lists them: the true one at the index in the tag
+    ``answer``, or first, where a tie counts as right.
     """
-    right = [s[0].argmax() == 0 for s in cosines]
-    tie = [s[0, 0] == s[0, 1:].max() for s in cosines]
-    return {"right": np.array(right, float), "tie": np.array(tie, float)}
+    right, tie = (np.zeros(len(cosines)) for _ in range(2))
+    for n, (item, s) in enumerate(zip(items, cosines, strict=True)):
+        true, others = s.flat[0], s.ravel()[1:]
+        before = int(str(item.tags.get("answer", 0)))
+        right[n] = (true > others[:before]).all() and (true >= others[before:]).all()
+        tie[n] = true == others.max()
+    return {"right": right, "tie": tie}
 
 
-FIRST: Chance = {"right": lambda item: 1 / len(item.captions)}
+FIRST: Chance = {"right": lambda item: 1 / (len(item.images) * len(item.captions))}
+
+
+def true_first(options: Sequence[T], answer: int) -> tuple[T, ...]:
+    """``options`` in the order that ``first_of_many`` expects: the one at index ``answer``, then the others."""
+    return (options[answer], *options[:answer], *options[answer + 1 :])
 
 
 def wordings(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

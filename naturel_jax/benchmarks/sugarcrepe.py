@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Source, Verified
 from naturel_jax.benchmarks.files import Folder, Record, load_json, read_items
 
 SUBSETS = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
@@ -54,4 +54,5 @@ SOURCE = Source(
     {f"sugarcrepe/{subset}.json": f"{_FILES}/{subset}.json" for subset in SUBSETS},
     images=lambda folder: coco.val2017_images((_path(folder, subset) for subset in SUBSETS), dict),
     origins=(Origin("COCO (val2017)", "https://arxiv.org/abs/2306.14610", coco.VAL_2017),),
+    verified=Verified("44b1d90a2e64c317210d51abfccf022928c9b395ca8ddc91381f18d07b0e2105", 7_511, "2026-11-29"),
 )

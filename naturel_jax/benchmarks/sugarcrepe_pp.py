@@ -5,7 +5,7 @@ arXiv 2406.11171).
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Origin, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Origin, Source, Verified
 from naturel_jax.benchmarks.files import Fields, Folder, Record, load_json, read_items
 
 SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")
@@ -56,4 +56,5 @@ SOURCE = Source(
     images=lambda folder: coco.val2017_images((_path(folder, subset) for subset in SUBSETS), list),
     hub=HubFiles("Aman-J/SugarCrepe_pp", "data/*.json", "sugarcrepe_pp"),
     origins=(Origin("COCO (val2017)", "https://arxiv.org/abs/2406.11171", coco.VAL_2017),),
+    verified=Verified("27ff4889677e884351cf04bcee1f737e4c9eb49efbf4a7858ac9cfb7fcce0492", 4_757, "2026-11-29"),
 )

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Overlap, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Overlap, Source, Verified
 from naturel_jax.benchmarks.files import (
     BenchmarkError,
     Folder,
@@ -99,4 +99,5 @@ SOURCE = Source(
         Origin("Visual7W, of Visual Genome", _PAPER, coco.VISUAL_GENOME),
         Origin("SWiG, VisDial", _PAPER),
     ),
+    verified=Verified("30b7f9da84c29fdcb48b3842f1d7466d79c479198a4daa3fee458e4a784e8379", 7_702, "2026-11-29"),
 )

@@ -12,6 +12,7 @@ import numpy as np
 from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, Source, positions
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
 from naturel_jax.data.items import prepared
+from tfds_naturel.common.builders import open_builder
 from tfds_naturel.common.files import version_of
 
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
@@ -130,7 +131,7 @@ def _file(path: Path) -> Image:
 def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     import tensorflow_datasets as tfds  # slow to import
 
-    info = tfds.builder_from_directory(dataset).info
+    info = open_builder(dataset).info
     split = next((name for name in ("test", "validation") if name in info.splits), None)
     features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
     classes = features.get("label")

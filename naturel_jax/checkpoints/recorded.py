@@ -9,6 +9,7 @@ from naturel_jax import storage
 
 FILE = "metrics.jsonl"
 INTERPOLATED = "interpolated.json"  # scores between the run's first and last parameters
+LOSS = "train/loss"
 TIME = "wall_time"  # of each line, in seconds since 1970
 
 
@@ -22,6 +23,12 @@ def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
     ]
 
 
+def losses(workdir: epath.Path) -> list[tuple[int, float]]:
+    """(steps done, training loss) of the steps that were logged, those that are finite."""
+    lines = storage.read_json_lines(workdir / FILE)
+    return [(line["step"], line[LOSS]) for line in lines if math.isfinite(line.get(LOSS, math.nan))]
+
+
 def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:
     """Step -> the scores recorded there that are numbers."""
     found: dict[int, dict[str, float]] = {}
@@ -31,4 +38,4 @@ def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -math.inf < value < math.inf

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from naturel_jax import weights
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.devices import preemption
-from naturel_jax.evaluators import blind, mistakes, results
+from naturel_jax.evaluators import blind, examples, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
 from naturel_jax.evaluators.held_out import count_overlaps, hold_out
@@ -53,7 +53,8 @@ def evaluate(
         start = time.perf_counter()
         embedded = preemption.abandonable(functools.partial(cosines, benchmark.whole.items, cached))
         norms, known = _text_norms(benchmark, encoder, params), count_overlaps(whole, trained_on)
-        result = results.save(out, name, benchmark, pair, embedded, norms, known)
+        shown = examples.of_each(len(benchmarks))
+        result = results.save(out, name, benchmark, pair, embedded, norms, known, shown)
         scored.append((benchmark, result))
         mirror.publish(without=_EMBEDDINGS)
         print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)

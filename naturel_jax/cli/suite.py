@@ -1,7 +1,8 @@
 """The runs of one command, and the report on them: a table with a row for each run."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from etils import epath
@@ -10,6 +11,7 @@ from naturel_jax import storage
 from naturel_jax.checkpoints import recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import Config, Suite
+from naturel_jax.devices import machine
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.report import report
@@ -20,12 +22,13 @@ from tfds_naturel.common.errors import UserError
 
 
 class SuiteReport:
-    """The report on the runs of ``config``, in ``workdir``: a row for each, once it is finished."""
+    """The report on the runs of ``config``, in ``workdir``: a row for each, once it is finished. ``recipe``: what
+    differs from the config file, in lines."""
 
-    def __init__(self, config: Config | Suite, workdir: epath.Path):
+    def __init__(self, config: Config | Suite, workdir: epath.Path, recipe: Sequence[str] = ()):
         """Lists the runs, if there are several. Raises UserError if two rows would share a name."""
         self.runs = config.runs if isinstance(config, Suite) else {"": config}
-        self._names, self._workdir = row_names(self.runs), workdir
+        self._names, self._workdir, self._recipe = row_names(self.runs), workdir, recipe
         self._found: dict[str, Finished] = {}
         self._histories: dict[str, report.History] = {}
         self._left_out: list[LeftOut] = []
@@ -45,18 +48,25 @@ class SuiteReport:
         if storage.names(out := self._workdir / key / results.FOLDER):
             self._evaluated[name] = Evaluated(staging.stage(out), self.runs[key].name)
         rows = self._found.items()
-        text = report.save(
-            self._workdir,
-            report.of_runs(
-                {name: row.scores for name, row in rows},
-                {name: row.intervals for name, row in rows},
-                self._histories,
-                self._left_out,
-                {metric: score for _, row in rows for metric, score in row.text_only.items()},
-                self._evaluated if len(rows) == len(self.runs) else {},
-            ),
+        made = report.of_runs(
+            {name: row.scores for name, row in rows},
+            {name: row.intervals for name, row in rows},
+            self._histories,
+            self._left_out,
+            {metric: score for _, row in rows for metric, score in row.text_only.items()},
+            self._evaluated if len(rows) == len(self.runs) else {},
         )
+        folders = {name: self._workdir / key for key, name in self._names.items() if name in self._found}
+        made = report.with_runs(made, folders, self._recipe, machine.accelerators())
+        text = report.save(self._workdir, dataclasses.replace(made, title=self._title()))
         print(text, flush=True)
+
+    def _title(self) -> str:
+        """What the report is of: a run by its name, a suite by its folder."""
+        if len(self.runs) == 1:
+            return f"Run {next(iter(self._found))}"
+        number = f"{len(self._found)} of {len(self.runs)}" if len(self._found) < len(self.runs) else f"{len(self.runs)}"
+        return f"{self._workdir.name}: {number} runs"
 
 
 def row_names(runs: Mapping[str, Config]) -> dict[str, str]:

@@ -28,6 +28,9 @@ def check(config: Config, path: str = "config") -> Config:
         )
     if config.data.cache_captions:
         _check_recipes(config.data.mixture, f"{path}.data")
+    for name, part in config.data.mixture.items():
+        _check_part(config, part, path, f"{path}.data.mixture.{name}")
+    _check_exchanged(config, path)
     own_benchmarks.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
@@ -138,6 +141,39 @@ def check_folder(name: str, where: str) -> None:
     if not re.fullmatch(r"[\w+=,-][\w .+=,-]{0,99}", name):
         raise UserError(
             f"{where} has a run {name!r}; expected the name of a folder: letters, digits, spaces and any of - _ . + = ,"
+        )
+
+
+def _check_part(config: Config, part: Part, path: str, where: str) -> None:
+    """Raises UserError for images that cannot be joined, or hard images whose captions cannot be exchanged ones."""
+    row = pkgutil.resolve_name("naturel_jax.data.batches.recipes:RECIPES")[part.recipe]  # loads the data libraries
+    if row.joins and part.hard_images:
+        raise UserError(
+            f"{where}.hard_images is {part.hard_images!r}, but {where}.recipe {part.recipe!r} joins images, for which "
+            "none were mined; set hard_images to ''"
+        )
+    if row.joins and config.data.cache == "embeddings":
+        raise UserError(
+            f"{path}.data.cache is 'embeddings', but {where}.recipe {part.recipe!r} joins images while the run trains, "
+            f"so they cannot be embedded before; set {path}.data.cache to 'decoded' or ''"
+        )
+    if part.hard_captions == "own":
+        return
+    if not part.hard_images:
+        raise UserError(f"{where}.hard_captions is {part.hard_captions!r}, but {where}.hard_images is ''; name a file")
+    if (row.positives, row.negatives, row.makes_captions) != (1, 1, False):
+        raise UserError(
+            f"{where}.hard_captions is {part.hard_captions!r}, but {where}.recipe is {part.recipe!r}; one is expected "
+            "that samples one positive and one negative of the dataset, such as 'single_pair'"
+        )
+
+
+def _check_exchanged(config: Config, path: str) -> None:
+    exchanged = any(part.hard_captions == "exchanged" for part in config.data.mixture.values())
+    if "exchanged_images" in config.objective.terms and not exchanged:
+        raise UserError(
+            f"{path}.objective.terms has 'exchanged_images', but no part of {path}.data.mixture has hard images with "
+            "hard_captions 'exchanged'; set it, or leave out the term"
         )
 
 

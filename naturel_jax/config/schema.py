@@ -43,6 +43,13 @@ class Part:
         "Parquet file of mined hard negative images, used instead of the sentinel: from python -m naturel_jax.mine, or "
         "hard_images.parquet of naturel/negclip_tsv; empty: none",
     )
+    hard_captions: str = setting(
+        "own",
+        "captions of a hard image; own: what the recipe samples for it (NegCLIP); exchanged: the false caption of the "
+        "image that it was mined for, which is true of it, and as a negative the true one (TripletCLIP, ConCLIP; see "
+        "config.objective.terms.exchanged_images)",
+        one_of("own", "exchanged"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,12 @@ class Data:
         may_change=True,
     )
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
+    turns: str = setting(
+        "images",
+        "what the parts of the mixture take turns with, by weight: images, so that a batch has some of each, or whole "
+        "batches, each of one part",
+        one_of("images", "batches"),
+    )
     max_bad: float = setting(
         0.01, "largest share of a source's records that may be bad; they are left out", fraction(), may_change=True
     )

@@ -243,3 +243,19 @@ def fixed(settings: Any, prefix: str = "") -> dict[str, Any]:
             path = f"{name}.{key}" if key else name
             result |= fixed(inner, f"{path}.") if dataclasses.is_dataclass(inner) else {path: inner}
     return result
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (default, value) of every field; a field that has none has the default ""."""
+    result: dict[str, tuple[Any, Any]] = {}
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), prefix + field.name
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if dataclasses.is_dataclass(value):
+            result |= flat(value, f"{name}.")
+        elif isinstance(value, Mapping) and any(map(dataclasses.is_dataclass, value.values())):
+            for key, inner in value.items():
+                result |= flat(inner, f"{name}.{key}.")
+        else:
+            result[name] = "" if default is dataclasses.MISSING else default, value
+    return result

@@ -75,7 +75,7 @@ def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]
         items = source.items
         if source.content:
             found[name] = {"records": len(items), "left_out": len(items.left_out), "content": source.content}
-            if items.tags and recipe(part.recipe).swaps:
+            if items.tags and (recipe(part.recipe).swaps or recipe(part.recipe).joins):
                 found[name]["tags"] = items.tags.made_by
     return found
 

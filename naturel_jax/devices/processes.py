@@ -1,7 +1,10 @@
-"""Joins the processes of a run, and checks what a process may use."""
+"""Joins the processes of a run, divides work between those that are not joined, and checks what a process may use."""
 
+import dataclasses
 import os
+import re
 import resource
+from collections.abc import Mapping
 
 import jax
 
@@ -36,3 +39,31 @@ def _local_device_ids() -> list[int] | None:
         return None
     one_a_node = os.environ.get("SLURM_STEP_NUM_TASKS", "") == os.environ.get("SLURM_STEP_NUM_NODES")
     return [] if one_a_node else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Each ``count``-th piece of the work, from ``index`` on."""
+
+    index: int = 0
+    count: int = 1
+
+
+def parse_share(text: str, environment: Mapping[str, str]) -> Share:
+    """``--share INDEX/COUNT``; without it, the task of a SLURM array. Raises UserError."""
+    if not text and "SLURM_ARRAY_TASK_ID" in environment:
+        given = [environment.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("ID", "MIN", "COUNT")]
+        given.append(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+        if not all(map(str.isdecimal, given)) or not int(given[-1]):
+            raise UserError(f"SLURM_ARRAY_TASK_ID, _MIN, _COUNT and _STEP are {given}; add --share INDEX/COUNT")
+        number, first, count, step = map(int, given)
+        text = f"{(number - first) // step}/{count}"
+    if not text and "JOB_COMPLETION_INDEX" in environment:
+        raise UserError(
+            "this is a pod of an indexed Job, which does not know the number of pods: add --share "
+            "$JOB_COMPLETION_INDEX/COMPLETIONS"
+        )
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"--share {text}: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1, such as 0/8")
+    return Share(int(match[1]), int(match[2]))

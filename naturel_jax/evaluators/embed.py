@@ -28,6 +28,7 @@ from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
 from naturel_jax.weights.sources import Loaded
 
 LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled
+_TEXTS = 1 << 18  # tokens of at most about so many texts are kept
 # Annotated boxes may extend a few pixels past the image; beyond this share of a side, a box is another image's.
 BOX_SLACK = 0.05
 
@@ -97,6 +98,28 @@ class Encoder:
         """Lengths [I], float32, of the embeddings before normalization."""
         return self._images(self._image_norm, params, images, lambda n: None)[0]
 
+    def stream(self, params: Params, images: Iterable[Image]) -> Iterator[tuple[np.ndarray, str]]:
+        """The unit embedding [D], float32, of each image, and why it cannot be read, or ""; in order. A few batches are
+        in memory, however many images there are. For processes that are not joined."""
+        reasons: collections.deque[list[str]] = collections.deque()
+
+        def blocks() -> Iterator[np.ndarray]:
+            loaded = _prefetch(pool, self._load, images, 2 * self.batch_size)
+            while batch := list(itertools.islice(loaded, self.batch_size)):
+                block = np.zeros((self.batch_size, self.processor.size, self.processor.size, 3), np.uint8)
+                for row, (pixels, _) in zip(block, batch, strict=False):
+                    if pixels is not None:
+                        row[:] = pixels
+                reasons.append([reason for _, reason in batch])
+                yield block
+
+        pool = concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1))
+        try:
+            for z_ID in self._results(self._encode_image, params, blocks()):
+                yield from zip(z_ID, reasons.popleft(), strict=False)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
     def _images(
         self, encode: Encode, params: Params, images: Sequence[Image], advance: Advance
     ) -> tuple[np.ndarray, dict[int, str]]:
@@ -157,6 +180,8 @@ class Encoder:
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids [U, context], int32; each text is tokenized once."""
+        if len(self._tokens) > _TEXTS:
+            self._tokens.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         self._tokens |= zip(new, self.processor.tokenize(new), strict=True)
         return np.stack([self._tokens[text] for text in texts])
@@ -195,19 +220,22 @@ class Encoder:
         return np.unique(np.concatenate([rows[index] for index in slices]))
 
     def _run(self, encode: Encode, params: Params, blocks: Iterable[np.ndarray]) -> np.ndarray:
-        """Embeddings of all blocks. One result is awaited while the next is computed. Raises Stopped between blocks;
+        """Embeddings of all blocks."""
+        results = list(self._results(encode, params, blocks))
+        return np.concatenate(results) if results else np.zeros((0, self.model.config.embed_dim), np.float32)
+
+    def _results(self, encode: Encode, params: Params, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Embeddings of each block. One result is awaited while the next is computed. Raises Stopped between blocks;
         all processes have equally many."""
-        results: list[np.ndarray] = []
         pending: jax.Array | None = None
         for block in blocks:
             preemption.check()
             result = encode(params, self._put(block))
             if pending is not None:
-                results.append(_gather(pending))
+                yield _gather(pending)
             pending = result
-        if pending is None:
-            return np.zeros((0, self.model.config.embed_dim), np.float32)
-        return np.concatenate([*results, _gather(pending)])
+        if pending is not None:
+            yield _gather(pending)
 
     def _put(self, block: np.ndarray) -> jax.Array:
         if self._rows is None:

@@ -16,7 +16,7 @@ from naturel_jax.config import Config, own_benchmarks
 from naturel_jax.data import datasets
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
-from naturel_jax.evaluators import blind, held_out, results
+from naturel_jax.evaluators import blind, examples, held_out, results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
@@ -74,7 +74,8 @@ class Evaluator:
             scores |= {name: score["value"] for name, score in result.scores.items()}
             bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
             if out is not None and jax.process_index() == 0:
-                results.write(results.folder_of(out, model, benchmark.name), result, table)
+                picked = results.pick(benchmark, table, examples.of_each(len(self._benchmarks)))
+                results.write(results.folder_of(out, model, benchmark.name), result, table, picked)
         return scores, bounds
 
     def found(self, trained_on: TrainedOn) -> dict[str, dict[str, int]]:

@@ -20,7 +20,8 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
-from naturel_jax.evaluators import blind, confidence
+from naturel_jax.evaluators import blind, confidence, examples
+from naturel_jax.evaluators.examples import Example
 from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.arrow_files import parquet_batches
@@ -98,6 +99,7 @@ def save(
     embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
     norms: Mapping[str, float],
     found: Mapping[str, int] | None = None,
+    shown: int = 0,
 ) -> Result:
     """Scores what ``embed.cosines`` returned for the items of ``benchmark.whole``, and writes both files to the folder
     of (model, benchmark).
@@ -105,14 +107,22 @@ def save(
     Each replaces the old one atomically, and both hold the fingerprint, so that the rows of one evaluation are never
     taken for those of another, even after a crash or if two processes evaluate at the same time (they write in turn).
 
-    ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``.
+    ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``. ``shown``: see
+    ``pick``.
     """
     result, table = score(model, benchmark, fingerprint, embedded, norms, found)
+    picked = pick(benchmark, table, shown)
     folder = folder_of(out, model, benchmark.name)
     folder.mkdir(parents=True, exist_ok=True)  # for the lock
     with locked(folder / ".lock"):
-        write(epath.Path(folder), result, table)
+        write(epath.Path(folder), result, table, picked)
     return result
+
+
+def pick(benchmark: Benchmark, table: pa.Table, number: int) -> list[Example]:
+    """``number`` items that are right by the outcome of the benchmark's first metric, and as many that are wrong."""
+    outcome = OUTCOME + benchmark.metrics[0].outcome if benchmark.metrics else ""
+    return examples.choose(benchmark, table, outcome, number) if outcome in table.column_names else []
 
 
 def score(
@@ -155,10 +165,12 @@ def score(
     return result, _table(items, matrices, outcomes, fingerprint)
 
 
-def write(folder: epath.Path, result: Result, table: pa.Table) -> None:
-    """Writes both files to ``folder``, which this process alone writes to."""
+def write(folder: epath.Path, result: Result, table: pa.Table, picked: Sequence[Example] = ()) -> None:
+    """Writes both files, and examples if there are any, to ``folder``, which this process alone writes to."""
     if not in_store(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    if picked:  # first: with scores, an evaluation is finished
+        examples.write(folder, picked)
     rows = io.BytesIO()
     pq.write_table(table, rows, compression="zstd", write_page_checksum=True)
     storage.write(folder / "items.parquet", rows.getvalue())

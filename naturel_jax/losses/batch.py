@@ -25,21 +25,23 @@ class ImageLabels(NamedTuple):
 
     mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
     positives_IK, negatives_IK: ids of the captions sampled for it, for all its copies; shows_IT: ids of the facts it
-    shows. Ids are int32.
+    shows. Ids are int32. ``exchanged_I``: bool, whether it is a hard image that has the captions of the image it was
+    mined for with positive and negative exchanged; None: the run has none.
     """
 
     mult_I: Array
     positives_IK: Array
     negatives_IK: Array
     shows_IT: Array
+    exchanged_I: Array | None = None
 
 
 class CaptionLabels(NamedTuple):
     """What the losses need to know about each distinct caption.
 
-    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: the id by which ``ImageLabels`` refers to it
-    (-2 for padding); asserts_UA: ids of the facts that its words assert, padded with -2 (several if different facts
-    have the same wording).
+    mult_U: copies in the expanded batch (float32; 0 for padding), to which hard images with exchanged captions add
+    none; id_U: the id by which ``ImageLabels`` refers to it (-2 for padding); asserts_UA: ids of the facts that its
+    words assert, padded with -2 (several if different facts have the same wording).
     """
 
     mult_U: Array

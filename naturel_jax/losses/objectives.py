@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels, cell_counts
+from naturel_jax.losses.parts import over_positives
 from naturel_jax.losses.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
@@ -189,6 +190,7 @@ def softmax_loss(
     label_smoothing: float = 0.0,
     layout: Layout = DENSE,
     bias: jax.Array | None = None,
+    to_images: bool = True,
 ) -> jax.Array:
     """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with
     its extra columns.
@@ -200,8 +202,9 @@ def softmax_loss(
     the sum, and each positive is contrasted with the negatives alone.
 
     Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias would not change the softmax and
-    is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: each
-    positive then has a denominator of its own, so there is no common set of classes to smooth over.
+    is ignored; without ``to_images``, the loss is the image-to-text cross-entropy alone. Returns a float32 scalar.
+    Raises ValueError for label smoothing with ``match_ignore``: each positive then has a denominator of its own, so
+    there is no common set of classes to smooth over.
     """
     if label_smoothing and counting == "match_ignore":
         raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")
@@ -234,24 +237,12 @@ def softmax_loss(
             cells, cells.column_weight_IU, column_lse_U, column_share_U, columns, 0
         )
 
-    row_side = Side((zimg_ID, rows.lse), (images, row_share_I / jnp.sum(row_share_I), rows))
-    column_side = Side((zcap_UD, columns.lse), (captions, copies_U / jnp.sum(copies_U), columns))
-    return total_over_tiles(tile_loss, layout, row_side, column_side, scale) / 2
-
-
-class Embedded(NamedTuple):
-    """An embedded batch, as the terms of ``config.objective.terms`` see it: unit embeddings, scale and bias of the
-    logits, labels, the layout of tiles; ``base``: the embeddings zimg_ID and zcap_UD of the parameters that training
-    started from, or of their moving average, if a term needs them."""
-
-    zimg_ID: jax.Array
-    zcap_UD: jax.Array
-    scale: jax.Array
-    bias: jax.Array
-    images: ImageLabels
-    captions: CaptionLabels
-    layout: Layout = DENSE
-    base: tuple[jax.Array, jax.Array] | None = None
+    row_share_I /= jnp.maximum(jnp.sum(row_share_I), 1)  # a batch may have no row
+    column_share_U = copies_U / jnp.maximum(jnp.sum(copies_U), 1) if to_images else jnp.zeros_like(copies_U)
+    row_side = Side((zimg_ID, rows.lse), (images, row_share_I, rows))
+    column_side = Side((zcap_UD, columns.lse), (captions, column_share_U, columns))
+    total = total_over_tiles(tile_loss, layout, row_side, column_side, scale)
+    return total / 2 if to_images else total
 
 
 class Objective(NamedTuple):
@@ -267,5 +258,6 @@ class Objective(NamedTuple):
 # config.objective.name -> objective. To add a loss, add a line here or in a config file.
 OBJECTIVES: dict[str, Objective] = {
     "softmax": Objective(softmax_loss, needs_bias=False, smooths_labels=True),
+    "softmax_each": Objective(over_positives(softmax_loss), needs_bias=False, smooths_labels=True),
     "sigmoid": Objective(sigmoid_loss, needs_bias=True),
 }

@@ -4,22 +4,17 @@ next to it if there are many."""
 import concurrent.futures
 import hashlib
 import importlib.resources
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from PIL import Image as PilImage
 
 from naturel_jax.benchmarks.benchmark import Image
-from naturel_jax.data.images.decode import open_image
+from naturel_jax.data.images.thumbnail import SMALL, thumbnail
 from naturel_jax.report.pairs import Paired
 from tfds_naturel.common import pages
 from tfds_naturel.common.progress import Progress
 
 THUMBNAIL = 640  # pixels of the longer side
-SMALL = 160  # pixels; images up to this size are kept as they are, and enlarged without smoothing
 EMBEDDED = 300  # most images in the page, some 20 MB, which still opens at once; more are written to a folder
 
 
@@ -33,12 +28,17 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
 
     def address(key: str) -> tuple[str, int, int] | None:
         """(address in the page, width, height) of an image; None if it cannot be shown."""
-        thumbnail = _thumbnail(images.get(key))
-        if thumbnail is None or folder is None:
-            return thumbnail and (pages.data_uri(thumbnail.form, thumbnail.data), thumbnail.width, thumbnail.height)
-        name = f"{hashlib.blake2b(key.encode(), digest_size=10).hexdigest()}.{thumbnail.form}"
-        (folder / name).write_bytes(thumbnail.data)
-        return f"{folder.name}/{name}", thumbnail.width, thumbnail.height
+        if key not in images:
+            return None
+        try:
+            small = thumbnail(images[key].read(), THUMBNAIL)
+        except (OSError, ValueError):
+            return None
+        if folder is None:
+            return pages.data_uri(small.form, small.data), small.width, small.height
+        name = f"{hashlib.blake2b(key.encode(), digest_size=10).hexdigest()}.{small.form}"
+        (folder / name).write_bytes(small.data)
+        return f"{folder.name}/{name}", small.width, small.height
 
     with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         files = list(Progress(pool.map(address, keys), "thumbnails", len(keys)))
@@ -67,27 +67,3 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
     }
     template = importlib.resources.files("naturel_jax.report") / "gallery.html"
     path.write_text(pages.fill(template, data=pages.script_json(data)), "utf-8")
-
-
-class _Thumbnail(NamedTuple):
-    """An encoded image, its format, and the size of the original."""
-
-    data: bytes
-    form: str
-    width: int
-    height: int
-
-
-def _thumbnail(image: Image | None) -> _Thumbnail | None:
-    if image is None:
-        return None
-    try:
-        opened = open_image(image.read())
-    except (OSError, ValueError):
-        return None
-    width, height = opened.size
-    form = "png" if max(width, height) <= SMALL else "jpeg"
-    opened.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    opened.save(buffer, form, quality=82)
-    return _Thumbnail(buffer.getvalue(), form, width, height)

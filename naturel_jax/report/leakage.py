@@ -20,11 +20,13 @@ UNKNOWN = "not stated"
 
 
 class Line(NamedTuple):
-    """A row of the table; ``found``: one text for each model."""
+    """A row of the table; ``found``: one text for each model. ``clear``: all images that the models were trained on
+    were compared, and none was found; such lines are one sentence instead."""
 
     benchmark: str
     origins: tuple[Origin, ...]
     found: tuple[str, ...]
+    clear: bool = False
 
     @property
     def cells(self) -> list[list[tuple[str, str]]]:
@@ -39,10 +41,25 @@ class Line(NamedTuple):
 
 def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
     """A line for each benchmark."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Result | LeftOut]] = {}
     for result in results:
-        found.setdefault(result.benchmark, []).append(f"{result.model}: {_found(result)}")
-    return [Line(name, _origins(name), tuple(texts)) for name, texts in found.items()]
+        found.setdefault(result.benchmark, []).append(result)
+    return [
+        Line(name, _origins(name), tuple(f"{one.model}: {_found(one)}" for one in of_benchmark), _clear(of_benchmark))
+        for name, of_benchmark in found.items()
+    ]
+
+
+def _clear(of_benchmark: Sequence[Result | LeftOut]) -> bool:
+    compared = all(one.found and one.found["read"] == one.found["images"] for one in of_benchmark)
+    return compared and not any(one.left_out for one in of_benchmark)
+
+
+def _texts(lines: Sequence[Line]) -> list[str]:
+    """The sentences above the table, which has the lines that are not clear."""
+    clear = [line.benchmark for line in lines if line.clear]
+    sentence = f"No image of {', '.join(clear)} was found among those that the models were trained on; all were read."
+    return [sentence] * bool(clear) + [NOTE] * (len(clear) < len(lines))
 
 
 def _origins(benchmark: str) -> tuple[Origin, ...]:
@@ -68,9 +85,10 @@ def markdown(lines: Sequence[Line]) -> list[str]:
         return f"{escape.markdown(text)} ([source]({source}))" if source else escape.markdown(text)
 
     rows = ["| " + " | ".join(HEADINGS) + " |", "| :--- " * len(HEADINGS) + "|"]
-    for line in lines:
+    shown = [line for line in lines if not line.clear]
+    for line in shown:
         rows.append("| " + " | ".join("; ".join(part(*each) for each in cell) for cell in line.cells) + " |")
-    return [f"## {TITLE}\n\n{NOTE}\n\n" + "\n".join(rows)]
+    return ["\n\n".join([f"## {TITLE}", *map(escape.markdown, _texts(lines)), *(["\n".join(rows)] if shown else [])])]
 
 
 def html(lines: Sequence[Line]) -> list[str]:
@@ -84,9 +102,11 @@ def html(lines: Sequence[Line]) -> list[str]:
 
     head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
     body = ""
-    for line in lines:
+    shown = [line for line in lines if not line.clear]
+    for line in shown:
         first, *others = ("".join(part(*each) for each in cell) for cell in line.cells)
         body += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
     table = f'<table><thead><tr>{head}</tr></thead><tbody class="measured">{body}</tbody></table>'
     box = f'<div class="wide text" role="region" tabindex="0" aria-label="{TITLE}">{table}</div>'
-    return [f"\n<h2>{TITLE}</h2><p>{html_escape.escape(NOTE)}</p>{box}"]
+    texts = "".join(f"<p>{html_escape.escape(escape.line(text))}</p>" for text in _texts(lines))
+    return [f"<h2>{TITLE}</h2>{texts}{box if shown else ''}"]

@@ -1,25 +1,27 @@
-"""Plots as PNG images, drawn without a display, for light and dark pages."""
+"""Plots as PNG images, and as SVG that takes the colours of the page around it; drawn without a display."""
 
 import collections
-import contextlib
 import io
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from naturel_jax.report.tables import ModelRow
 from tfds_naturel.common import escape
 
 History = Sequence[tuple[int, Mapping[str, float]]]  # (step, {metric: score}) in order
+Losses = Sequence[tuple[int, float]]  # (step, loss) in order
 
 # metric -> its name in plots
 CURVES = {
@@ -37,18 +39,45 @@ GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")
 _WIDTH = 5.0  # inches: legible on a phone, where panels below one another fit
 # Okabe and Ito's colours, safe for colour-blind readers; with five markers, they make 30 combinations.
 _COLOURS, _MARKERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), "osD^v"
-_DARK: dict[Any, Any] = {"figure.facecolor": "#171c25", "axes.facecolor": "#171c25"} | dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e7eaf0"
+_INK = "#1c2430"  # of text and axes; in SVG, the page's
+_THEME: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "naturel_jax"} | dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
 )
+# name -> title and description
+TITLES = {
+    "loss": (
+        "Training loss",
+        "Training loss by step; models with different objectives have different losses. The numbers are in "
+        "metrics.jsonl.",
+    ),
+    "accuracy": (
+        "Accuracy during training",
+        "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl.",
+    ),
+    "by_relation": (
+        "By relation",
+        "Accuracy of each model on each relation with its 95% interval; the numbers are in scores.csv.",
+    ),
+    "forgetting": (
+        "Forgetting against gain",
+        "Mean accuracy on compositions against mean retrieval and zero-shot accuracy; the numbers are in the tables.",
+    ),
+}
+_POINTS = 200  # most points of a curve of losses
+
+
+class Plot(NamedTuple):
+    """A plot in both formats; ``svg`` is an element of a page."""
+
+    png: bytes
+    svg: str
 
 
 def accuracy_over_training(
     histories: Mapping[str, Sequence[History]],
     score: str = "",
     chance: Mapping[str, float] = MappingProxyType({}),
-    *,
-    dark: bool = False,
-) -> bytes | None:
+) -> Plot | None:
     """One panel for ``score`` and each metric of ``CURVES`` that was measured more than once, one curve for each model:
     the mean of its runs, in a band from the lowest to the highest; None if there is no such metric. ``chance``: metric
     -> its chance level."""
@@ -60,7 +89,7 @@ def accuracy_over_training(
     curves = [metric for metric in titles if any(count[metric] > 1 for count in counted)]
     if not curves:
         return None
-    with _theme(dark):
+    with matplotlib.rc_context(_THEME):
         figure, axes = _panels([2.2] * len(curves))
         for axis, metric in zip(axes, curves, strict=True):
             for n, (model, runs) in enumerate(histories.items()):
@@ -76,17 +105,33 @@ def accuracy_over_training(
             axis.axhline(chance.get(metric, 0.0), color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step (dotted: chance)")
-        return _png(figure)
+        return _drawn(figure)
 
 
-def by_relation(rows: Sequence[ModelRow], *, dark: bool = False) -> bytes | None:
+def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
+    """The training loss of each run, those of a model in one colour, averaged over neighbouring steps where there are
+    many; None if no run has logged two."""
+    if not any(len(run) > 1 for runs in losses.values() for run in runs):
+        return None
+    with matplotlib.rc_context(_THEME):
+        figure, (axis,) = _panels([2.6])
+        for n, (model, runs) in enumerate(losses.items()):
+            for run in runs:
+                parts = np.array_split(np.array(run, float).reshape(-1, 2), max(1, min(len(run), _POINTS)))
+                points = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
+                axis.plot(*points.T, label=_literal(model), **_style(n) | {"marker": ""})
+        axis.set(xlabel="training step", ylabel="loss")
+        return _drawn(figure)
+
+
+def by_relation(rows: Sequence[ModelRow]) -> Plot | None:
     """Every model's accuracy on each relation with its 95% interval and number of items, one panel per benchmark; None
     if no intervals are known."""
     panels = {prefix: metrics for prefix in RELATIONS if (metrics := relations(rows, prefix))}
     if not panels:
         return None
     step = 1 / (len(rows) + 1)
-    with _theme(dark):
+    with matplotlib.rc_context(_THEME):
         figure, axes = _panels([0.6 + len(metrics) * max(0.24, 0.1 * len(rows)) for metrics in panels.values()])
         for axis, (prefix, metrics) in zip(axes, panels.items(), strict=True):
             for n, row in enumerate(rows):
@@ -98,16 +143,18 @@ def by_relation(rows: Sequence[ModelRow], *, dark: bool = False) -> bytes | None
                 heights = np.array(places) + (n - (len(rows) - 1) / 2) * step
                 style = _style(n) | {"linestyle": "", "elinewidth": 1}
                 axis.errorbar(values, heights, xerr=errors, label=_literal(row.name), **style)
-            labels = [f"{_literal(metric.removeprefix(prefix))} ({count(rows, metric):,})" for metric in metrics]
+            numbers = [f" ({number:,})" if (number := count(rows, metric)) else "" for metric in metrics]
+            names = [_literal(metric.removeprefix(prefix)) for metric in metrics]
+            labels = [name + number for name, number in zip(names, numbers, strict=True)]
             axis.set_yticks(range(len(metrics)), labels)
             axis.axvline(0.5, color="0.6", linestyle=":", linewidth=1)
             axis.set(title=prefix.split("/")[0], xlim=(0, 1), ylim=(len(metrics) - 0.4, -0.6))
             axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
         axes[-1].set_xlabel("accuracy and its 95% interval (dotted: chance)")
-        return _png(figure)
+        return _drawn(figure)
 
 
-def forgetting_against_gain(rows: Sequence[ModelRow], *, dark: bool = False) -> bytes | None:
+def forgetting_against_gain(rows: Sequence[ModelRow]) -> Plot | None:
     """Accuracy on compositions against retrieval or zero-shot accuracy; None if no model has both."""
     points = {}
     for row in rows:
@@ -120,13 +167,13 @@ def forgetting_against_gain(rows: Sequence[ModelRow], *, dark: bool = False) -> 
             points[row.name] = (float(np.mean(remembered)), float(np.mean(gains)))
     if not points:
         return None
-    with _theme(dark):
+    with matplotlib.rc_context(_THEME):
         figure, (axis,) = _panels([3.5])
         for n, (model, (kept, gain)) in enumerate(points.items()):
             axis.plot(kept, gain, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
         axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
         axis.margins(0.2)
-        return _png(figure)
+        return _drawn(figure)
 
 
 def relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:
@@ -153,10 +200,6 @@ def _literal(text: str) -> str:
     return f"{' ' * text.startswith('_')}{line}".replace("$", r"\$")
 
 
-def _theme(dark: bool) -> contextlib.AbstractContextManager[None]:
-    return matplotlib.rc_context(_DARK) if dark else contextlib.nullcontext()
-
-
 def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     """Panels below one another, of these heights in inches."""
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.5), layout="constrained", dpi=160)
@@ -164,7 +207,7 @@ def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes)
 
 
-def _png(figure: Figure) -> bytes:
+def _drawn(figure: Figure) -> Plot:
     labelled: dict[str, Artist] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -174,6 +217,17 @@ def _png(figure: Figure) -> bytes:
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.2 * math.ceil(len(labelled) / columns))
     figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=columns, frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    png, svg = io.BytesIO(), io.StringIO()
+    FigureCanvasAgg(figure).print_png(png)
+    for patch in (figure.patch, *(axis.patch for axis in figure.axes)):
+        patch.set_visible(False)
+    FigureCanvasSVG(figure).print_svg(svg, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return Plot(png.getvalue(), _element(svg.getvalue()))
+
+
+def _element(svg: str) -> str:
+    """The element of an SVG file for a page: it fills its width, takes its colour, and has no ids that another plot has
+    too (those of markers and clip paths are digests of them)."""
+    element = re.sub(r' id="[A-Za-z]+_\d+"| xmlns(:xlink)?="[^"]*"|<!--.*?-->', "", svg[svg.index("<svg") :])
+    element = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg role="img" \1>', element)
+    return element.replace(_INK, "currentColor")

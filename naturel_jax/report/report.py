@@ -2,67 +2,58 @@
 
 import csv
 import dataclasses
-import html
-import importlib.resources
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import is_headline
-from naturel_jax.evaluators import results
+from naturel_jax.checkpoints import recorded
+from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import LeftOut, Result
-from naturel_jax.report import leakage, plots, published, tables, ties
+from naturel_jax.report import leakage, page, plots, provenance, published, tables, ties
+from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.plots import History
 from naturel_jax.report.seeds import Evaluated
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
-from tfds_naturel.common import escape, pages
+from tfds_naturel.common import escape
 
-_FILES = importlib.resources.files("naturel_jax.report")
 _MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
 
 
-class Section(NamedTuple):
-    """A further part of a report: a table, text, and a command."""
-
-    title: str
-    head: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    text: Sequence[str] = ()
-    command: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """``rows``: models, published systems, baselines. ``histories``: model -> the scores of its runs during training.
-    ``left_out``: what the scores leave out, one line each. ``trained_on``: which images may have been trained on.
-    ``seeds``: model -> number of seeds that its scores are means of; empty: one of each. ``score``: see ``plots``.
-    ``ties``: items whose right and wrong answers score the same, one line for each model and benchmark with any."""
-
-    rows: Sequence[ModelRow]
-    histories: Mapping[str, Sequence[History]]
-    left_out: Sequence[str] = ()
-    trained_on: Sequence[leakage.Line] = ()
-    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    sections: Sequence[Section] = ()
-    score: str = ""
-    ties: Sequence[str] = ()
-
-
-def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
-    """Reports on the results in ``out``, into the same folder; returns the tables in Markdown. Raises UserError for a
-    file that is not a result."""
+def write(
+    out: Path,
+    histories: Mapping[str, History] | None = None,
+    runs: Mapping[str, epath.Path] | None = None,
+    accelerators: str = tables.MISSING,
+) -> str:
+    """Reports on the results in ``out``, into the same folder; returns the tables in Markdown. ``runs``: the models
+    that are runs, and their folders; ``accelerators``: see ``provenance``. Raises UserError for a file that is not a
+    result."""
     all_results = results.load(out)
     order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
     places = {result.model: Evaluated(out, result.model) for result in all_results}
-    runs = {name: [history] for name, history in (histories or {}).items()}
-    return save(epath.Path(out), of_results(all_results, places, runs))
+    made = of_results(all_results, places, {name: [history] for name, history in (histories or {}).items()})
+    named = " and ".join(places) if len(places) < 3 else f"{len(places)} models"
+    number = len({result.benchmark for result in all_results})
+    title = f"Evaluation of {named} on {number} benchmark{'s' * (number > 1)}"
+    made = with_runs(dataclasses.replace(made, title=title), runs or {}, accelerators=accelerators)
+    return save(epath.Path(out), made)
+
+
+def with_runs(
+    report: Report, runs: Mapping[str, epath.Path], recipe: Sequence[str] = (), accelerators: str = tables.MISSING
+) -> Report:
+    """The report with the losses of ``runs`` (row -> folder) and where they come from; ``recipe``, ``accelerators``:
+    see ``provenance``."""
+    losses = {name: [recorded.losses(folder)] for name, folder in runs.items()}
+    return dataclasses.replace(report, losses=losses, made=provenance.sections(runs, recipe, accelerators))
 
 
 def of_results(
@@ -80,7 +71,10 @@ def of_results(
     rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
     rows += chance_row({name: value for result in all_results for name, value in (result.chance or {}).items()})
     tied = [f"{r.model} on {r.benchmark}: {r.ties:,} of {r.items:,}" for r in all_results if r.ties]
-    return Report(rows, histories, _left_out(all_results), leakage.lines(all_results), ties=tied)
+    folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
+    shown = {name: examples.load(folder) for name, folder in folders.items()}
+    trained_on = leakage.lines(all_results)
+    return Report(rows, histories, _left_out(all_results), trained_on, ties=tied, examples=shown)
 
 
 def of_runs(
@@ -131,24 +125,22 @@ def save(folder: epath.Path, report: Report) -> str:
     models = [row for row in rows if row.kind == MEASURED]
     shown = tables.tables_of(metric for row in models for metric in row.cells)
     chance = {metric: cell.value for row in rows if row.kind == CHANCE for metric, cell in row.cells.items()}
-    drawn: dict[str, Callable[..., bytes | None]] = {
-        "accuracy": lambda **theme: plots.accuracy_over_training(report.histories, report.score, chance, **theme),
-        "by_relation": lambda **theme: plots.by_relation(models, **theme),
-        "forgetting": lambda **theme: plots.forgetting_against_gain(models, **theme),
+    plotted = {
+        "loss": plots.loss_over_training(report.losses),
+        "accuracy": plots.accuracy_over_training(report.histories, report.score, chance),
+        "by_relation": plots.by_relation(models),
+        "forgetting": plots.forgetting_against_gain(models),
     }
-    images = {name: image for name, draw in drawn.items() if (image := draw())}
+    drawn = {name: plot for name, plot in plotted.items() if plot}
+    relations = _by_relation(report)
     text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
         f"\n{line}\n" for line in [*_legend(report, _MARGIN, escape.markdown), *map(_section, report.sections)]
     )
-    files = {f"{name}.png": image for name, image in images.items()} | {
-        "report.md": _markdown(text, images, report),
+    in_html = [tables.html(table, rows) for table in shown]
+    files = {f"{name}.png": plot.png for name, plot in drawn.items()} | {
+        "report.md": _markdown(text, list(drawn), relations, report),
         "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
-        "report.html": _html(
-            [tables.html(table, rows) for table in shown],
-            _legend(report, _RANGE, escape.line),
-            {name: (image, drawn[name](dark=True) or image) for name, image in images.items()},
-            report,
-        ),
+        "report.html": page.fill(report, in_html, _legend(report, _RANGE, escape.line), drawn, relations),
         "scores.csv": _csv(rows),
     }
     for name, content in files.items():
@@ -284,7 +276,7 @@ def _by_relation(report: Report) -> list[Section]:
         rows = []
         for metric in plots.relations(models, prefix):
             cells = (row.cells.get(metric) for row in models)
-            scores = [cell.text if cell else tables.MISSING for cell in cells]
+            scores = [tables.with_interval(cell) if cell else tables.MISSING for cell in cells]
             rows.append([metric.removeprefix(prefix), f"{plots.count(models, metric):,}", *scores])
         if rows:
             head = ("relation", "items", *(row.name for row in models))
@@ -306,73 +298,19 @@ def _section(section: Section) -> str:
     return "\n\n".join(parts)
 
 
-def _section_html(section: Section) -> str:
-    """A section in HTML."""
-    body = f"<h2>{html.escape(section.title)}</h2>"
-    if section.rows:
-        rows = "".join(
-            f'<tr><th scope="row">{html.escape(first)}</th>{"".join(f"<td>{html.escape(c)}</td>" for c in others)}</tr>'
-            for first, *others in section.rows
-        )
-        head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in section.head)
-        body += (
-            f'<div class="wide" role="region" tabindex="0" aria-label="{html.escape(section.title)}"><table><thead>'
-            f"<tr>{head}</tr></thead><tbody class=measured>{rows}</tbody></table></div>"
-        )
-    body += "".join(f"<p>{html.escape(line)}</p>" for line in section.text)
-    return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
-
-
-_MARGIN = "±: half the width of the 95% confidence interval (bounds in scores.csv)"
 _RANGE = "Ranges: 95% confidence intervals"
-_TITLES = {
-    "accuracy": (
-        "Accuracy during training",
-        "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl.",
-    ),
-    "by_relation": (
-        "By relation",
-        "Accuracy of each model on each relation with its 95% interval; the numbers are in scores.csv.",
-    ),
-    "forgetting": (
-        "Forgetting against gain",
-        "Mean accuracy on compositions against mean retrieval and zero-shot accuracy; the numbers are in the tables.",
-    ),
-}
+_MARGIN = "±: half the width of the 95% confidence interval (bounds in scores.csv)"
 
 
-def _markdown(text: str, images: Mapping[str, bytes], report: Report) -> str:
-    parts = ["# Report", text.rstrip("\n")]
-    parts += [f"## {_TITLES[name][0]}\n\n![{_TITLES[name][1]}]({name}.png)" for name in images]
-    parts += map(_section, _by_relation(report))
+def _markdown(text: str, drawn: Sequence[str], relations: Sequence[Section], report: Report) -> str:
+    parts = [f"# {escape.markdown(report.title)}", text.rstrip("\n")]
+    parts += [f"## {title}\n\n![{what}]({name}.png)" for name in drawn for title, what in [plots.TITLES[name]]]
+    parts += map(_section, relations)
     if report.left_out:
         lines = "\n".join(f"- {escape.markdown(line)}" for line in report.left_out)
         parts.append(f"## What the scores leave out\n\n{lines}")
     parts += leakage.markdown(report.trained_on)
     return "\n\n".join(parts) + "\n"
-
-
-def _html(
-    shown: Sequence[str], legend: Sequence[str], images: Mapping[str, tuple[bytes, bytes]], report: Report
-) -> str:
-    """``images``: name -> image for light and for dark pages."""
-    body = "\n".join([*shown, *(f"<p>{html.escape(line)}</p>" for line in legend)])
-    body += "".join(map(_section_html, report.sections))
-    figures = ""
-    for name, themes in images.items():
-        title, description = map(html.escape, _TITLES[name])
-        light, dark = (pages.data_uri("png", image) for image in themes)
-        figures += (
-            f'<section><h2>{title}</h2><figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img alt="{description}" src="{light}"></picture></figure></section>\n'
-        )
-    body += f'\n<div class="plots">\n{figures}</div>' if figures else ""
-    body += "".join(map(_section_html, _by_relation(report)))
-    if report.left_out:
-        lines = "".join(f"<li>{html.escape(escape.line(line))}</li>" for line in report.left_out)
-        body += f"\n<h2>What the scores leave out</h2><ul>{lines}</ul>"
-    body += "".join(leakage.html(report.trained_on))
-    return pages.fill(_FILES / "report.html", body=body)
 
 
 def _csv(rows: Sequence[ModelRow]) -> str:

@@ -43,6 +43,11 @@ class Cell:
         return self.interval and (self.interval[1] - self.interval[0]) / 2
 
 
+def with_interval(cell: Cell) -> str:
+    """The score, and the bounds of its interval if they are known."""
+    return cell.text if cell.interval is None else "{} ({:.2f} to {:.2f})".format(cell.text, *cell.interval)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelRow:
     """A model, a published one, a blind baseline or chance; ``cells``: metric -> cell."""

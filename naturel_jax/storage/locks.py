@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
+from naturel_jax.devices import preemption
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -24,6 +26,7 @@ def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
         if not wait:
             raise BlockingIOError(f"{os.fspath(path)} is locked by another process") from error
         _LOG.info("waiting for another process of this host, which holds %s", path)
-        held = lock.acquire()
+        with preemption.interruptible():  # whoever waits has done nothing yet
+            held = lock.acquire()
     with held:
         yield

@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -20,7 +21,7 @@ from etils import epath
 from naturel_jax.storage import scratch
 from naturel_jax.storage.object_stores import ABSENT, Changed, Location, in_store
 from tfds_naturel.common.errors import Unavailable, UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import check_regular, parse_json
 
 SEAL = "xxh3_of_rest"  # the field with the checksum of the others
 
@@ -121,10 +122,11 @@ def _append_to_object(location: Location, data: bytes) -> None:
 
 
 def read(path: epath.Path) -> str:
-    """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
+    """The text in ``path``. Raises OSError, with the path, if it cannot be read, and UserError for a pipe or device."""
     if in_store(path):
         return Location(path).get()[0].decode()
     with naming(path):
+        check_regular(Path(path))
         return path.read_text()
 
 

@@ -4,11 +4,7 @@ Shape letters: I images, U distinct captions, K captions sampled per image.
 """
 
 import dataclasses
-import io
-import math
-import textwrap
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -18,62 +14,42 @@ from naturel_jax import storage
 from naturel_jax.data.batches.pipeline import Pipeline
 from naturel_jax.data.batches.stages import EmbeddedImages
 from naturel_jax.losses.batch import Batch, ImageLabels
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont
+from naturel_jax.training import cards
+from naturel_jax.training.cards import Line
 
 _SHOWN = 16  # images
-_COLUMNS = 2
-_SIDE = 192  # smaller images are enlarged by the largest integer factor that does not exceed this
-_MARGIN, _LINE = 16, 20  # pixels
-_CHARACTERS = 52  # per line
-_POSITIVE, _NEGATIVE, _INK = "#1a7f37", "#cf222e", "#1f2328"
-_Line = tuple[str, str, bool]  # text, colour, bold
 
 
-def batches(pipeline: Pipeline, folder: epath.Path, start: int, stop: int) -> Iterator[Batch]:
-    """The batches of steps ``start`` to ``stop - 1``. Step 0's is also written to ``first_batch.png``."""
+def batches(
+    pipeline: Pipeline, folder: epath.Path, start: int, stop: int, show: Callable[[bytes], object] = lambda png: None
+) -> Iterator[Batch]:
+    """The batches of steps ``start`` to ``stop - 1``. Step 0's is also drawn, to ``first_batch.png`` and ``show``."""
     for number, batch in enumerate(pipeline.batches(start, stop), start):
         if number == 0 and jax.process_index() == 0:
             shown = batch
             if isinstance(pipeline.images, EmbeddedImages):
                 shown = next(dataclasses.replace(pipeline, images=pipeline.images.pixels).batches(0, 1))
             copies = pipeline.planner.plan(0).caption_labels.mult_U
-            write(shown, pipeline.planner.texts(0), copies, folder / "first_batch.png")
+            png = draw(shown, pipeline.planner.texts(0), copies)
+            storage.write(folder / "first_batch.png", png)
+            show(png)
         yield batch
 
 
-def write(batch: Batch, texts: Sequence[str], copies: Sequence[float] | np.ndarray, file: epath.PathLike) -> None:
-    """Writes one PNG of the first 16 images of ``batch``, as the step receives them, next to their captions.
+def draw(batch: Batch, texts: Sequence[str], copies: Sequence[float] | np.ndarray) -> bytes:
+    """A PNG of the first 16 images of ``batch``, as the step receives them, next to their captions.
 
     Positives are marked ``+``, negatives ``-``, and anything that occurs more than once in the expanded batch is marked
     with its multiplicity. If there is no sentinel among the first 16 images, the first one takes the last place.
     ``texts``: the caption for each id; ``copies``: its multiplicity. With several processes, only the rows of the
     calling one are shown. Needs no display.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     labels = jax.tree.map(_local_rows, batch.image_labels)
-    images = _local_rows(batch.images)
-    rows = _shown(labels)
-    side = images.shape[1] * max(1, _SIDE // images.shape[1])
-    fonts = _fonts()
-    cards = [_wrapped(_card(labels, row, texts, copies)) for row in rows]
-    text_width = max(fonts[bold].getlength(text) for card in cards for text, _, bold in card)
-    height = max([side, *(len(card) * _LINE for card in cards)]) + 2 * _MARGIN
-    width = side + math.ceil(text_width) + 3 * _MARGIN
-    columns = min(_COLUMNS, len(rows))
-    page = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
-    draw = ImageDraw.Draw(page)
-    for place, (row, card) in enumerate(zip(rows, cards, strict=True)):
-        x, y = place % columns * width + _MARGIN, place // columns * height + _MARGIN
-        draw.rectangle((x - 1, y - 1, x + side, y + side), outline="#d0d7de")  # so that white images have an edge too
-        page.paste(Image.fromarray(images[row]).resize((side, side), Image.Resampling.NEAREST), (x, y))
-        _write_lines(draw, (x + side + _MARGIN, y), card, fonts)
-    png = io.BytesIO()
-    page.save(png, "PNG")
-    storage.write(epath.Path(file), png.getvalue())
+    images, rows = _local_rows(batch.images), _shown(labels)
+    pictures = [cards.enlarged(Image.fromarray(images[row])) for row in rows]
+    return cards.draw(pictures, [_lines(labels, row, texts, copies) for row in rows])
 
 
 def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:
@@ -98,54 +74,20 @@ def _shown(labels: ImageLabels) -> list[int]:
     return shown
 
 
-def _card(labels: ImageLabels, row: int, texts: Sequence[str], copies: Sequence[float] | np.ndarray) -> list[_Line]:
+def _lines(labels: ImageLabels, row: int, texts: Sequence[str], copies: Sequence[float] | np.ndarray) -> list[Line]:
     """The lines next to one image."""
     name = "sentinel (blank negative image)" if _is_sentinel(labels)[row] else f"image {row}"
-    lines: list[_Line] = [(name + _times(float(labels.mult_I[row])), _INK, True)]
-    for ids, mark, colour in ((labels.positives_IK, "+", _POSITIVE), (labels.negatives_IK, "\u2212", _NEGATIVE)):
+    lines: list[Line] = [(name + _times(float(labels.mult_I[row])), cards.INK, True)]
+    for ids, mark, colour in (
+        (labels.positives_IK, "+", cards.POSITIVE),
+        (labels.negatives_IK, "\u2212", cards.NEGATIVE),
+    ):
         sampled: list[int] = ids[row][ids[row] >= 0].tolist()
         for caption in sampled:
-            text = f"{mark} {_printable(texts[caption])}{_times(float(copies[caption]))}"
+            text = f"{mark} {cards.printable(texts[caption])}{_times(float(copies[caption]))}"
             lines.append((text, colour, False))
     return lines
 
 
 def _times(multiplicity: float) -> str:
     return "" if multiplicity == 1 else f"  \u00d7{multiplicity:g}"
-
-
-def _printable(text: str) -> str:
-    """``text`` on one line, with ``\\x1b`` or ``\\ud800`` for characters that cannot be drawn."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
-
-
-def _fonts() -> tuple["FreeTypeFont", "FreeTypeFont"]:
-    """Regular and bold DejaVu Sans, which Matplotlib ships: Latin, Greek, Cyrillic, Arabic and more. Other
-    characters are drawn as boxes."""
-    import matplotlib
-    from PIL import ImageFont
-
-    folder = f"{matplotlib.get_data_path()}/fonts/ttf"
-    regular, bold = (
-        ImageFont.truetype(f"{folder}/{name}.ttf", 14, layout_engine=ImageFont.Layout.BASIC)
-        for name in ("DejaVuSans", "DejaVuSans-Bold")
-    )
-    return regular, bold
-
-
-def _wrapped(lines: list[_Line]) -> list[_Line]:
-    """The same lines, wrapped to fit."""
-    return [
-        (part, colour, bold)
-        for text, colour, bold in lines
-        for part in textwrap.wrap(text, _CHARACTERS, subsequent_indent="   ")
-    ]
-
-
-def _write_lines(
-    draw: "ImageDraw", corner: tuple[int, int], lines: list[_Line], fonts: tuple["FreeTypeFont", "FreeTypeFont"]
-) -> None:
-    x, y = corner
-    for text, colour, bold in lines:
-        draw.text((x, y), text, fill=colour, font=fonts[bold])
-        y += _LINE

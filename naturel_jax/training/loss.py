@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 from naturel_jax import config
 from naturel_jax.devices.sharding import BATCH_AXES
 from naturel_jax.losses.batch import Batch, is_embedded
-from naturel_jax.losses.objectives import OBJECTIVES, Embedded
+from naturel_jax.losses.objectives import OBJECTIVES
+from naturel_jax.losses.parts import only
+from naturel_jax.losses.terms.term import Embedded
 from naturel_jax.losses.tiles import EXCHANGES, Layout
 from naturel_jax.models import adapters, flops
 from naturel_jax.models.two_tower import Model, Params, normalize
@@ -44,6 +46,7 @@ class Loss:
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._terms = objective.terms
         self.needs_base, self.of_average = objective.needs_base, objective.of_average
+        self._hard_images_apart = any(term.is_apart for term in objective.terms.values())
         self.adapter = options.adapter
         self._trained = adapters.weights_of_a_block(params) if self.adapter.rank else None
         self._factors = optim.multipliers(options.optim, params)
@@ -115,9 +118,11 @@ class Loss:
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
         """The objective without terms of the given embeddings, a float32 scalar; only scale and bias are read from
         ``params``, and have gradients even if they are frozen."""
-        labels = {"images": batch.image_labels, "captions": batch.caption_labels}
+        images, captions = batch.image_labels, batch.caption_labels
+        if images.exchanged_I is not None:
+            images = only(images, ~images.exchanged_I, as_columns=not self._hard_images_apart)
         scale, bias = _scale_and_bias(params)
-        return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, **labels)
+        return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, images=images, captions=captions)
 
     def with_terms(
         self,

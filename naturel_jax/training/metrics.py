@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import tqdm
@@ -15,12 +15,30 @@ from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.checkpoints import recorded
 from naturel_jax.config import Config
+from naturel_jax.evaluators.confidence import Intervals
+from naturel_jax.evaluators.examples import Example
+from naturel_jax.training import mistakes as mistakes_lib
 from naturel_jax.training import observe, writers
 from naturel_jax.training.writers import Values
 
 _LOG = logging.getLogger(__name__)
 
-_LOGGED = 6  # scores in a line of the log
+# What a line of the log shows of a step, in this order, and how; and of many scores, which come first and how many.
+_OF_A_STEP = {
+    "loss": "loss {:.4f}",
+    "grad_norm": "gradient norm {:.3g}",
+    "lr": "rate {:.2g}",
+    "images_per_s": "{:,.0f} images/s",
+    "mfu": "MFU {:.2f}",
+}
+_FIRST = (
+    "naturel/simple",
+    "naturel/complex",
+    "naturel_contrast/complex_group",
+    "vg_relation/macro",
+    "winoground/text",
+    "sugarcrepe/swap_att",
+)
 
 
 class Metrics:
@@ -76,12 +94,12 @@ class Metrics:
         rate = (step - self._clock_step) * self._images / seconds
         used = observe.utilization(self._flops, seconds, jax.devices(), self._dtype)
         self._clock, self._clock_step, self._flops = now, step, 0.0
-        summary = f"loss {values['loss']:.4f}, {rate:,.0f} images/s"
-        self._bar.set_postfix_str(summary)
+        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:,.0f} images/s")
+        values |= {"images_per_s": rate} if used is None else {"images_per_s": rate, "mfu": used}
         if self._writers and not self._terminal:
-            _LOG.info("%s step %d of %d: %s", self._name, step, self._total, summary)
-        speed = {"images_per_s": rate} if used is None else {"images_per_s": rate, "mfu": used}
-        self.write(step, {f"train/{name}": value for name, value in (values | speed).items() if name != "flops"})
+            shown = ", ".join(form.format(values[name]) for name, form in _OF_A_STEP.items() if name in values)
+            _LOG.info("%s step %d of %d: %s", self._name, step, self._total, shown)
+        self.write(step, {f"train/{name}": value for name, value in values.items() if name != "flops"})
 
     def evaluation(self, step: int, scores: Values) -> None:
         """Writes the headline scores only, not the hundreds by relation and triplet. Skips those written before an
@@ -92,9 +110,10 @@ class Metrics:
         if headline:
             self.write(step, headline)
             if self._writers:
-                chosen = [*headline]
-                if len(chosen) > _LOGGED:  # then the first score of each benchmark
-                    chosen = [*{name.split("/")[0]: name for name in reversed(chosen)}.values()][::-1]
+                order = {name: n for n, name in enumerate(_FIRST)}
+                firsts = {name.split("/")[0]: name for name in reversed(headline)}.values()  # of each benchmark
+                ranks = {name: (order.get(name, len(order)), name not in firsts) for name in headline}
+                chosen = sorted(headline, key=lambda name: ranks[name])[: len(_FIRST)]
                 shown = ", ".join(f"{name} {headline[name]:.3f}" for name in chosen)
                 more = len(headline) - len(chosen)
                 rest = f"; {more} more in {recorded.FILE}" if more else ""
@@ -103,7 +122,23 @@ class Metrics:
     def write(self, step: int, values: Values) -> None:
         """Writes the values of ``step`` with every writer."""
         for writer in self._writers:
-            writer(step, values)
+            writer.values(step, values)
+
+    def image(self, step: int, name: str, png: bytes, caption: str) -> None:
+        """Writes a PNG with its caption, for TensorBoard and Weights & Biases."""
+        for writer in self._writers:
+            writer.image(step, name, png, caption)
+
+    def final(self, step: int, scores: Values, intervals: Intervals, mistakes: Sequence[Example]) -> None:
+        """Writes the scores of the last evaluation as a table, and what it gets wrong as an image."""
+        rows = [
+            (name, score, *intervals.get(name, (None, None))) for name, score in scores.items() if is_headline(name)
+        ]
+        for writer in self._writers:
+            writer.table(step, "scores", ("score", "value", "low (95%)", "high (95%)"), rows)
+        if mistakes and any(writer.image is not writers.ignore for writer in self._writers):
+            caption = "; ".join(f"{one.benchmark} {one.id}: {' / '.join(one.captions)}" for one in mistakes)
+            self.image(step, "mistakes", mistakes_lib.draw(mistakes), caption)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

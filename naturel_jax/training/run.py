@@ -22,6 +22,7 @@ from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
+from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
 from naturel_jax.training import first_batch, frozen, interpolation, loop, observe, optim, ready, run_folder, train
@@ -146,6 +147,9 @@ def train_and_evaluate(
     def log(done: int, values: dict[str, float]) -> None:
         metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
 
+    def show(png: bytes) -> None:
+        metrics.image(0, "first_batch", png, "The first batch as the model gets it, with its captions")
+
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
             evaluate(first, state, [name for name in loop.due(schedule, first) if name not in metrics.evaluated])
@@ -154,7 +158,7 @@ def train_and_evaluate(
                 state, finished = loop.loop(
                     training.step,
                     state,
-                    first_batch.batches(training.pipeline, folder, first, schedule.total),
+                    first_batch.batches(training.pipeline, folder, first, schedule.total, show),
                     start=first,
                     schedule=schedule,
                     save=save,
@@ -173,6 +177,8 @@ def train_and_evaluate(
         out = run_folder.results_of(folder, config)
         scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.merged(state), *out))
         metrics.evaluation(schedule.total, scores)
+        found = examples.load(out[0] / results.file_name(out[1])) if jax.process_index() == 0 else []
+        metrics.final(schedule.total, scores, intervals, [example for example in found if not example.right])
         if config.eval.interpolate:
             preemption.abandonable(lambda: interpolation.curve(config, folder, start.merged(state), scores, evaluator))
         return scores, intervals

@@ -26,7 +26,7 @@ from naturel_jax.data.random import draws
 from naturel_jax.data.seen import trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
-from naturel_jax.devices import preemption
+from naturel_jax.devices import machine, preemption
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
 from tfds_naturel.common.errors import UserError
@@ -120,8 +120,10 @@ def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
 
 
 def write_config(folder: epath.Path, config: Config) -> None:
-    """Records the config and the versions of the libraries in the folder, for people to read."""
-    record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
+    """Records the config, the versions of the libraries, the code and the machine in the folder, for people and reports
+    to read."""
+    made_by = {**machine.describe(), "accelerators": machine.accelerators()}
+    record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions(), "made_by": made_by}
     storage.write_json(folder / "config.json", record)
 
 

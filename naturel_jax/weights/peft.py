@@ -126,8 +126,11 @@ def _check_products(name: str, params: Params, layers: Iterable[str], options: c
     flat = tables.flatten(params)
     for path in layers:
         a, b = (float(abs(flat[f"{path}/lora_{x}"]).max()) for x in "ab")
-        if not a * b * options.rank * abs(options.scale) < np.finfo(np.float32).max:
-            raise UserError(f"{name}: lora_A reaches {a:.3g} and lora_B {b:.3g} in {path}; their product may overflow")
+        largest, scale = a * b * options.rank * abs(options.scale), abs(options.scale)
+        if not max(largest, scale) < float(np.finfo(np.float32).max):
+            raise UserError(
+                f"{name}: lora_A reaches {a:.3g} and lora_B {b:.3g} in {path}, scaled by {scale:.3g}: this may overflow"
+            )
 
 
 def find(folder: Path) -> Found:

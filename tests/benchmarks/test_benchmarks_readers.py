@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from naturel_jax.benchmarks import order
+from naturel_jax.benchmarks import json_pairs, order
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.evaluators import confidence
 from tests.helpers import benchmark_files as files
@@ -216,3 +216,120 @@ def test_vsr(tmp_path):
     benchmark = read("vsr", tmp_path)
     assert [item.id for item in benchmark.items] == ["dev/0", "dev/1", "test/0", "test/1"]
     assert all("expected 0 or 1" in problem for problem in benchmark.problems)
+
+
+def values(benchmark, cosines) -> dict[str, float]:
+    matrices = [np.array(matrix, float) for matrix in cosines]
+    return {name: score.value for name, score in benchmark.score(benchmark.items, matrices).items()}
+
+
+def test_negbench(tmp_path):
+    files.negbench(tmp_path)
+    for kind in ("coco", "voc"):
+        assert [item.images[0].read() for item in read(f"negbench_{kind}", tmp_path).items] == [
+            files.png(0),
+            files.png(1),
+        ]
+    benchmark = read("negbench_synthetic", tmp_path)
+    first, second = (item.captions for item in benchmark.items)
+    assert first == ("a cat 0", "a dog, no cat", "a dog", "no cat")
+    assert second == ("a dog, no cat", "a cat 1", "a dog", "no cat"), "the true one is first"
+    # A tie with a caption that the file lists before the true one is wrong, with a later one right.
+    scores = values(benchmark, [[[0.5, 0.5, 0.1, 0.5]], [[0.5, 0.5, 0.1, 0.1]]])
+    assert scores == {"negbench_synthetic/accuracy": 0.5, "negbench_synthetic/type/hybrid": 0.5}
+    for kind in ("coco", "coco_negated", "synthetic", "synthetic_negated"):
+        benchmark = read(f"negbench_{kind}_retrieval", tmp_path)
+        assert benchmark.problems == () and benchmark.items[1].captions == ("a 0", "no b", "a 1", "no b")
+        assert benchmark.items[1].images[0].read() == files.png(1)
+
+
+def test_cola(tmp_path):
+    files.cola(tmp_path)
+    benchmark = read("cola", tmp_path)
+    assert [item.captions for item in benchmark.items] == [(f"a red cat {n}", f"a black cat {n}") for n in range(2)]
+    assert [[x.read() for x in item.images] for item in benchmark.items] == [
+        [files.png(0), files.png(1)],
+        [files.png(1), files.png(2)],
+    ]
+    assert benchmark.items[0].images[0].names == ("visual_genome:0",)
+    # By its code, images x captions: each caption prefers its image, though image 0 prefers caption 1.
+    assert values(benchmark, [[[0.3, 0.4], [0.2, 0.5]], [[0.3, 0.5], [0.2, 0.5]]])["cola/image"] == 0.5
+    links = json_pairs.cola_images(tmp_path)
+    assert links["cola/images/2.jpg"] == "https://cs-people.bu.edu/array/data/vg_gqa_images/2.jpg" and len(links) == 3
+
+
+def test_naturalbench_retrieval(tmp_path):
+    files.naturalbench(tmp_path)
+    (item, _) = read("naturalbench_retrieval", tmp_path).items
+    assert item.captions == ("a", "b") and [image.read() for image in item.images] == [files.png(0), files.png(1)]
+
+
+def test_urban1k(tmp_path):
+    files.urban1k(tmp_path)
+    benchmark = read("urban1k", tmp_path)
+    assert benchmark.items[0].captions == ("A street, 0 cars. A long caption.", "A street, 1 cars. A long caption.")
+    scores = values(benchmark, [[[0.5, 0.4]], [[0.6, 0.7]]])
+    assert (scores["urban1k/image_to_text@1"], scores["urban1k/text_to_image@1"]) == (1.0, 0.5)
+
+
+def test_imagecode(tmp_path):
+    files.imagecode(tmp_path)
+    benchmark = read("imagecode", tmp_path)
+    deer, _, girls = benchmark.items
+    assert (deer.captions, girls.captions) == (("a deer",), ("two girls",))
+    assert deer.images[0].read() == files.png(3) and girls.images[0].read() == files.png(2), "img8.jpg is the third"
+    assert [image.read() for image in girls.images[1:]] == [files.png(n) for n in (0, 1, *range(3, 10))]
+    right, wrong = [[0.5]] + [[0.1]] * 9, [[0.5]] * 2 + [[0.1]] * 8
+    scores = values(benchmark, [wrong, right, right])
+    assert scores == pytest.approx({"imagecode/accuracy": 2 / 3, "imagecode/static": 0.0, "imagecode/video": 1.0})
+    (tmp_path / "imagecode/image-sets/MSR-VTT-video1/img4.jpg").unlink()
+    assert "has 9 images img<number>.jpg, expected 10" in read("imagecode", tmp_path).problems[0]
+
+
+def test_negrefcocog(tmp_path):
+    files.negrefcocog(tmp_path)
+    first, second = read("negrefcocog", tmp_path).items
+    photo = Image.open(io.BytesIO(files.png(1)))
+    reference, other = (image.box for image in first.images)
+    # PIL rounds a box of fractions to whole pixels.
+    for box, (x, y, w, h) in ((reference, (1.74, 0, 38.26, 40)), (other, (0, 0.4, 20, 30.2))):
+        np.testing.assert_array_equal(photo.crop(box), photo.crop((x, y, x + w, y + h)))
+    assert [image.box for image in second.images] == [other, reference] and second.tags["answer"] == "1"
+
+
+def test_hard_positives(tmp_path):
+    files.hard_positives(tmp_path)
+    benchmark = read("hard_positives_replace", tmp_path)
+    assert benchmark.problems == () and len(benchmark.items) == 4
+    assert benchmark.items[1].captions == ("walking cat", "strolling cat", "lying cat 1")
+    # Attributes: both above the false caption, then only the caption; relations: only the hard positive, twice.
+    scores = values(benchmark, [[[0.5, 0.4, 0.3]], [[0.5, 0.1, 0.3]], [[0.1, 0.5, 0.3]], [[0.1, 0.5, 0.3]]])
+    expected = {"original": 0.5, "augmented": 0.25, "brittleness": 0.75, "original/relations": 0.0}
+    assert {name: scores[f"hard_positives_replace/{name}"] for name in expected} == pytest.approx(expected)
+    swap = read("hard_positives_swap", tmp_path)
+    assert (swap.items[0].images[0].box, swap.published) == ((4, 2, 44, 32), 28_748)
+    path = tmp_path / "hard_positives/swapped_data/vl_checklist_relations.json"
+    rows = json.loads(path.read_text())
+    files.write(path, rows[::-1])
+    assert "have another image or false caption" in read("hard_positives_replace", tmp_path).problems[1]
+    files.write(path, rows[:1])
+    with pytest.raises(UserError, match="data has 2 records and swapped_data 1"):
+        read("hard_positives_replace", tmp_path)
+
+
+def test_vl_checklist_counts_what_is_missing(tmp_path):
+    files.vl_checklist(tmp_path)
+    benchmark = read("vl_checklist", tmp_path)
+    assert {item.captions for item in benchmark.items} == {("a red cat", "a black cat")}
+    scores = values(benchmark, [[[1, 0]], [[0, 1]], [[1, 0]], [[0, 1]], [[0, 0]], [[1, 0]]])
+    by_file = {"Attribute/vaw/color": 1.0, "Attribute/vg/color": 1 / 3}
+    expected = {"vl_checklist/object": 0.5, "vl_checklist/attribute": 2 / 3}
+    assert {name: scores[name] for name in expected} == pytest.approx(expected), "the mean over files"
+    assert {name: scores[f"vl_checklist/file/{name}"] for name in by_file} == pytest.approx(by_file)
+    assert benchmark.problems[0].startswith("53 of 56 files not found and not in the means: Object/Location/hake_")
+    (tmp_path / "vl_checklist/vg/VG_100K/1.png").unlink()
+    problems = read("vl_checklist", tmp_path).problems
+    assert len(problems) == 3 and problems[1].startswith(
+        "Attribute/vg/color.json record 0: image 'VG_100K/1.png' is not"
+    )
+    assert problems[1].endswith("(and 2 more of the 3 records)")

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from naturel_jax.benchmarks import retrieval, rules, vsr, whatsup, zeroshot
+from naturel_jax.benchmarks import hard_positives, retrieval, rules, vsr, whatsup, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from tests.helpers.properties import given, settings, st
 from tfds_naturel.captions.word_order import clean, shuffles
@@ -61,10 +61,35 @@ def test_winoground(cosines):
 
 @given(matrices(1, 5))
 def test_first_argmax(cosines):
-    actual = scores([Metric("r", "right"), Metric("t", "tie")], rules.first_of_many, items(len(cosines)), cosines)
+    """The true one is at another index of each item's five, which are captions or images."""
     lists = [[float(v) for v in m[0]] for m in cosines]
-    assert actual["r"] == pytest.approx(statistics.fmean(s.index(max(s)) == 0 for s in lists))
-    assert actual["t"] == pytest.approx(statistics.fmean(s[0] == max(s[1:]) for s in lists))
+    answers = [n % 5 for n in range(len(lists))]
+    moved = [rules.true_first(s, answer) for s, answer in zip(lists, answers, strict=True)]
+    for shape in ((1, 5), (5, 1)):
+        ours = items(len(lists), answer=lambda n: str(answers[n]))
+        reshaped = [np.reshape(s, shape) for s in moved]
+        actual = scores([Metric("r", "right"), Metric("t", "tie")], rules.first_of_many, ours, reshaped)
+        right = [s.index(max(s)) == answer for s, answer in zip(lists, answers, strict=True)]
+        assert actual["r"] == pytest.approx(statistics.fmean(right))
+        ties = [s[answer] == max(s[:answer] + s[answer + 1 :]) for s, answer in zip(lists, answers, strict=True)]
+        assert actual["t"] == pytest.approx(statistics.fmean(ties))
+
+
+@given(matrices(1, 3))
+def test_hard_positives(cosines):
+    """As in the benchmark's code, whose scores are of the false caption and of the caption or its hard positive."""
+    original = [(n, c) for ((c, _, n),) in cosines]
+    swapped = [(n, p) for ((_, p, n),) in cosines]
+    pairs = list(zip(original, swapped, strict=True))
+    expected = {
+        "original": [o[0] < o[1] for o in original],
+        "augmented": [m[0] < m[1] and m[0] < o[1] for o, m in pairs],
+        "brittleness": [o[1] > m[0] > m[1] or m[1] > m[0] > o[1] for o, m in pairs],
+        "tie": [m[0] == m[1] or m[0] == o[1] for o, m in pairs],
+    }
+    metrics = [Metric(name, name) for name in expected]
+    actual = scores(metrics, hard_positives.outcomes, items(len(cosines), 3), cosines)
+    assert actual == pytest.approx({name: statistics.fmean(found) for name, found in expected.items()})
 
 
 @given(matrices(1, 2, items=60), st.randoms(use_true_random=False))

@@ -11,7 +11,7 @@ from etils import epath
 
 from naturel_jax import config as c
 from naturel_jax import storage
-from naturel_jax.cli import hints
+from naturel_jax.cli import config_flags, hints
 from naturel_jax.cli.config_flags import default_workdir
 from naturel_jax.config.settings import meanings
 from naturel_jax.storage import state
@@ -49,6 +49,22 @@ def test_help_shows_an_example_and_every_flag():
 
 
 TINY = "--config=tests/helpers/tiny_config.py"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module():DeprecationWarning")
+def test_what_the_command_line_changes_in_the_config_file_is_known(monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    file = f"{ROOT}/tests/helpers/tiny_config.py"
+    config_flags.parse(
+        ["naturel-train", f"--config={file}", "--config.optim.lr=0.5", "--config.data.mixture.main.weight=3"]
+    )
+    assert config_flags.overridden() == [
+        f"Config file: {file}, with these changes:",
+        "config.optim.lr is 0.5; the file has 0.0001.",
+        "config.data.mixture.main.weight is 3.0; the file has 1.0.",
+    ]
+    config_flags.parse(["naturel-train", f"--config={file}"])
+    assert config_flags.overridden() == [f"Config file: {file}"]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_image_that_cannot_be_read_is_replaced_by_the_next_of_its_batch(table, c
     (table / names[bad]).write_bytes(b"damaged")
     now = list(pipeline(data, **square).local_batches(0, 3))[1]
     assert {one.row: one.by for one in now.replaced}[bad] == other and now.read == 8
-    for found, before in zip(now.batch.image_labels, whole[1].batch.image_labels, strict=True):
+    for found, before in zip(now.batch.image_labels[:4], whole[1].batch.image_labels[:4], strict=True):
         np.testing.assert_array_equal(found[bad], before[other])
         np.testing.assert_array_equal(np.delete(found, damaged, 0), np.delete(before, damaged, 0))
     pixels, before = now.batch.images, whole[1].batch.images

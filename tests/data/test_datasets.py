@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -44,6 +45,39 @@ def test_a_feature_read_alone_is_that_of_the_whole_record():
         for name, value in records[n].items():
             jax.tree.map(np.testing.assert_array_equal, records.value(n, name), value)
     assert set(records.features) == set(records[0])
+
+
+def test_dataset_of_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mine/1.0.0"
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), folder)
+    features, info = ((folder / name).read_text() for name in ("features.json", "dataset_info.json"))
+    (tmp_path / "hostile.py").write_text("print('hostile code runs')")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "tensorflow_datasets.core.features.text_feature.Text"
+    old = json.dumps({"type": "hostile.Feature", "content": {}})
+    template = json.loads(info)["splits"][0]["filepathTemplate"]
+    for name, content, match in (
+        (
+            "features.json",
+            features.replace(text, "hostile.Feature", 1),
+            r"class 'hostile\.Feature'",
+        ),
+        ("features.json", old, r"is of the class 'hostile\.Feature'; expected one of TFDS's own"),
+        ("features.json", features.replace(text, f"{text}s", 1), r"not a readable TFDS dataset \(Unrecognized Feature"),
+        ("features.json", "[", r"features\.json: not JSON"),
+        (
+            "dataset_info.json",
+            info.replace(template, f"../../private/{template}"),
+            r"/\.\./\.\./private/.* not a file there",
+        ),
+        ("dataset_info.json", "[", r"not a readable TFDS dataset"),
+    ):
+        (folder / "features.json").write_text(features)
+        (folder / "dataset_info.json").write_text(info)
+        (folder / name).write_text(content)
+        with pytest.raises(UserError, match=match):
+            prepared.open_split(folder, "train")
+    assert "hostile" not in sys.modules and "hostile" not in capsys.readouterr().out
 
 
 def test_highest_complete_version_is_used(tmp_path):

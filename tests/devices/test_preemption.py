@@ -27,6 +27,7 @@ from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from naturel_jax.storage import leases, read_json_lines
+from naturel_jax.storage.locks import locked
 from naturel_jax.training import run
 from tests.helpers import benchmark_files, tiny_config
 from tests.helpers.suite_config import WORLD
@@ -104,22 +105,36 @@ def test_work_of_other_threads_does_not_make_the_main_thread_interruptible(handl
 
 
 STUCK = """
-import hashlib
+import hashlib, sys
 from naturel_jax.devices import preemption
+from naturel_jax.storage.locks import locked
 from tfds_naturel.common import cli
+
+def library(lock):
+    with preemption.interruptible():
+        print("ready", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # half an hour
+
+def lock(lock):
+    print("ready", flush=True)
+    with locked(lock):
+        raise AssertionError("another process holds it")
 
 def main(arguments):
     preemption.install_handler()
-    with preemption.interruptible():
-        print("ready", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # half an hour in a library
+    globals()[arguments[0]](arguments[1])
 
 cli.run(main)
 """
 
 
-def test_stop_ends_work_in_a_library_that_does_not_return():
-    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("work", ["library", "lock"])
+def test_stop_ends_work_that_does_not_return(work, tmp_path):
+    path = str(tmp_path / "lock")
+    with (
+        locked(path),
+        subprocess.Popen([sys.executable, "-c", STUCK, work, path], stdout=subprocess.PIPE, text=True) as process,
+    ):
         assert process.stdout.readline() == "ready\n"
         process.terminate()
         try:

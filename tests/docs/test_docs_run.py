@@ -18,8 +18,9 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import recipes
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
-from naturel_jax.losses.objectives import OBJECTIVES, Embedded
+from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.terms import TERMS
+from naturel_jax.losses.terms.term import Embedded
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training import optim
@@ -146,7 +147,7 @@ def test_config_and_costs_of_the_terms():
     raw = names["get_config"]()
     raw.preset, raw.data.mixture.main = "tiny-clip", c.part("naturel/tiny", "two_pairs")
     assert c.load(raw).objective.terms["own_foils"] == TERMS["own_foils"](weight=0.5, form="focal")
-    assert costs.text.count("assert ") == 2
+    assert costs.text.count("assert ") == 5
     exec(costs.text, {})
     exec(projection.text, {"config": raw})
     factors = optim.multipliers(c.load(raw).optim, Model(presets.preset("tiny-clip")).shapes())

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -76,7 +77,11 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     assert "poster" not in text, "these are not the items of its scores"
     assert "CLIP on winoground: 4 of 400 published items" in text
     page = (tmp_path / "report.html").read_text()
-    assert "A|&lt;b&gt;" in page and "<b>" not in page and page.count("data:image/png;base64,") == 2, "light and dark"
+    assert "A|&lt;b&gt;" in page and "<b>" not in page and page.count("<svg ") == 1
+    assert "<title>Evaluation of CLIP and A|&lt;b&gt; on 3 benchmarks</title>" in page
+    verdicts = re.findall('class="(right|wrong)">[✓✗] ([a-z]+)</b> <small>(CLIP|A|)', page)
+    assert 12 < len(verdicts) <= 24 and all(style == word for style, word, _ in verdicts), "with their images"
+    assert page.count("<img ") >= len(verdicts)
     assert '<th scope="row">longer caption</th>' in page
     latex = (tmp_path / "report.tex").read_text()
     assert latex.count(r"\toprule") == 2 and r"\multicolumn{2}{c}{Winoground (text)}" in latex

@@ -39,7 +39,7 @@ ELSEWHERE = {
         naturel_jax/reproduce/runner.py naturel_jax/storage/staging.py naturel_jax/storage/state.py
         naturel_jax/training/run_folder.py naturel_jax/training/start.py naturel_jax/training/ready.py
         naturel_jax/storage/leases.py naturel_jax/cli/sweeps/runs.py naturel_jax/cli/sweeps/search.py
-        naturel_jax/weights/runs.py""",
+        naturel_jax/weights/runs.py naturel_jax/evaluators/examples.py naturel_jax/report/provenance.py""",
     "prepared datasets, in test_benchmarks_tfds.py": "naturel_jax/benchmarks/naturel_exchanged.py",
     "answers of readers, in test_readers.py of tfds_naturel": "tfds_naturel/audit/readers.py",
     "tables and photos of Open Images, in test_fuzz_files.py": """tfds_naturel/open_images/annotations.py
@@ -47,6 +47,7 @@ ELSEWHERE = {
     "answers of servers, in test_hub.py and test_benchmarks_download.py": """naturel_jax/benchmarks/download.py
         naturel_jax/benchmarks/coco.py naturel_jax/reproduce/coco_train.py naturel_jax/weights/hub.py""",
     "releases, in test_release.py": "tfds_naturel/release/files.py",
+    "images that a run has drawn": "naturel_jax/training/mistakes.py naturel_jax/training/writers.py",
     "files that another reader has opened": """naturel_jax/evaluators/embed.py naturel_jax/evaluators/mistakes.py
         naturel_jax/weights/verify.py tfds_naturel/audit/other_benchmarks.py""",
 }

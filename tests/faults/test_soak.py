@@ -78,12 +78,12 @@ def test_faults_occur_in_their_folder_only(shim, tmp_path, kind, error, faults):
 
 
 TENSORBOARD = """
-import contextlib, sys, types
+import contextlib, sys
 from etils import epath
+from naturel_jax.config import Config
 from naturel_jax.training import writers
-config = types.SimpleNamespace(tensorboard=True, wandb="")
 with contextlib.ExitStack() as closing:
-    write = writers.open_all(config, epath.Path(sys.argv[1]), 0, closing)[1]
+    write = writers.open_all(Config(), epath.Path(sys.argv[1]), 0, closing)[1].values
     for step in range(100):
         write(step, {"loss": 0.0})
 """

@@ -1,6 +1,7 @@
 """Benchmark folders in which most records are bad: those of ``benchmark_files``, and copies of the first record of each
 file with every kind of fault."""
 
+import csv
 import itertools
 import json
 from collections.abc import Iterator
@@ -27,7 +28,10 @@ FILES = {  # benchmark -> the files with its records; those of Parquet and of im
     **{"winoground": "winoground/data/*.jsonl", "vg_relation": "aro/visual_genome_*.json", "vsr": "vsr/*.jsonl"},
     **{"vg_attribution": "aro/visual_genome_*.json", "sugarcrepe": "sugarcrepe/*", "whatsup": "whatsup/*.json"},
     **{"coco_order": "coco/*.json", "coco_retrieval": "coco/*.json", "sugarcrepe_pp": "sugarcrepe_pp/*"},
-    **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "colorswap": "", "zeroshot": ""},
+    **{"cola": "cola/*.json", "imagecode": "imagecode/*.json", "negrefcocog": "negrefcocog/*.json"},
+    **{"hard_positives_replace": "hard_positives/*/vl*.json", "vl_checklist": "vl_checklist/data/**/*.json"},
+    **{"negbench_coco": "negbench/COCO_val_mcq*", "negbench_coco_retrieval": "negbench/COCO_val_retrieval*"},
+    **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "urban1k": "", "zeroshot": ""},
 }
 
 
@@ -52,6 +56,14 @@ def spoil(path: Path) -> None:
     if path.suffix == ".jsonl":
         rows = list(map(json.loads, path.read_text().splitlines()))
         files.write(path, files.lines([*rows, *bad(rows[0])]))
+    elif path.suffix == ".csv":
+        text = path.read_text()
+        header, first = csv.reader(text.splitlines()[:2])
+        faults = [*bad(dict(zip(header, first, strict=True))), {}]
+        cells = [row.values() if isinstance(row, dict) else [row] for row in faults]
+        with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+            file.write(f"{text}\n")
+            csv.writer(file).writerows(cells)
     elif isinstance(records := json.loads(path.read_text()), list):
         files.write(path, [*records, *bad(records[0])])
     else:  # under new keys, of which some cannot be printed
@@ -87,8 +99,11 @@ def make(name: str, root: Path) -> int:
     files.MAKERS[name](root)
     if name == "zeroshot":
         files.write(root / "zeroshot/pets/cat/broken.png", b"no")
+    if name == "urban1k":
+        for n, content in enumerate((b"\xff", b"\nlater", b"no image")):
+            files.write(root / f"urban1k/caption/bad{n}.txt", content)
     for path in root.glob(FILES[name]) if FILES[name] else ():
         spoil(path)
     if name == "eqben":
         eqben(root)
-    return {"sugarcrepe": 21, "sugarcrepe_pp": 5, "whatsup": 12, "vsr": 4}.get(name, 2)
+    return {"sugarcrepe": 21, "sugarcrepe_pp": 5, "whatsup": 12, "vsr": 4, "vl_checklist": 6}.get(name, 2)

@@ -132,6 +132,7 @@ def sugarcrepe_pp(root: Path) -> None:
 
 HUB_COLUMNS = {
     "bivlc": ("image", "negative_image", "caption", "negative_caption", "type", "subtype"),
+    "vismin": ("image_0", "image_1", "text_0", "text_1", "category", "id"),
     "colorswap": ("image_1", "image_2", "caption_1", "caption_2", "image_source", "caption_source"),
 }
 
@@ -180,6 +181,99 @@ def vsr(root: Path, labels: tuple[int, ...] = (0, 1)) -> None:
     write(root / "vsr/images/a.png", png(1))
 
 
+def negbench(root: Path) -> None:
+    """NegBench's files of choices and of captions, with two records each; the generated images have answers 0 and 1."""
+    files = {
+        "COCO_val_mcq_llama3.1_rephrased": ("data/coco/images/val2017/", "coco/val2017/", (0, 0)),
+        "VOC2007_mcq_llama3.1_rephrased": (f"data/{VOC}", VOC, (0, 0)),
+        "synthetic_mcq_llama3.1_rephrased": (f"data/{GENERATED}positive/", f"negbench/{GENERATED}positive/", (0, 1)),
+        "COCO_val_retrieval": ("data/coco/images/val2017/", "coco/val2017/", ()),
+        "COCO_val_negated_retrieval_llama3.1_rephrased_affneg_true": ("/home/a/val2017/", "coco/val2017/", ()),
+        "synthetic_retrieval_v1": (f"data/{GENERATED}positive/", f"negbench/{GENERATED}positive/", ()),
+        "synthetic_retrieval_v2": (f"data/{GENERATED}positive/", f"negbench/{GENERATED}positive/", ()),
+    }
+    for name, (path, folder, answers) in files.items():
+        rows = ["filepath,captions"]
+        if answers:
+            rows = ["image_path,correct_answer,caption_0,caption_1,caption_2,caption_3,correct_answer_template"]
+        for n in range(2):
+            texts = (
+                f'{answers[n]},a cat {n},"a dog, no cat",a dog,no cat,hybrid' if answers else f"\"['a {n}', 'no b']\""
+            )
+            rows.append(f"{path}{n}.png,{texts}")
+            write(root / folder / f"{n}.png", png(n))
+        write(root / f"negbench/{name}.csv", "\n".join(rows).encode())
+
+
+VOC = "voc2007/VOCdevkit/VOC2007/JPEGImages/"
+GENERATED = "synthetic_visual_negation/data/"
+
+
+def cola(root: Path) -> None:
+    """Cola's multi-object file, with two records."""
+    links = [f"https://cs-people.bu.edu/array/data/vg_gqa_images/{n}.jpg" for n in range(3)]
+    rows = [[links[n], f"a red cat {n}", links[n + 1], f"a black cat {n}"] for n in range(2)]
+    write(root / "cola/COLA_multiobjects_matching_benchmark.json", rows)
+    for n in range(3):
+        write(root / f"cola/images/{n}.jpg", png(n))
+
+
+def naturalbench(root: Path) -> None:
+    """NaturalBench-Retrieval's file, with two records."""
+    rows = [{"image_0": "0.jpg", "caption_0": "a", "image_1": "1.jpg", "caption_1": "b", "index": n} for n in range(2)]
+    write(root / "naturalbench_retrieval/metadata.json", rows)
+    for n in range(2):
+        write(root / f"naturalbench_retrieval/images/{n}.jpg", png(n))
+
+
+def urban1k(root: Path) -> None:
+    """Two of Urban1k's photos."""
+    for n in range(2):
+        write(root / f"urban1k/caption/{n}.txt", f"A street, {n} cars. A long caption.\nIgnored.\n".encode())
+        write(root / f"urban1k/image/{n}.jpg", png(n))
+
+
+def imagecode(root: Path) -> None:
+    """ImageCoDe's validation file: a set of photos, and one of frames whose numbers have gaps."""
+    rows = {"open-images-1_ab": {"3": " a deer\n"}, "MSR-VTT-video1": {"0": "a girl", "2": "two girls"}}
+    write(root / "imagecode/valid_data.json", rows)
+    for name, step in zip(rows, (1, 4), strict=True):
+        for n in range(10):
+            write(root / f"imagecode/image-sets/{name}/img{n * step}.jpg", png(n))
+
+
+def negrefcocog(root: Path) -> None:
+    """NegRefCOCOg's file: the reference is the second box of the second record."""
+    boxes = [[1.74, 0, 38.26, 40], [0, 0.4, 20, 30.2]]
+    rows = [{"phrase": f"a bear with no hat {n}", "ref_bbox": boxes[n], "bbox_list": boxes} for n in range(2)]
+    write(root / "negrefcocog/NegRefCOCOg.json", [row | {"image": "COCO_train2014_1.png"} for row in rows])
+    write(root / "coco/train2014/COCO_train2014_1.png", png(1))
+
+
+def hard_positives(root: Path) -> None:
+    """The files of REPLACE and SWAP, with two records each, in ``data`` and in ``swapped_data``."""
+    box = {"bbox_x": 4, "bbox_y": 2, "bbox_w": 40, "bbox_h": 30}
+    for name in ("vl_checklist_attributes", "vl_checklist_relations", "visual_genome_attribution"):
+        path, more = ("1.png", box) if name.startswith("visual") else ("data/VG_100K/1.png", {})
+        for part, text in (("data", "walking cat"), ("swapped_data", "strolling cat")):
+            rows = [{"true_caption": text, "false_caption": f"lying cat {n}", "image_path": path} for n in range(2)]
+            write(root / f"hard_positives/{part}/{name}.json", [row | more for row in rows])
+    write(root / "hard_positives/data/VG_100K/1.png", png(1))
+    write(root / "aro/images/1.png", png(1))
+
+
+def vl_checklist(root: Path) -> None:
+    """Three of VL-CheckList's files: two records about objects, four about attributes."""
+    text = {"POS": ["a red cat", "one more"], "NEG": ["a black cat", "one more"]}
+    for name, image, number in (
+        ("Object/Size/swig_size/swig_agent/swig_agent_small", "running_1.png", 2),
+        ("Attribute/vaw/color", "VG_100K/1.png", 1),
+        ("Attribute/vg/color", "VG_100K/1.png", 3),
+    ):
+        write(root / f"vl_checklist/data/{name}.json", [[image, text]] * number)
+        write(root / "vl_checklist" / ("swig" if "swig" in name else "vg") / image, png(1))
+
+
 def zeroshot(root: Path) -> None:
     """A folder of two classes, with prompts."""
     for label in ("cat", "dog"):
@@ -192,5 +286,17 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
     **{"sugarcrepe": sugarcrepe, "sugarcrepe_pp": sugarcrepe_pp, "whatsup": whatsup, "eqben": eqben, "valse": valse},
     **{"coco_order": karpathy, "coco_retrieval": karpathy, "flickr30k_order": flickr30k},
     **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot},
+    **{"naturalbench_retrieval": naturalbench, "urban1k": urban1k},
+    **{"cola": cola, "imagecode": imagecode, "negrefcocog": negrefcocog, "vl_checklist": vl_checklist},
+    **dict.fromkeys(("hard_positives_replace", "hard_positives_swap"), hard_positives),
+    **{f"negbench_{kind}": negbench for kind in ("coco", "voc", "synthetic")},
+    **{f"negbench_{kind}_retrieval": negbench for kind in ("coco", "coco_negated", "synthetic", "synthetic_negated")},
     **{name: functools.partial(hub_pairs, name=name) for name in HUB_COLUMNS},
 }
+
+# Benchmarks whose files are read by the code of another one, which is tried in their place.
+SAME_READER = (
+    *("flickr30k_order", "flickr30k_retrieval", "colorswap", "vismin", "naturalbench_retrieval", "hard_positives_swap"),
+    *("negbench_voc", "negbench_synthetic", "negbench_coco_negated_retrieval"),
+    *("negbench_synthetic_retrieval", "negbench_synthetic_negated_retrieval"),
+)

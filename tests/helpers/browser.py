@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -56,10 +57,14 @@ class Page:
         self.run(f"await new Promise(done => {{ {wait}; }})")
 
     def open(self, address: str) -> None:
-        """Opens a page and waits until it is loaded."""
-        self.send("Page.navigate", url="about:blank")
-        self.send("Page.navigate", url=address)
-        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        """Opens a page and waits until it is loaded. What is there before it is left first: a navigation returns before
+        it is done, and what the user does next would be done to the page that is left."""
+        for url in ("about:blank", address):
+            self.send("Page.navigate", url=url)
+            blank = json.dumps(url == "about:blank")
+            there = f"document.readyState === 'complete' && (location.href === 'about:blank') === {blank}"
+            while not self.run(there):
+                time.sleep(0.01)
 
     def resize(self, width: int, height: int = 844, *, dark: bool = False) -> None:
         """Sets the window, a phone's below 600 px, and the colour scheme that the user prefers."""

@@ -3,6 +3,7 @@ image or caption and every cell computed."""
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class Graph(NamedTuple):
         def cast(x):
             return x.astype(dtype) if x.dtype.kind == "f" else x
 
-        images, captions = (type(labels)(*map(cast, labels)) for labels in (self.images, self.captions))
+        images, captions = jax.tree.map(cast, (self.images, self.captions))
         return Graph(cast(self.zimg_ID), cast(self.zcap_UD), images, captions)
 
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from naturel_jax.losses.batch import CaptionLabels, ImageLabels
+from naturel_jax.losses.batch import CaptionLabels
 from naturel_jax.losses.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.losses.tiles import Layout
 from tests.helpers.expanded_batch import Graph
@@ -48,6 +48,6 @@ def assert_equal(ours, theirs, tolerance):
 
 
 def take(graph: Graph, image_rows, caption_rows) -> Graph:
-    images = ImageLabels(*(x[image_rows] for x in graph.images))
+    images = jax.tree.map(lambda x: x[image_rows], graph.images)
     captions = CaptionLabels(*(x[caption_rows] for x in graph.captions))
     return Graph(graph.zimg_ID[image_rows], graph.zcap_UD[caption_rows], images, captions)

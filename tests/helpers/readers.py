@@ -41,7 +41,7 @@ from naturel_jax.report import gallery
 from naturel_jax.report.compare import markdown
 from naturel_jax.report.pairs import pair_up
 from naturel_jax.weights import export, hf, peft, processor_files, sources, tables, tensors, torch_files
-from tests.helpers.benchmark_files import MAKERS, png
+from tests.helpers.benchmark_files import MAKERS, SAME_READER, png
 from tests.helpers.image_files import photo
 from tests.helpers.model_files import save_hf, sentencepiece_model, tiny
 from tests.helpers.record_files import FORMATS
@@ -358,6 +358,14 @@ def _decisions(folder: Path) -> list[Path]:
     return [folder / "decisions.csv"]
 
 
+def _label_studio(folder: Path) -> list[Path]:
+    data = {"triplet": "Cat|on|Table", "positive": "a cat", "negative": "a dog"}
+    result = [{"from_name": "negative", "to_name": "n", "type": "choices", "value": {"choices": ["reject"]}}]
+    task = {"id": 1, "data": data, "annotations": [{"completed_by": 1, "result": result, "was_cancelled": False}]}
+    (folder / "export.json").write_text(json.dumps([task]))
+    return [folder / "export.json"]
+
+
 def _takedown(folder: Path) -> list[Path]:
     (folder / "takedown.txt").write_text("# asked for\n0123456789abcdef\n")
     return [folder / "takedown.txt"]
@@ -374,7 +382,7 @@ def _hard_images(folder: Path) -> list[Path]:
 _KINDS = {".parquet": "parquet", ".jsonl": "lines", ".csv": "table", ".tsv": "table"}
 _SOURCE_KINDS = {"csv": "table", "jsonl": "lines", "parquet": "parquet", "hf": "arrow", "webdataset": "tar"}
 _TENSOR_KINDS = {"torch": "pickle", "old torch": "pickle", "TorchScript": "pickle", "npz": "zip"}
-_BENCHMARK_KINDS = {"bivlc": "parquet", "colorswap": "parquet"}
+_BENCHMARK_KINDS = {"bivlc": "parquet", "urban1k": "text", "negbench_coco": "table", "negbench_coco_retrieval": "table"}
 _OPENED = {".safetensors": "safetensors", ".bin": "torch", ".pt": "TorchScript", ".pth": "old torch", ".npz": "npz"}
 
 
@@ -390,7 +398,7 @@ def _readers() -> Iterator[tuple[str, Reader]]:
                 Reader(kind, partial(_own_files, what, suffix), partial(_read_own, what, suffix)),
             )
     yield "own benchmark classes", Reader("text", _class_files, partial(_read_own, "classes", ""))
-    for name in MAKERS:
+    for name in sorted(MAKERS.keys() - {*SAME_READER}):
         kind = _BENCHMARK_KINDS.get(name, "json")
         yield f"benchmark {name}", Reader(kind, partial(_benchmark_files, name), partial(read_benchmark, name))
     for name, kind in (("coco_order", "json"), ("negclip_tsv", "table"), ("winoground_part", "json")):
@@ -416,7 +424,8 @@ def _readers() -> Iterator[tuple[str, Reader]]:
         yield f"photo {form}", Reader(f"image {form}", partial(_image_file, form), _read_photo, (photos.BadPhoto,))
     yield "compare", Reader("parquet", _compared, _compare)
     yield "caption bank", Reader("table", _bank, lambda folder: bank.load(folder / "bank.tsv"))
-    yield "decisions", Reader("table", _decisions, lambda folder: decisions.rejected(folder / "decisions.csv"))
+    yield "decisions", Reader("table", _decisions, lambda folder: decisions.rejected([folder / "decisions.csv"]))
+    yield "Label Studio", Reader("json", _label_studio, lambda folder: decisions.rejected([folder / "export.json"]))
     yield "takedown list", Reader("text", _takedown, lambda folder: plan.taken_down(folder / "takedown.txt"))
     read = lambda folder: mining.hard_images(folder / "hard_images.parquet", ["a", "b", "c"])  # noqa: E731
     yield "hard images", Reader("parquet", _hard_images, read)
@@ -431,6 +440,7 @@ def names() -> set[str]:
     found |= {f"own benchmark {kind}{suffix}" for kind in own.READERS for suffix in own.OPENERS if kind != "classes"}
     found |= {"own benchmark classes"} if "classes" in own.READERS else set()
     found |= {f"benchmark {name}" for name in registry.BENCHMARKS if not registry.reads_dataset(name)}
+    found -= {f"benchmark {name}" for name in SAME_READER}
     found |= {f"recipe {source.name}" for source in RECIPE_SOURCES}
     found |= {f"tensors {_OPENED.get(suffix, suffix)}" for suffix in sources._OPENERS} | {"tensors index.json"}
     found |= {f"model {model_type}" for model_type in hf.TABLES} | {"model openclip", "model peft"}

@@ -15,18 +15,23 @@ import torch.nn.functional as F
 from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax import mine
 from naturel_jax.checkpoints.checkpoint import Checkpoints
 from naturel_jax.config.settings import setting
 from naturel_jax.config.versions import from_json, to_json
+from naturel_jax.configs import clic
 from naturel_jax.data import datasets
 from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import BATCH_AXES, batch_sharding, make_mesh
-from naturel_jax.losses.batch import CaptionLabels, ImageLabels
-from naturel_jax.losses.objectives import Embedded
+from naturel_jax.losses.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.terms import TERMS
-from naturel_jax.losses.terms.term import Term
+from naturel_jax.losses.terms.term import Embedded, Term
 from naturel_jax.losses.tiles import Layout
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
 from naturel_jax.training import run
+from naturel_jax.training.loss import Loss
 from naturel_jax.training.start import make_start
 from tests.helpers import tiny_config
 from tests.helpers.expanded_batch import Graph, _matches, random_graph, units
@@ -37,19 +42,22 @@ from tfds_naturel.common.errors import UserError
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "terms.json").read_text())
 
 
-def graph_of(recipe: str) -> Graph:
+def sparse_graph() -> Graph:
     """A small random batch; image 1 lacks foils and image 2 has one positive, where the recipe samples more."""
-    graph = random_graph(0, images=8, captions=20, **RECIPES[recipe])
+    graph = random_graph(0, images=8, captions=20, **RECIPES["all_pairs"])
     graph.images.negatives_IK[1] = -1
     graph.images.negatives_IK[2, 1:] = -1
-    if recipe == "two_pairs":
-        graph.images.positives_IK[2, 1:] = -1
-    return graph
+    graph.images.positives_IK[2, 1:] = -1
+    return with_exchanged(graph)
 
 
-@functools.cache
-def base_of(recipe: str) -> tuple[np.ndarray, np.ndarray]:
-    graph, rng = graph_of(recipe), np.random.default_rng(1)
+def with_exchanged(graph: Graph) -> Graph:
+    """The graph with some hard images that have exchanged captions."""
+    return graph._replace(images=graph.images._replace(exchanged_I=np.isin(np.arange(len(graph.zimg_ID)), (0, 2, 5))))
+
+
+def base_of(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
     return units(rng, len(graph.zimg_ID)), units(rng, len(graph.zcap_UD))
 
 
@@ -121,8 +129,8 @@ def text_contrast(graph, zimg, zcap, scale, bias, base, *, counting="published")
     return sum(costs) / sum(len(row.positives) > 1 for row in columns)
 
 
-def text_distance(graph, zimg, zcap, scale, bias, base):
-    rows = [copy.positives for copy in copies(graph) if len(copy.positives) > 1]
+def text_distance(graph, zimg, zcap, scale, bias, base, *, further=None):
+    rows = [copy.positives[: 1 + (further or 9)] for copy in copies(graph) if len(copy.positives) > 1]
     return sum(((zcap[row[:1]] - zcap[row[1:]]) ** 2).sum(1).mean() for row in rows) / len(rows)
 
 
@@ -161,7 +169,45 @@ def further_positives(graph, zimg, zcap, scale, bias, base, *, form="softmax", c
     return sum(costs) / len(costs)
 
 
-DENSE = {f.__name__: f for f in (own_foils, text_contrast, text_distance, base_distance, further_positives)}
+def exchanged_images(graph, zimg, zcap, scale, bias, base, *, form="both", counting="published"):
+    hard = [copy for copy in copies(graph) if graph.images.exchanged_I[copy.i]]
+    captions = [u for u, mult in enumerate(graph.captions.mult_U) for _ in range(int(mult))]
+    to_texts, to_images = [], []
+    for copy in hard:
+        for own in copy.positives:
+            logit = scale * zimg[copy.i] @ zcap[own]
+            texts = [u for u in captions if counting == "published" or not _matches(graph, copy.i, u)]
+            pictures = [o.i for o in hard if counting == "published" or not _matches(graph, o.i, own)]
+            sums = [scale * zimg[copy.i] @ zcap[texts].T, scale * zimg[pictures] @ zcap[own]]
+            if counting == "match_ignore":
+                sums = [torch.cat([logit[None], logits]) for logits in sums]
+            to_texts.append((torch.logsumexp(sums[0], 0) - logit) / len(copy.positives))
+            to_images.append(torch.logsumexp(sums[1], 0) - logit)
+    to_texts, to_images = sum(to_texts) / len(hard), sum(to_images) / len(to_images)
+    return (to_texts + to_images) / 2 if form == "both" else to_texts
+
+
+def softmax_each(graph, zimg, zcap, scale, bias, base):
+    images, losses = copies(graph), []
+    for k in range(graph.images.positives_IK.shape[1]):
+        rows = [copy for copy in images if len(copy.positives) > k]
+        logits = scale * zimg[[copy.i for copy in images]] @ zcap[[copy.positives[k] for copy in rows]].T
+        own = torch.tensor([n for n, copy in enumerate(images) if len(copy.positives) > k])
+        target = torch.arange(len(rows))
+        losses.append((F.cross_entropy(logits[own], target) + F.cross_entropy(logits.T, own)) / 2 if rows else None)
+    losses = [loss for loss in losses if loss is not None]
+    return sum(losses) / len(losses)
+
+
+def made(name: str, options) -> Term:
+    """The term, or the objective in the form of one."""
+    if name in TERMS:
+        return TERMS[name](**options)
+    return lambda z: OBJECTIVES[name].loss(*z[:3], z.images, z.captions, layout=z.layout, **options)
+
+
+_DENSE = (own_foils, text_contrast, text_distance, base_distance, further_positives, exchanged_images, softmax_each)
+DENSE = {f.__name__: f for f in _DENSE}
 CASES = [
     ("own_foils", {}),
     ("own_foils", {"form": "focal", "smoothing": 0.2}),
@@ -171,11 +217,14 @@ CASES = [
     ("own_foils", {"form": "adaptive_hinge"}),
     ("text_contrast", {}),
     ("text_contrast", {"counting": "match_ignore"}),
-    ("text_distance", {}),
+    ("text_distance", {"further": 1}),
     ("base_distance", {"mse": 0.5, "cosine": 0.7, "similarity": 2.0}),
     ("further_positives", {}),
     ("further_positives", {"counting": "match_ignore"}),
     ("further_positives", {"form": "sigmoid", "counting": "match_ignore"}),
+    ("exchanged_images", {}),
+    ("exchanged_images", {"form": "image_to_text", "counting": "match_ignore"}),
+    ("softmax_each", {}),
 ]
 
 
@@ -186,25 +235,27 @@ def dense(name, options, graph, base):
     return value.item(), [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(values, gradients, strict=True)]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_a_term_is_that_of_the_expanded_batch(name, options, recipe):
-    graph, base = graph_of(recipe), base_of(recipe)
+def test_a_term_is_that_of_the_expanded_batch(name, options):
+    """With four copies of an image and a sentinel; on 8 devices, with one copy and none."""
+    graph = sparse_graph()
+    base = base_of(graph)
     expected = dense(name, options, graph, base)
     assert expected[0] > 1e-3
     with jax.enable_x64(True):
-        assert_equal(evaluate(TERMS[name](**options), graph, base), expected, 1e-9)
+        assert_equal(evaluate(made(name, options), graph, base), expected, 1e-9)
 
 
-@pytest.mark.parametrize(("name", "options"), [CASES[1], CASES[7], CASES[8], CASES[9], CASES[11]])
+@pytest.mark.parametrize(("name", "options"), [CASES[n] for n in (1, 7, 9, 11, 13, 15)])
 def test_a_term_on_8_devices_is_that_on_one(name, options):
     mesh = make_mesh({"data": 4, "fsdp": 2}, jax.devices()[:8])
-    graph = random_graph(2, images=8, captions=24, **RECIPES["two_pairs"]).astype("float32")
+    graph = with_exchanged(random_graph(2, images=8, captions=24, **RECIPES["two_pairs"])).astype("float32")
     rng = np.random.default_rng(2)
     base = units(rng, 8).astype("float32"), units(rng, 24).astype("float32")
-    expected = dense(name, options, graph, base)
+    few = graph.images._replace(positives_IK=graph.images.positives_IK[:, :2])  # compiles faster
+    expected = dense(name, options, graph := graph._replace(images=few), base)
     placed, base = jax.device_put((tuple(graph), base), batch_sharding(mesh))
-    found = evaluate(TERMS[name](**options), Graph(*placed), base, Layout(mesh, BATCH_AXES))
+    found = evaluate(made(name, options), Graph(*placed), base, Layout(mesh, BATCH_AXES))
     assert_equal(found, expected, 1e-5)
 
 
@@ -243,6 +294,59 @@ def test_a_term_is_that_of_published_code(case):
     if case["term"] == "text_contrast":  # READ-CLIP normalizes in the same function, which leaves the tangential part
         found[1] = found[1] - np.sum(found[1] * graph.zcap_UD, axis=1, keepdims=True) * graph.zcap_UD
     assert_equal((value, found[:2]), expected, 1e-6)
+
+
+METHODS = json.loads((Path(__file__).parent / "golden" / "methods.json").read_text())
+EXCHANGED = {"hard_images": "mined.parquet", "hard_captions": "exchanged"}
+OF_METHOD = {  # terms, and the factor by which our loss is larger than the published one
+    "CLIC": (None, 2),
+    "CLIC, plain": (None, 1),
+    "TripletCLIP": ({"exchanged_images": {}}, 1),
+    "ConCLIP": ({"exchanged_images": {"weight": 0.5, "form": "image_to_text"}}, 1.5),
+}
+
+
+def golden_batch(method: str) -> Graph:
+    """The arrays of golden/methods.json as a batch."""
+    arrays, none = {name: np.array(x) for name, x in METHODS["arrays"].items()}, np.full((6, 1), -1, np.int32)
+    if method.startswith("CLIC"):
+        zimg_ID, zcap_UD = arrays["image"], np.concatenate([*arrays["positives"], arrays["foil"]])
+        ids_3K = np.arange(3, dtype=np.int32)[:, None] + np.arange(0, 15, 3, dtype=np.int32)
+        if method == "CLIC, plain":
+            ids_3K[:, 1:] = -1
+        images = ImageLabels(np.ones(3), ids_3K[:, :4], ids_3K[:, 4:], none[:3])
+    else:
+        zimg_ID = np.concatenate([arrays["image"], arrays["hard_image"]])
+        zcap_UD = np.concatenate([arrays["positives"][0], arrays["foil"]])
+        ids_61 = np.arange(6, dtype=np.int32)[:, None]
+        images = ImageLabels(np.ones(6), ids_61, (ids_61 + 3) % 6, none, ids_61[:, 0] > 2)
+    ids = np.arange(len(zcap_UD), dtype=np.int32)
+    used = np.isin(ids, np.concatenate([images.positives_IK, images.negatives_IK], axis=1)).astype(float)
+    return Graph(zimg_ID, zcap_UD, images, CaptionLabels(used, ids, np.full((len(ids), 1), -2, np.int32)))
+
+
+@pytest.mark.parametrize("case", METHODS["cases"], ids=lambda case: case["method"])
+def test_a_method_is_that_of_published_code(case):
+    """Objective and terms together; for CLIC, those of its config."""
+    raw, (terms, factor) = clic.get_config(), OF_METHOD[case["method"]]
+    if terms:
+        raw.objective.name, raw.objective.terms = "softmax", terms
+        raw.data.mixture = {"main": c.part("naturel/full", "single_pair", **EXCHANGED)}
+    model, graph = Model(preset("tiny-clip")), golden_batch(case["method"])
+    loss = Loss(c.load(raw), model, (0.5, 0.5), model.shapes(), make_mesh({"data": 1}, jax.devices()[:1]))
+
+    def value(zimg_ID, zcap_UD):
+        batch = Batch(None, None, graph.images, graph.captions)
+        return loss.with_terms({"logit_scale": np.log(METHODS["scale"])}, zimg_ID, zcap_UD, batch, None)[0]
+
+    with jax.enable_x64(True):
+        found = jax.jit(jax.value_and_grad(value, (0, 1)), compiler_options=QUICK)(graph.zimg_ID, graph.zcap_UD)
+    of = {name: np.array(case["gradients"].get(name, np.zeros_like(x))) for name, x in METHODS["arrays"].items()}
+    if case["method"].startswith("CLIC"):
+        expected = of["image"], np.concatenate([*of["positives"], of["foil"]])
+    else:
+        expected = np.concatenate([of["image"], of["hard_image"]]), np.concatenate([of["positives"][0], of["foil"]])
+    assert_equal(found, (factor * case["value"], [factor * x for x in expected]), 1e-6)
 
 
 # ---- In a run --------------------------------------------------------------------------------------------------------
@@ -376,3 +480,38 @@ def test_a_term_without_captions_to_compare_is_refused():
     images = graph.images._replace(positives_IK=graph.images.positives_IK[:, :1])
     with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
         evaluate(TERMS["text_distance"](), graph._replace(images=images))
+
+
+def steps_of(config: c.Config, devices: int, chunks: int, workdir) -> list[dict[str, float]]:
+    """The metrics of the first four steps."""
+    config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, chunks=chunks))
+    mesh, sources = (
+        make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:devices]),
+        datasets.open_sources(config.data),
+    )
+    training = run.make_training(config, make_start(config, "", epath.Path(workdir), sources, mesh), sources, mesh)
+    state, found = training.state, []
+    for batch in training.pipeline.batches(0, 4):
+        state, metrics = training.step(state, batch)
+        found.append({name: float(value) for name, value in metrics.items()})
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("method", ["CLIC", "TripletCLIP"])
+def test_steps_of_a_method_in_chunks_on_2_devices_are_those_on_one(method, tmp_path):
+    raw = clic.get_config("tiny") if method == "CLIC" else tiny_config.get_config()
+    raw.init, raw.bases, raw.preset, raw.data.dir, raw.data.batch_size = "", {}, "tiny-clip", os.fspath(data_dir()), 16
+    if method != "CLIC":
+        mined = tmp_path / "mined.parquet"
+        mine.main(["--dataset", os.fspath(datasets.directory(raw.data.dir, "naturel/tiny")), f"--out={mined}"])
+        raw.data.mixture.main.update({"hard_images": str(mined), "hard_captions": "exchanged"})
+        raw.objective.terms = OF_METHOD[method][0]
+    whole, parts = (steps_of(c.load(raw), *sizes, tmp_path) for sizes in ((1, 1), (2, 2)))
+    for one, other in zip(whole, parts, strict=True):
+        assert one.keys() == other.keys() and one["finite"]
+        for name in one:
+            np.testing.assert_allclose(other[name], one[name], rtol=2e-4, atol=1e-5, err_msg=name)
+    term = "term/own_foils" if method == "CLIC" else "term/exchanged_images"
+    assert [one[term] > 0 for one in whole] == [True, method != "CLIC"] * 2

@@ -10,12 +10,15 @@ import pytest
 from etils import epath
 
 from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import gallery, report
+from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.pairs import Paired
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import Page, browser
-from tfds_naturel.audit import review
+from tfds_naturel.audit import readers, review
+from tfds_naturel.audit.attack import Pair
 from tfds_naturel.captions import bank, decisions, grammar
 from tfds_naturel.common.pages import data_uri
 from tfds_naturel.common.schema import Triplet
@@ -59,17 +62,28 @@ def test_report(page, tmp_path):
     rows = [ModelRow(name, MEASURED, cells | relations) for name in ("CLIP", MALICIOUS)]
     rows.append(ModelRow("longer caption", BLIND, dict.fromkeys(cells, Cell(0.6))))
     history = {name: [[(0, {"naturel/simple": 0.5}), (9, {"naturel/simple": 0.9})]] for name in ("CLIP", MALICIOUS)}
-    section = report.Section(MALICIOUS, ("setting", "score"), [[MALICIOUS, "+0.1"]], [MALICIOUS], MALICIOUS)
-    report.save(epath.Path(tmp_path), report.Report(rows, history, [MALICIOUS], sections=[section]))
+    section = Section(MALICIOUS, ("", "score"), [[MALICIOUS, "+0.1"]], [MALICIOUS], MALICIOUS)
+    words = [Section(f"Words {n}", ("", *"abcdef"), [["Code", *["f" * 40] * 6]], words=True) for n in range(2)]
+    images = [data_uri(form, files.png(0, size)) for form, size in (("jpeg", (128, 85)), ("png", (64, 64)))]
+    shown = [Example("b", str(n), n % 2 == 0, tuple(images), (MALICIOUS, "x" * 500), (0.5,) * 4, 1) for n in range(30)]
+    losses = {name: [[(n, 5 - n / 100) for n in range(300)]] for name in ("CLIP", MALICIOUS)}
+    further = {"title": MALICIOUS, "losses": losses, "examples": {MALICIOUS: shown}, "made": words}
+    report.save(epath.Path(tmp_path), Report(rows, history, [MALICIOUS], sections=[section], **further))
+    assert (tmp_path / "report.html").stat().st_size < 1.5e6
     address = (tmp_path / "report.html").as_uri()
-    check(page, address, "Report")
+    check(page, address, " ".join(MALICIOUS.split()))
     assert page.run("document.querySelectorAll('script').length") == 0
     assert page.run("document.querySelectorAll('strong').length") == 14
     page.resize(*PHONE, dark=True)
     page.open(address)
-    shown = page.run("[...document.images].map(i => [i.alt.length > 20, i.complete && i.naturalWidth > 0, i.width])")
-    assert shown == [[True, True, shown[0][2]]] * 2 and shown[0][2] > 300, "plots fill the width of a phone"
-    assert page.run("document.images[0].currentSrc === document.querySelector('source').srcset"), "drawn for the dark"
+    widths = page.run("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().width)")
+    assert widths == [widths[0]] * 3 and widths[0] > 300, "plots fill the width of a phone"
+    ink = "getComputedStyle(document.querySelector('svg text')).fill === getComputedStyle(document.body).color"
+    assert page.run(ink), "in the colour of the page"
+    page.run("document.querySelector('.cards').scrollIntoView()")
+    page.until("[...document.images].slice(0, 2).every(image => image.complete)")
+    seen = page.run("[...document.images].map(i => [i.alt.length > 10, i.height]).slice(0, 2)")
+    assert seen == [[True, 128]] * 2 and page.run("document.images.length") == 48, "24 items"
 
 
 # ---- Gallery ---------------------------------------------------------------------------------------------------------
@@ -217,61 +231,83 @@ def small() -> bank.Bank:
 
 
 @pytest.fixture(scope="module")
-def review_page(small, tmp_path_factory) -> str:
+def forms(small, tmp_path_factory) -> dict[str, str]:
+    """Addresses: of the review page, of one that is shared by Anna and Ben, and of questions to readers."""
+    folder = tmp_path_factory.mktemp("forms")
     photo = data_uri("png", files.png(0, (400, 300)))
     shown = {CAT: [review.Shown("0", photo, Box(0.1, 0.5, 0.2, 0.6), Box(0.3, 0.9, 0.4, 1))] * 2}
     captions = list(small[CAT])
     captions[6] = dataclasses.replace(captions[6], text=MALICIOUS)
-    path = tmp_path_factory.mktemp("review") / "review.html"
-    path.write_text(review.page(small | {CAT: tuple(captions)}, shown), "utf-8")
-    return path.as_uri()
+    screens = review.screens(small | {CAT: tuple(captions)})
+    (folder / "review.html").write_text(review.page(screens, shown), "utf-8")
+    people = {"Anna": [0, 3], "Ben": [0, 1], MALICIOUS: [0]}
+    (folder / "shared.html").write_text(review.page(screens, shown, people), "utf-8")
+    pairs = [Pair(f"true {n}", f"false {n}", str(CAT), "on", "swap", "yes") for n in range(9)]
+    readers.write(folder, readers.draw(pairs, [MALICIOUS], 4, 2, seed=0))
+    return {path.stem: path.as_uri() for path in folder.glob("*.html")}
 
 
 TEXTS = "[...document.querySelectorAll('.text')].map(element => element.textContent)"
-PRESSED = (
-    "[...document.querySelectorAll('.buttons [aria-pressed]')].map(e => e.getAttribute('aria-pressed') === 'true')"
-)
+PRESSED = "[...document.querySelectorAll('.buttons [aria-pressed=true]')].map(button => button.textContent)"
 COUNT = "document.getElementById('count').textContent"
 MESSAGE = "document.getElementById('message').textContent"
 
 
-def fresh(page: Page, address: str, size: tuple[int, int] = DESK) -> None:
-    """Opens the page as someone who has judged nothing."""
+def write(page: Page, text: str) -> None:
+    for letter in text:
+        page.press(letter)
+
+
+def fresh(page: Page, address: str, name: str, size: tuple[int, int] = DESK) -> None:
+    """Opens the page as somebody in whose browser nobody has answered anything."""
     page.resize(*size)
     page.open(address)
     page.run("localStorage.clear()")
     page.open(address)
+    enter(page, name)
 
 
-def test_review_page_shows_pair_photos_and_guidelines(page, small, review_page):
-    check(page, review_page, "NatuRel captions: review")
+def enter(page: Page, name: str) -> None:
+    page.click("#name")
+    write(page, name)
+    page.press("Enter")
+
+
+def test_review_page_shows_pair_photos_and_guidelines(page, small, forms):
+    check(page, forms["review"], "NatuRel captions: review")
+    assert page.run("document.querySelectorAll('#rules li').length") >= 4, "before a name is entered"
+    for size in (PHONE, DESK):
+        fresh(page, forms["review"], "Ada", size)
+        assert page.violations() == [] and page.fits(), size
     assert page.run(TEXTS) == [caption.text for caption in small[CAT][:2]]
+    asks = page.run("[...document.querySelectorAll('.ask')].map(element => element.textContent.split('.')[0])")
+    assert asks == ["Meant to be true", "Meant to be false"]
+    assert page.run("document.getElementById('guidelines').getBoundingClientRect().bottom") < 900, "beside the captions"
     images = page.run("[...document.querySelectorAll('figure img')].map(image => [image.alt, image.naturalWidth])")
     assert images == [["Photo of Cat on Desk", 400]] * 2
     assert page.run("[...document.querySelectorAll('.box')].map(box => box.textContent)") == ["Cat", "Desk"] * 2
-    page.click("#guidelines summary")
-    assert page.run("document.querySelectorAll('#guidelines li').length") >= 4 and page.violations() == []
     for _ in range(3):
         page.click("#after")
     assert page.run(TEXTS)[0] == MALICIOUS and page.run("document.title") == "NatuRel captions: review"
 
 
-def test_review_by_touch(page, small, review_page, tmp_path):
+def test_review_by_touch(page, small, forms, tmp_path):
     """Both captions are judged on a phone; the exported file is what the builder and the audit read."""
-    fresh(page, review_page, PHONE)
-    page.click(".caption:nth-child(1) .accept")
-    assert page.run(PRESSED) == [True, False, False, False]
-    page.click(".caption:nth-child(2) .reject")
-    assert page.run(PRESSED) == [True, False, False, True] and page.violations() == [] and page.fits()
-    for letter in 'says "on", twice':
-        page.press(letter)
+    fresh(page, forms["review"], "Ada", PHONE)
+    page.click(".question:nth-child(1) .accept")
+    assert page.run(PRESSED) == ["Keep"]
+    page.click(".question:nth-child(2) .reject")
+    assert page.run(PRESSED) == ["Keep", "Reject"] and page.violations() == [] and page.fits()
+    write(page, 'says "on", twice')
     page.press("Enter")
     assert page.run(TEXTS)[0] == small[CAT][2].text
-    assert page.run(COUNT) == "2 of 32 captions judged; pair 2 of 16"
-    page.click("#save")
-    assert "Enter your name" in page.run(MESSAGE) and page.run("document.activeElement.id") == "name"
-    for letter in "Ada":
-        page.press(letter)
+    assert page.run(COUNT) == "2 of 32 answered; screen 2 of 16"
+    page.click(".question:nth-child(1) .unclear")
+    page.click("#undo")
+    assert page.run(PRESSED) == []
+    page.click(".question:nth-child(1) .accept")
+    page.click(".question:nth-child(1) .accept")
+    assert page.run(COUNT) == "2 of 32 answered; screen 2 of 16", "a second touch takes it back"
     written = page.run("csv()")
     rows = list(csv.DictReader(io.StringIO(written)))
     assert [(row["decision"], row["reason"], row["annotator"]) for row in rows] == [
@@ -279,34 +315,108 @@ def test_review_by_touch(page, small, review_page, tmp_path):
         ("reject", 'says "on", twice', "Ada"),
     ]
     (tmp_path / "decisions.csv").write_text(written, encoding="utf-8")
-    assert decisions.rejected(tmp_path / "decisions.csv") == {(CAT, small[CAT][1].text)}
+    assert decisions.rejected([tmp_path / "decisions.csv"]) == {(CAT, small[CAT][1].text)}
 
 
-def test_review_with_keys_and_again(page, review_page):
-    fresh(page, review_page)
-    for key in ("a", "a", "r"):
+def test_review_with_keys_and_again(page, small, forms):
+    fresh(page, forms["review"], "Ada")
+    for key in ("k", "k", "r"):
         page.press(key)
     assert page.run("document.activeElement.className") == "reason"
     page.press("Enter")
-    page.press("a")
-    assert page.run(COUNT) == "4 of 32 captions judged; pair 3 of 16"
-    page.press("ArrowLeft")
+    page.press("k")
+    assert page.run(COUNT) == "4 of 32 answered; screen 3 of 16"
     page.press("u")
-    assert page.run(COUNT) == "3 of 32 captions judged; pair 2 of 16"
-    page.press("ArrowDown")
-    page.press("r")
-    page.press("Escape")
-    assert page.run(COUNT) == "3 of 32 captions judged; pair 2 of 16", "the second caption was accepted, now rejected"
-    page.open(review_page)
-    assert page.run(COUNT) == "3 of 32 captions judged; pair 1 of 16", "kept in this browser"
+    page.press("u")
+    assert page.run(COUNT) == "2 of 32 answered; screen 2 of 16" and page.run(PRESSED) == []
+    for key in ("n", "Escape", "ArrowDown", "k", "ArrowRight", "k"):
+        page.press(key)
+    page.open(forms["review"])
+    assert page.run("document.querySelector('#people').innerText") == "Ada: 5 answered"
+    page.click("#people button")
+    assert page.run(COUNT) == "5 of 32 answered; screen 3 of 16", "where Ada left off"
     written = page.run("csv()")
     page.run("localStorage.clear()")
-    page.open(review_page)
+    page.open(forms["review"])
+    enter(page, "Ada")
     page.run(f"restore({json.dumps(written)})")
     assert page.run("csv()") == written
-    page.run("at('state').value = 'reject'; filter()")
-    assert page.run("pairs.length") == 1
-    page.run("at('state').value = ''; at('relation').value = 'is'; filter()")
-    assert page.run("pairs.length") == 4
-    page.run("restore('a,b\\n')")
-    assert "not a decisions file" in page.run(MESSAGE)
+    page.press("u")
+    assert page.run(COUNT).startswith("0 of 32"), "a file is one step"
+    page.run(f"restore({json.dumps(written)})")
+    for field, value, screens in (("", "unclear", 1), ("", "open", 14), ("relation", "is", 4)):
+        select = f"document.querySelector('[data-field=\"{field}\"]')"
+        page.run(f"(s => {{ s.value = '{value}'; filter(); s.value = '' }})({select})")
+        assert page.run("screens.length") == screens, value
+
+
+def test_two_people_at_one_browser_do_not_share_decisions(page, forms):
+    fresh(page, forms["review"], "Ada")
+    page.press("k")
+    page.click("#change")
+    enter(page, "  Bea ")
+    assert page.run(COUNT) == "0 of 32 answered; screen 1 of 16" and page.run(PRESSED) == []
+    page.press("u")
+    page.press("ArrowDown")
+    page.press("k")
+    page.click("#change")
+    assert page.run("document.querySelector('#people').innerText.split(/\\s*\\n\\s*/)") == [
+        "Ada: 1 answered",
+        "Bea: 1 answered",
+    ]
+    page.click("#people button")
+    assert page.run("csv().split('\\r\\n').length") == 3 and '"Ada"' in page.run("csv()")
+
+
+def test_files_of_others_are_refused_by_row(page, small, forms):
+    fresh(page, forms["review"], "Ada")
+    row = f"{CAT},{small[CAT][0].text}"
+    for text, message in {
+        "a,b\n": "expected the columns triplet, text, decision",
+        f"triplet,text,decision\n{row},accept\n{row},maybe\n": 'Nothing was loaded. Row 3: decision "maybe"; exp',
+        f"triplet,text,decision,annotator\n{row},accept,Bea\n": "Row 2: it is by Bea, and you are Ada",
+        f"triplet,text,decision,reason\n{row},reject,{'x' * 1001}\n": "Row 2: its reason has more than 1000 characters",
+    }.items():
+        page.run(f"restore({json.dumps(text)})")
+        assert message in page.run(MESSAGE) and page.run("given.size") == 0
+    page.run(
+        f"restore({json.dumps(f'triplet,text,decision{chr(10)}{row},accept{chr(10)}A|on|B,{MALICIOUS[:20]},accept')})"
+    )
+    assert "1 rows are not about this page" in page.run(MESSAGE) and page.run("given.size") == 1
+    page.run("load({ target: { files: [{ name: 'big.csv', size: 2e7 }] } })")
+    assert page.run(MESSAGE) == "big.csv has 20000000 bytes; expected at most 16000000"
+
+
+def test_shared_page_gives_each_person_their_screens(page, forms):
+    page.resize(*PHONE)
+    page.open(forms["shared"])
+    page.run("localStorage.clear()")
+    check(page, forms["shared"], "NatuRel captions: review")
+    assert page.run("[...document.querySelectorAll('#people button')].map(button => button.textContent)") == [
+        "Anna: none answered",
+        "Ben: none answered",
+        f"{MALICIOUS}: none answered",
+    ]
+    assert page.run("getComputedStyle(document.getElementById('start')).display") == "none"
+    page.click("#people button:nth-child(2)")
+    assert page.run(COUNT) == "0 of 4 answered; screen 1 of 2"
+    for key in "kkkk":
+        page.press(key)
+    assert page.run(COUNT) == "4 of 4 answered; screen 2 of 2. All done: export, and send the file."
+
+
+def test_questions_to_readers(page, forms, tmp_path):
+    check(page, forms["questions"], "NatuRel captions: questions to readers")
+    fresh(page, forms["questions"], "Ada", PHONE)
+    assert page.fits() and page.violations() == []
+    for key in ("3", "5", "5", "5", "5", "t", "f", "o", "t", "2"):
+        page.press(key)
+    assert page.run(COUNT) == "10 of 11 answered; screen 11 of 11"
+    (tmp_path / "answers.csv").write_text(page.run("csv()"))
+    items = {f"{kind}-{n}": readers.Item(f"{kind}-{n}", kind, *[""] * 7) for kind in readers.KINDS for n in range(1, 6)}
+    answers = readers.read_answers(tmp_path / "answers.csv", items)
+    assert answers == {f"natural-{n}": "53"[n == 1] for n in range(1, 6)} | {"truth-1": "true", "truth-2": "false"} | {
+        "truth-3": "open",
+        "truth-4": "true",
+        "choice-1": "2",
+    }

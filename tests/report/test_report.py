@@ -2,19 +2,28 @@
 
 import csv
 import dataclasses
+import datetime
+import importlib.metadata
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from etils import epath
 
+from naturel_jax import config as c
 from naturel_jax import storage
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
-from naturel_jax.evaluators import results
-from naturel_jax.report import published, report, ties
+from naturel_jax.evaluators import examples, results
+from naturel_jax.evaluators.examples import Example
+from naturel_jax.report import page, published, report, ties
 from naturel_jax.report.tables import Cell
+from naturel_jax.training import run_folder
+from tests.helpers import benchmark_files as files
+from tests.helpers import tiny_config
+from tfds_naturel.common import pages
 
 METRICS = (Metric("sugarcrepe/swap_obj", "right"), Metric("sugarcrepe/add_obj", "right", where=("kind", "a")))
 
@@ -118,14 +127,62 @@ def test_damaged_items_only_cost_the_marks(tmp_path):
     assert "0.50 ±" in text and "**0." not in text
 
 
-def test_accuracy_during_training_is_in_the_report(tmp_path):
-    save(tmp_path, "CLIP", np.arange(40) < 20, "naturel")
+def test_curves_are_in_the_report(tmp_path):
+    save(tmp_path / "results", "CLIP", np.arange(40) < 20, "naturel")
+    (run := epath.Path(tmp_path / "run")).mkdir()
+    lines = [{"step": n, "train/loss": 4.0 - n} for n in (1, 2)] + [{"step": 2, "naturel/simple": 0.5}]
+    storage.write(run / "metrics.jsonl", "".join(storage.sealed(line) + "\n" for line in lines))
     history = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.75})]
-    report.write(tmp_path, {"CLIP": history})
-    assert "](accuracy.png)" in (tmp_path / "report.md").read_text()
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / "report.html").read_text()
-    assert "<h2>Accuracy during training</h2>" in page and page.count("data:image/png;base64,") == 2
+    report.write(tmp_path / "results", {"CLIP": history}, {"CLIP": run})
+    assert "](accuracy.png)" in (tmp_path / "results/report.md").read_text()
+    assert (tmp_path / "results/loss.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "results/report.html").read_text()
+    drawn = re.findall(r'<h2>([^<]*)</h2><figure><svg aria-label="[^"]{20,}" role="img"', page)
+    assert drawn == ["Training loss", "Accuracy during training"]
+    assert "<title>Evaluation of CLIP on 1 benchmark</title>" in page
+
+
+def example(benchmark: str, id: int, right: bool) -> Example:
+    image = pages.data_uri("png", files.png(id))
+    return Example(benchmark, str(id), right, (image,), (f"<b>{id}</b>", "no"), (0.25, -0.5), 1)
+
+
+def test_examples_of_all_models_and_benchmarks_are_shown_once():
+    of_models = {
+        model: [example(benchmark, n, right) for n in range(9) for benchmark in "abc" for right in (True, False)]
+        for model in ("CLIP", "NegCLIP", "SigLIP")
+    }
+    picked = page.pick(of_models)
+    assert [one.right for _, one in picked] == [True] * 12 + [False] * 12
+    assert {model for model, _ in picked[:12]} == {model for model, _ in picked[12:]} == set(of_models)
+    assert {one.benchmark for _, one in picked[:6]} == set("abc")
+    assert len({(one.benchmark, one.id, one.right) for _, one in picked}) == 24
+    assert page.pick({"CLIP": []}) == []
+
+
+def test_page_stands_alone(tmp_path):
+    """What was run, on what, with which changes; examples with their images; nothing that is loaded."""
+    save(tmp_path / "results", "<b>", np.arange(40) < 20)
+    folder = results.folder_of(epath.Path(tmp_path / "results"), "<b>", "sugarcrepe")
+    examples.write(folder, [example("sugarcrepe", 1, True), example("sugarcrepe", 2, False)])
+    run, raw = epath.Path(tmp_path / "run"), tiny_config.get_config()
+    (run / "trained_on").mkdir(parents=True)
+    raw.optim.lr = 0.125
+    run_folder.write_config(run, c.load(raw))
+    storage.write_json(run / "trained_on" / "trained_on.json", {"images": 1234, "read": 1234, "xxh3": "abc"})
+    report.write(tmp_path / "results", runs={"<b>": run})
+    text = (tmp_path / "results/report.html").read_text()
+    for expected in (
+        f'<tr><th scope="row">optim.lr</th><td>{c.Optim().lr}</td><td>0.125</td></tr>',
+        f"<td>jax {importlib.metadata.version('jax')}, jaxlib",
+        f"<td>{importlib.metadata.version('naturel_jax')}",
+        f"<td>{datetime.datetime.now(datetime.UTC):%Y-%m-}",
+        "1,234 images, bytes of 1,234 read, digest abc.",
+        '<b class="right">✓ right</b> <small>&lt;b&gt;, sugarcrepe, 1</small>',
+        "<li>&lt;b&gt;2&lt;/b&gt; <small>true 0.250</small></li><li>no <small>false -0.500</small></li>",
+    ):
+        assert expected in text, expected
+    assert text.count('alt="Image 1 of item') == 2 and "http" not in text.replace("http-equiv", "")
 
 
 def test_scores_of_runs_of_earlier_versions_have_the_same_tables(tmp_path):

@@ -75,3 +75,14 @@ def test_statement_in_every_format():
     (page,) = leakage.html([first, second])
     assert "A|&lt;b&gt;&amp;" in page and "<b>" not in page and "http" not in page and page.count("<tr>") == 3
     assert leakage.markdown([]) == leakage.html([]) == []
+
+
+def test_benchmarks_without_any_are_one_sentence():
+    none = {"images": 5000, "read": 5000, "name": 0, "bytes": 0, "look": 0}
+    clear = [result(model, name, found=none) for name in ("naturel", "winoground") for model in ("A", "B")]
+    sentence = "No image of naturel, winoground was found among those that the models were trained on; all were read."
+    for parts in (leakage.markdown(leakage.lines(clear)), leakage.html(leakage.lines(clear))):
+        assert sentence in parts[0] and not re.search(r"<table|\|", parts[0])
+    lines = leakage.lines([*clear, result("A", "sugarcrepe", found=none | {"read": 4999})])
+    (text,) = leakage.markdown(lines)
+    assert sentence in text and "| sugarcrepe | COCO" in text and "| naturel |" not in text, "one image was not read"

@@ -1,6 +1,8 @@
 """Tables, published scores and plots, against expectations written by hand."""
 
 import json
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -126,19 +128,25 @@ def relations(number: int) -> ModelRow:
     return ModelRow("CLIP", MEASURED, cells)
 
 
-def test_plots_are_images_light_and_dark():
+def test_plots_are_images_and_elements_in_the_colours_of_a_page():
     clip = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})]
-    history = {"CLIP": [clip, clip], "B": [[]]}
+    history = {"<b>": [clip, clip], "B": [[]]}
     rows = [row("CLIP", naturel__complex=0.5, zeroshot__x__top1=0.6), row("B", naturel__complex=0.8)]
     drawn = [plots.by_relation([relations(40), row("B", naturel__complex=0.6)])]
-    drawn += [plots.by_relation([relations(40)], dark=True), plots.accuracy_over_training(history)]
-    drawn += [plots.forgetting_against_gain(rows)]
-    assert all(image and image.startswith(b"\x89PNG") for image in drawn)
-    assert drawn[0] != drawn[1]
+    drawn += [plots.accuracy_over_training(history), plots.forgetting_against_gain(rows)]
+    drawn += [plots.loss_over_training({"<b>": [[(n, 4.0) for n in range(1000)], []], "B": [[(3, 1.0)]]})]
+    assert all(plot and plot.png.startswith(b"\x89PNG") for plot in drawn)
+    for plot in drawn:
+        element = ElementTree.fromstring(re.sub("xlink:", "", plot.svg))
+        assert element.tag == "svg" and element.get("role") == "img" and "currentColor" in plot.svg
+        assert all(f'id="{name}"' in plot.svg for name in re.findall(r'href="#([^"]*)"', plot.svg))
+        assert "figure_1" not in plot.svg and "axes_1" not in plot.svg, "ids that all plots would have"
+    assert "&lt;b&gt;" in drawn[1].svg and "<b>" not in drawn[1].svg and len(drawn[3].svg) < 40_000
 
 
 def test_nothing_to_plot():
     assert plots.accuracy_over_training({"CLIP": [[(0, {"naturel/simple": 0.5})]]}) is None, "a curve needs two points"
+    assert plots.loss_over_training({"CLIP": [[(1, 4.0)]], "B": []}) is None
     assert plots.by_relation([row("CLIP")]) is None
     assert plots.forgetting_against_gain([row("B", naturel__complex=0.8)]) is None
 

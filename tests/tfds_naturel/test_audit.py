@@ -92,10 +92,10 @@ def embedded(page: str, name: str):
 def test_caption_text_cannot_inject_script_into_the_page(small):
     evil = "</script><script>alert(1)</script><!--\u2028{{rows}}"
     captions = tuple(c.__class__(**{**vars(c), "text": evil}) for c in small[CAT])
-    page = review.page({CAT: captions})
+    page = review.page(review.screens({CAT: captions}))
     assert evil not in page and "<script>alert" not in page and page.count("<script") == 3
-    rows = embedded(page, "rows")
-    assert rows[0]["text"] == evil and len(rows) == 8
+    screens = embedded(page, "form")["screens"]
+    assert [question["texts"] for screen in screens for question in screen["questions"]] == [[evil]] * 8
 
 
 CAT_ON_TABLE, WOODEN = Triplet("Cat", "on", "Table"), Triplet("Table", "is", "Wooden")
@@ -134,14 +134,10 @@ def test_folder_without_photos_is_refused(tmp_path, small):
         review.find_photos(tmp_path, small)
 
 
-def test_agreement_of_annotators_and_photos_in_the_page(tmp_path, small, capsys, monkeypatch):
-    """The folder of README's commands is found without a flag."""
+def test_photos_are_found_without_a_flag_in_the_folder_of_the_readme(tmp_path, small, capsys, monkeypatch):
     bank.save(tmp_path / "bank.tsv", small)
     fetched(tmp_path / "open_images")
-    monkeypatch.delitem(attack.MODELS, "boosting")  # slow
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.csv").write_text("triplet,text,decision\nCat|on|Desk,cat on desk,accept\n")
-    audit.main(["--bank", "bank.tsv", "--out", "out", "--decisions", "a.csv", "a.csv", "a.csv"])
-    out = capsys.readouterr().out
-    assert "Krippendorff's alpha 1.000 over 1 captions judged by two or more of 3 annotators" in out
+    audit.main(["--bank", "bank.tsv", "--review", "out"])
+    assert "out/review.html: 16 pairs, 1 triplets with photos\n" in capsys.readouterr().out
     assert list(embedded((tmp_path / "out" / "review.html").read_text(), "shown")) == [str(WOODEN)]

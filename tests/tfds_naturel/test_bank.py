@@ -1,8 +1,6 @@
 """The caption bank and its reader, the checks, and reviewers' decisions."""
 
-import csv
 import dataclasses
-import math
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfds_naturel.audit import attack, attack_report
-from tfds_naturel.captions import bank, checks, decisions, grammar
+from tfds_naturel.captions import bank, checks, grammar
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import md5_of
 from tfds_naturel.common.schema import Triplet
@@ -150,44 +148,10 @@ def test_plural_of_a_noun_mentions_its_class():
     assert not checks.mentions("The man has one glass.", "Wine glass")
 
 
-def decision_files(folder, columns) -> list[dict]:
-    """What is read from the files of annotators with these judgements: ``1`` accepts, ``0`` rejects, ``.`` is open."""
-    files, names = [], {"1": "accept", "0": "reject", ".": ""}
-    for who, judgements in enumerate(columns):
-        path = folder / f"{who}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = [["A|on|B", f"text, {n}", names[judgement]] for n, judgement in enumerate(judgements)]
-            csv.writer(file).writerows([decisions.COLUMNS, *rows])
-        files.append(decisions.verdicts(path))
-    return files
-
-
-def test_alpha_of_the_published_example(tmp_path):
-    """Krippendorff 2011, section B (binary data, two observers): 5 units 0-0, 4 that differ, 1 unit 1-1; 0.095."""
-    files = decision_files(tmp_path, ["0100000000", "1110010100"])
-    assert decisions.alpha(files) == (pytest.approx(0.095, abs=5e-4), 10)
-
-
-def test_alpha_with_captions_that_not_all_judged(tmp_path):
-    """By hand: of 11 judgements 7 accept; pairs that differ: 0, 2 * 2 * 1 / 2, 2 * 1 * 1 / 1 and 2 * 1 * 2 / 2."""
-    files = decision_files(tmp_path, ["1110.", "10.1.", "1100."])
-    assert decisions.alpha(files) == (pytest.approx(1 - (0 + 2 + 2 + 2) / (2 * 7 * 4 / 10)), 4)
-    assert math.isnan(decisions.alpha([files[0], {}])[0])
-    assert decisions.alpha([files[0], files[0]])[0] == 1
-    assert decisions.alpha(decision_files(tmp_path, ["11", "11"]))[0] == 1
-
-
 def test_missing_spellchecker_error_names_the_install_command(published, monkeypatch):
     monkeypatch.setitem(sys.modules, "spellchecker", None)
     with pytest.raises(UserError, match=r"spellchecker is not installed: run `pip install 'naturel_jax\[audit\]'`"):
         checks.check(published)
-
-
-def test_malformed_decisions_error_names_the_row(tmp_path):
-    path = tmp_path / "decisions.csv"
-    path.write_text("triplet,text,decision\nCat on Desk,a cat,accept\n")
-    with pytest.raises(UserError, match=r"decisions.csv:2: triplet 'Cat on Desk': expected 'subject\|relation"):
-        decisions.verdicts(path)
 
 
 def test_text_alone_hardly_tells_a_pair_whose_claim_is_true_elsewhere(published):

@@ -1,13 +1,15 @@
 """Mined negative images: which images qualify, which are excluded, and the file format."""
 
 import itertools
+import json
+from collections import Counter
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from naturel_jax import mine
+from naturel_jax import embed, mine
 from naturel_jax.weights import export
 from tests.helpers import open_images_files
 from tests.helpers.model_files import tiny
@@ -87,6 +89,27 @@ def test_embeddings_order_each_kind_and_add_neighbours_but_no_copies():
     assert _mine(images, count=3, zimg_ND=zimg_ND)[0, CAT_ON_TABLE][0] == [2, 1, 3]
 
 
+def test_margins_in_sentence_transformers_words():
+    """Image 0 and its positive, image 1, are 30 degrees apart; the others 20, 40 and 60 degrees from image 0."""
+    images = [[CAT_ON_TABLE], [CAT_ON_TABLE], [DOG_ON_TABLE], [WOODEN], [PLASTIC]]
+    angles = np.radians([0, -30, 20, 40, 60])
+    zimg_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    positive, far = np.cos(angles[1]), np.cos(angles[4])
+
+    def mined(**margins):
+        dropped = Counter()
+        found = _mine(images, zimg_ND=zimg_ND, margins=mining.Margins(**margins), dropped=dropped)
+        return found.get((0, CAT_ON_TABLE), ([], []))[0], dropped
+
+    assert mined()[0] == [2, 3, 4]
+    assert mined(max_score=0.8)[0] == [3, 4] and mined(max_score=0.8)[1]["max_score"] > 0
+    assert mined(absolute_margin=0.0)[0] == [3, 4], "image 2 is nearer than the positive"
+    assert mined(absolute_margin=positive - far - 0.01)[0] == [4]
+    assert mined(relative_margin=1 - (far + 0.01) / positive)[0] == [4]
+    assert mined(range_min=2)[0] == [3, 4], "ranks count the positive, which shows the triplet"
+    assert mined(range_max=3)[0] == [2, 3] and mined()[1]["shows the triplet"] > 0
+
+
 def test_neighbours_match_a_full_sort():
     """With more images than fit in one matrix product."""
     count = 1100
@@ -164,12 +187,20 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
     assert len(rows) == sum(len(triplets) for triplets in shown.values())
     assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill the remaining slots"
     assert all(len(negatives) >= 4 for negatives in numbers)
+    embed_pool = ["--model", str(tmp_path / "tiny"), "--source", "naturel/small", "--dtype", "float32"]
+    embed.main([*embed_pool, "--data_dir", str(dataset.parents[2]), "--out", str(tmp_path / "pool")])
+    pooled, _, _ = _mine_dataset(dataset, tmp_path / "pooled.parquet", "--pool", str(tmp_path / "pool"))
+    assert pooled == rows, "the index is exact for so few images"
+    report = json.loads((tmp_path / "pooled.parquet.json").read_text())
+    assert report["rows"] == len(rows) and report["index"]["kind"] == "Flat" and report["dropped"]
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         (["--split", "dev"], "has no split 'dev'; expected one of: .*train"),
+        (["--max_score", "0.9"], "add --pool or --model"),
+        (["--range_min", "3", "--range_max", "3"], "expected 0 <= min < max"),
         (["--count", "0"], "--count 0 .*expected at least 1"),
         (["--dataset", "/nowhere"], "/nowhere is not a prepared dataset"),
     ],

@@ -41,14 +41,16 @@ def test_the_sample_has_the_relations_of_all_and_hides_the_labels(tmp_path):
     abouts = {question: {row["about"] for row in rows if row["question"] == question} for question in by_question}
     assert abouts == {"natural": {""}, "choice": {""}, "truth": {"Cat on Desk", "Cat is on Desk"}}
     page = (tmp_path / "questions.html").read_text()
-    listed = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
-    assert [row | {"answer": ""} for row in listed] == rows
+    screens = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["screens"]
+    assert [question["row"] | {"answer": ""} for screen in screens for question in screen["questions"]] == rows
     with pytest.raises(UserError, match=r"80 captions and 12 pairs of 90 pairs: ask for fewer"):
         readers.draw(PAIRS, PEOPLE, 80, 12, 0)
 
 
 def answer(path, items, of):
-    path.write_text("item\tanswer\n" + "".join(f"{item.item}\t{of(item)}\n" for item in items))
+    """Writes the answers to a copy of the table, or as the page does (``.csv``)."""
+    mark = "," if path.suffix == ".csv" else "\t"
+    path.write_text(f"item{mark}answer\n" + "".join(f"{item.item}{mark}{of(item)}\n" for item in items))
     return path
 
 
@@ -65,7 +67,7 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
         """Says that all captions are true, chooses the first, and leaves naturalness open."""
         return {"natural": "", "truth": "true", "choice": "1"}[item.question]
 
-    files = [answer(tmp_path / f"{of.__name__}.tsv", items, of) for of in (perfect, doubtful)]
+    files = [answer(tmp_path / "a.tsv", items, perfect), answer(tmp_path / "b.csv", items, doubtful)]
     audit.main(["--readers", str(tmp_path), "--score", *map(str, files)])
     rows = {
         line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[1:]
@@ -88,7 +90,7 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
         ("item\tanswer\nnatural-1\t6\n", r"a.tsv:2: answer '6'; expected 1, 2, 3, 4, 5 or nothing"),
         ("item\tanswer\nnatural-1\t1\nnatural-1\t5\n", r"a.tsv:3: a second answer to 'natural-1'"),
         ("item\tanswer\nnatural-99\t1\n", r"a.tsv:2: item 'natural-99' is not in the key; are these other questions"),
-        ("item,answer\nnatural-1,1\n", r"a.tsv:2: has no item; expected the tab-separated columns item and answer"),
+        ("item,answer\nnatural-1,1\n", r"a.tsv:2: has no item; expected the columns item and answer, tab-sep"),
         ("item\tanswer\tanswer\nnatural-1\t1\t5\n", r"a.tsv: has 2 columns answer; keep one"),
         ("item\tanswer\nnatural-1\t\n", r"a.tsv: has no answer; .* leave the file out"),
         ("", r"a.tsv: has no answer"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 import subprocess
@@ -12,14 +13,19 @@ import types
 
 import pytest
 from etils import epath
+from PIL import Image
 
 from naturel_jax import config as c
 from naturel_jax.checkpoints import recorded
+from naturel_jax.evaluators.examples import Example
 from naturel_jax.storage import read_json_lines
+from naturel_jax.training import cards, mistakes
 from naturel_jax.training.metrics import Metrics
 from naturel_jax.training.writers import drop_lines
+from tests.helpers import benchmark_files as files
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT
+from tfds_naturel.common.pages import data_uri
 
 
 @pytest.fixture
@@ -78,20 +84,49 @@ def test_run_that_starts_over_drops_all_lines(tmp_path, path):
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def test_numbers_reach_tensorboard(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event
+PNG = files.png(0, (40, 30))
+MISTAKE = Example("winoground", "7", False, (data_uri("png", PNG),) * 2, ("a|b", "c"), (0.1, 0.2, 0.3, 0.4), 1)
 
+
+def test_all_that_a_run_shows_reaches_tensorboard(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    began = time.time()
     run = metrics(tmp_path, tensorboard=True)
-    run.write(1, {"naturel/simple": 0.25})
+    run.image(0, "first_batch", PNG, "the first batch")
+    run.final(5, {"naturel/simple": 0.25, "naturel/simple/on": 1.0}, {"naturel/simple": (0.125, 0.5)}, [MISTAKE])
+    run.write(5, {"naturel/simple": 0.25})
     run.close()
     data = next((tmp_path / "tensorboard").iterdir()).read_bytes()
-    values = {}
+    found, times = {}, []
     while data:  # TFRecord: length (8 bytes), its checksum (4), data, its checksum (4)
         length = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + length])
-        values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        found |= {(value.tag, event.step): value for value in event.summary.value}
+        times.append(event.wall_time)
         data = data[16 + length :]
-    assert values == {("naturel/simple", 1): 0.25}
+    assert began <= min(times) and max(times) <= time.time()
+    image, text = (lambda *key: found[key].image), (lambda *key: found[key].tensor.string_val[0].decode())
+    assert found["naturel/simple", 5].simple_value == 0.25
+    first, mistakes = image("first_batch", 0), image("mistakes", 5)
+    assert (first.encoded_image_string, first.width, first.height) == (PNG, 40, 30)
+    assert found["mistakes", 5].metadata.summary_description == "winoground 7: a|b / c"
+    with Image.open(io.BytesIO(mistakes.encoded_image_string)) as sheet:
+        assert sheet.size == (mistakes.width, mistakes.height) and sheet.width > 2 * 160
+    assert text("scores/text_summary", 5).splitlines()[2:] == ["| naturel/simple | 0.2500 | 0.1250 | 0.5000 |"]
+    assert '"name": "tiny softmax"' in text("config/text_summary", 0)
+    plugin = found["_hparams_/session_start_info", 0].metadata.plugin_data.content
+    hparams = HParamsPluginData.FromString(plugin).session_start_info.hparams
+    assert hparams["data.batch_size"].number_value == 16 and hparams["name"].string_value == "tiny softmax"
+
+
+def test_mistakes_are_drawn_with_their_captions_and_cosines():
+    head, true, false = mistakes.lines(MISTAKE)
+    assert (head[0], true[0], false[0]) == ("winoground 7", "0.100, 0.300  a|b", "0.200, 0.400  c")
+    assert (true[1], false[1]) == (cards.POSITIVE, cards.NEGATIVE)
+    unknown = MISTAKE._replace(true_captions=0)
+    assert {colour for _, colour, _ in mistakes.lines(unknown)} == {cards.INK}, "nobody knows which is true"
 
 
 def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
@@ -113,18 +148,26 @@ def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd)
         run.train(2, {"loss": 0.25, "flops": 0.0})
         run.evaluation(2, {"naturel/simple": 0.5})
         run.close()
-    assert "step 2 of 5: loss 0.2500" in caplog.text and "step 2: naturel/simple 0.500" in caplog.text
+    assert re.search(r"step 2 of 5: loss 0\.2500, [\d,]+ images/s", caplog.text)
+    assert "step 2: naturel/simple 0.500" in caplog.text
     assert "\r" not in capfd.readouterr().err
 
 
 def test_a_line_of_the_log_has_few_of_many_scores(tmp_path, caplog, path):
-    scores = {f"{name}/{n}": n / 10 for name in ("naturel", "winoground") for n in range(4)}
+    """The usual ones first, then the first of each benchmark; and of a step's, the same five in one order."""
+    scores = {f"{name}/{n}": n / 10 for name in ("mine", "other") for n in range(9)} | {"naturel/complex": 0.75}
+    values = {f"term/{n}": 1.0 for n in range(30)} | {"lr": 1e-5, "grad_norm": 2.5, "loss": 0.25, "flops": 0.0}
     with caplog.at_level("INFO", "naturel_jax"):
         run = metrics(tmp_path)
+        run.train(2, dict(values))
         run.evaluation(2, scores)
         run.close()
-    assert "step 2: naturel/0 0.000, winoground/0 0.000; 6 more in metrics.jsonl" in caplog.text
-    assert without_times(read_json_lines(path)) == [{"step": 2, **scores}]
+    assert re.search(r"step 2 of 5: loss 0\.2500, gradient norm 2\.5, rate 1e-05, [\d,]+ images/s$", caplog.text, re.M)
+    shown = "naturel/complex 0.750, mine/0 0.000, other/0 0.000, mine/1 0.100, mine/2 0.200, mine/3 0.300"
+    assert f"step 2: {shown}; 13 more in metrics.jsonl" in caplog.text
+    step, evaluation = without_times(read_json_lines(path))
+    assert evaluation == {"step": 2, **scores}
+    assert step.keys() == {"step", "train/images_per_s", *(f"train/{name}" for name in values if name != "flops")}
 
 
 ON_A_TERMINAL = """
@@ -168,15 +211,37 @@ def test_on_a_terminal_scores_stand_above_the_bar(tmp_path):
 
 
 class FakeWandb(types.ModuleType):
-    """The library's interface; records how runs are initialised."""
+    """The library's interface; records how runs are initialised, and what they log."""
 
     def __init__(self):
         super().__init__("wandb")
-        self.runs = []
+        self.runs, self.logged = [], []
 
     def init(self, **options):
         self.runs.append(options)
-        return types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+        return types.SimpleNamespace(log=lambda values, step: self.logged.append((step, values)), finish=lambda: None)
+
+    def Image(self, image, caption):
+        return image.size, caption
+
+    def Table(self, columns, data):
+        return columns, data
+
+
+def test_all_that_a_run_shows_reaches_wandb(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
+    run = metrics(tmp_path, wandb="project")
+    run.image(0, "first_batch", PNG, "the first batch")
+    run.final(5, {"naturel/simple": 0.25}, {}, [])
+    run.write(5, {"naturel/simple": 0.25})
+    run.close()
+    assert fake.runs[0]["config"]["data"]["batch_size"] == 16
+    table = (["score", "value", "low (95%)", "high (95%)"], [["naturel/simple", 0.25, None, None]])
+    assert fake.logged == [
+        (0, {"first_batch": ((40, 30), "the first batch")}),
+        (5, {"scores": table}),
+        (5, {"naturel/simple": 0.25}),
+    ]
 
 
 def test_runs_in_wandb_are_one_only_if_they_are_one_workdir(tmp_path, monkeypatch):

@@ -220,6 +220,7 @@ def test_what_is_not_plain_lora_of_these_layers_is_refused_by_name(clip, tmp_pat
             {query: np.full_like(tensors[query], 3e38)},
             r"lora_A reaches 3e\+38 and lora_B .* in text/tr",
         ),
+        ({"lora_alpha": 1e40}, r"scaled by 3\.33e\+39: this may overflow"),
         ({query: None}, rf"1 missing: {query.replace('.', '[.]')}"),
         ({query.replace("q_proj", "qkv"): tensors[query]}, r"1 not of this model: .*layers\.0\.self_attn\.qkv\.lora_A"),
     ):

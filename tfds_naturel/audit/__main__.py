@@ -2,10 +2,15 @@
 
     python -m tfds_naturel.audit --out report/
 
-writes ``report.md`` and ``review.html``, a page where annotators accept or reject captions, with photos from the folder
-of the fetcher. Given the decision files
-of two or more annotators, it also reports their agreement. If any caption fails a check, the command fails after
-writing the report. ``--world scenes`` writes a ``report.md`` on text-only models and the captions of a drawn world.
+writes ``report.md`` and ``review.html``, a page where annotators keep or reject captions, with photos from the folder
+of the fetcher. If any caption fails a check, the command fails after writing the report. ``--world scenes`` writes a
+``report.md`` on text-only models and the captions of a drawn world.
+
+    python -m tfds_naturel.audit --review review/ --sample 120 --assign anna,ben,carla --overlap 2
+    python -m tfds_naturel.audit --agreement agreement/ --decisions decisions-*.csv [--adjudicated decisions-dora.csv]
+
+write the page alone, with a sample of the pairs divided among people; and, from their files, how far they agree, where
+they do not, a page on which somebody decides those, and the decisions for the builder.
 
     python -m tfds_naturel.audit --readers questions/
     python -m tfds_naturel.audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
@@ -15,15 +20,25 @@ draws captions and pairs of the bank for readers to judge, as a page and a table
 
 import argparse
 import itertools
+import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tfds_naturel.audit import attack, attack_report, other_benchmarks, readers, review
+from tfds_naturel.audit import (
+    agreement,
+    attack,
+    attack_report,
+    form,
+    label_studio,
+    other_benchmarks,
+    readers,
+    review,
+)
 from tfds_naturel.audit.attack import Pair
 from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions import checks, decisions, grammar
@@ -35,6 +50,15 @@ from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
 PHOTOS = Path("open_images")  # where the README's commands put them
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
+_NEEDS = {  # flag -> the one that it belongs to
+    "score": "readers",
+    "sample": "review",
+    "assign": "review",
+    "overlap": "assign",
+    "label_studio": "review",
+    "decisions": "agreement",
+    "adjudicated": "agreement",
+}
 _BLEU_SAMPLE = 200  # captions compared with one another
 
 
@@ -47,8 +71,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
     folder = parser.add_mutually_exclusive_group(required=True)
     folder.add_argument("--out", type=cli.on_disk, help="folder for the report")
+    folder.add_argument("--review", type=cli.on_disk, help="folder for the review page alone, without the attacks")
+    folder.add_argument("--agreement", type=cli.on_disk, help="folder for a report on annotators' --decisions")
     folder.add_argument("--readers", type=cli.on_disk, help="folder for questions to readers, instead of a report")
-    parser.add_argument("--seed", type=int, default=0, help="of the questions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    parser.add_argument("--sample", type=int, help="number of pairs in --review (default: all of the bank)")
+    parser.add_argument("--assign", help="names of the people who share the pairs of --review: anna,ben")
+    parser.add_argument("--overlap", type=int, help="people for each pair of --assign (default: 2, or 1 of one)")
+    parser.add_argument("--label_studio", action="store_true", help="write --review also as tasks of Label Studio")
     parser.add_argument("--captions", type=int, default=300, help="number of captions to judge (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=240, help="number of pairs to choose from (default: %(default)s)")
     parser.add_argument("--score", type=cli.on_disk, nargs="+", help="readers' answers to the questions in --readers")
@@ -61,14 +91,24 @@ def main(arguments: Sequence[str]) -> None:
         help=f"folder of the fetcher, for the review page (default: {PHOTOS}, if it is there)",
     )
     parser.add_argument(
-        "--decisions", type=cli.on_disk, nargs="+", help="annotators' decision files, to measure agreement"
+        "--decisions", type=cli.on_disk, nargs="+", help="annotators' files, CSV of the page or JSON of Label Studio"
     )
+    parser.add_argument("--adjudicated", type=cli.on_disk, help="the file of who decided what --agreement listed")
     options = parser.parse_args(arguments)
-    if options.score and not options.readers:
-        parser.error("--score: needs --readers, the folder with the questions and their key")
-    if options.readers:
-        _readers(options)
-        return
+    for flag, needed in _NEEDS.items():
+        if getattr(options, flag) and not getattr(options, needed):
+            parser.error(f"--{flag}: needs --{needed}")
+    if options.agreement and not options.decisions:
+        parser.error("--agreement: needs --decisions")
+    for name, command in {"readers": _readers, "review": _review, "agreement": _agreement}.items():
+        if getattr(options, name):
+            command(options)
+            return
+    _report(options)
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Checks and attacks the bank or a world."""
     options.out.mkdir(parents=True, exist_ok=True)
     if options.world:
         report = "\n".join(_world(CONFIGS[options.world]))
@@ -90,17 +130,63 @@ def main(arguments: Sequence[str]) -> None:
     if len(every := attack_report.all_pairs(bank)) > len(pairs):
         lines += attack_report.paraphrases(every, views)
     lines += _balance(bank)
-    if options.decisions:
-        agreement, common = decisions.alpha(list(map(decisions.verdicts, options.decisions)))
-        judged = f"{common} captions judged by two or more of {len(options.decisions)} annotators"
-        lines += ["## Agreement", f"Krippendorff's alpha {agreement:.3f} over {judged}.", ""]
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    photos = options.photos or (PHOTOS if PHOTOS.is_dir() else None)
-    shown = review.find_photos(photos, bank) if photos else {}
-    (options.out / "review.html").write_text(review.page(bank, shown), encoding="utf-8")
+    screens = review.screens(bank)
+    (options.out / "review.html").write_text(review.page(screens, _photos(options, bank)), encoding="utf-8")
     print("\n".join(lines))
     if problems:
         raise UserError(f"{options.bank or 'bank'}: {len(problems)} problems, listed in {options.out / 'report.md'}")
+
+
+def _photos(options: argparse.Namespace, triplets: Container[Triplet]) -> dict[Triplet, list[review.Shown]]:
+    folder = options.photos or (PHOTOS if PHOTOS.is_dir() else None)
+    return review.find_photos(folder, triplets) if folder else {}
+
+
+def _review(options: argparse.Namespace) -> None:
+    """Writes the review page."""
+    screens = review.screens(banks.load(options.bank))
+    if options.sample is not None:
+        screens = review.drawn(screens, options.sample, options.seed)
+    names = form.names(options.assign) if options.assign else []
+    overlap = min(2, len(names)) if options.overlap is None else options.overlap
+    people = form.assign(len(screens), names, overlap, options.seed) if names else None
+    shown = _photos(options, {Triplet.parse(screen.title) for screen in screens})
+    options.review.mkdir(parents=True, exist_ok=True)
+    (options.review / "review.html").write_text(review.page(screens, shown, people), encoding="utf-8")
+    if options.label_studio:
+        tasks = json.dumps(label_studio.tasks(screens, shown), ensure_ascii=False)
+        (options.review / "tasks.json").write_text(tasks, encoding="utf-8")
+        (options.review / "labeling.xml").write_text(label_studio.config(), encoding="utf-8")
+    shares = "".join(f"; {name}: {len(own)}" for name, own in (people or {}).items())
+    print(f"{options.review / 'review.html'}: {len(screens)} pairs, {len(shown)} triplets with photos{shares}")
+
+
+def _agreement(options: argparse.Namespace) -> None:
+    """Writes what annotators' files say together."""
+    people = decisions.read(options.decisions)
+    lines = agreement.report(people)
+    decided = decisions.read([options.adjudicated]) if options.adjudicated else {}
+    adjudicated = {key: decision for by_one in decided.values() for key, decision in by_one.items()}
+    left = {key: said for key, said in agreement.disagreements(people).items() if key not in adjudicated}
+    screens = review.disputed(review.screens(banks.load(options.bank)), left)
+    folder = options.agreement
+    folder.mkdir(parents=True, exist_ok=True)
+    page = review.page(screens, _photos(options, {triplet for triplet, _ in left}), file="adjudicated")
+    (folder / "adjudicate.html").write_text(page, encoding="utf-8")
+    rows = [(str(triplet), escape.cell(text), escape.cell(said)) for (triplet, text), said in left.items()]
+    agreement.write(folder / "disagreements.csv", ("triplet", "text", "said"), rows)
+    settled = agreement.settled(people, adjudicated)
+    agreement.write(folder / "decisions.csv", (*decisions.COLUMNS, "reason"), settled)
+    asked = sum(len(screen.questions) for screen in screens)
+    lines += [
+        f"{len(left)} captions are left to decide (`disagreements.csv`), {asked} of them in `adjudicate.html`. "
+        f"`decisions.csv` has all {len(settled)}: as adjudicated, or else as most people said; a tie is `unclear`, and "
+        "the builder keeps the caption.",
+        "",
+    ]
+    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join(lines))
 
 
 def _readers(options: argparse.Namespace) -> None:

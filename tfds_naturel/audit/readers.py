@@ -7,7 +7,6 @@ unmarked, so that a reader's scale is known.
 
 import collections
 import csv
-import importlib.resources
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,39 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfds_naturel.audit import agreement, form
 from tfds_naturel.audit.attack import Pair
+from tfds_naturel.audit.form import Form, Kind, Question, Screen
 from tfds_naturel.captions import decisions
-from tfds_naturel.common import escape, pages
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import dict_rows, read_tsv, reading_csv
 
 PEOPLE = 0.25  # captions by people, as a share of ours
-ANSWERS = {"natural": tuple("12345"), "truth": ("true", "false", "open"), "choice": ("1", "2")}  # by question
+KINDS = {
+    "natural": Kind("How natural is it?", tuple((n, n, n) for n in "12345")),
+    "truth": Kind("Is it true?", tuple((value, value, value[0]) for value in ("true", "false", "open"))),
+    "choice": Kind("Which is true?", (("1", "1", "1"), ("2", "2", "2"))),
+}
+ANSWERS = {question: tuple(value for value, _, _ in kind.answers) for question, kind in KINDS.items()}
+FORM = Form(
+    title="NatuRel captions: questions to readers",
+    guidelines=(
+        ("How natural is it,", "as a caption that somebody wrote for a photo? From 1 (nobody writes this) to 5."),
+        (
+            "Is it true?",
+            "You know only what is said above it of the photo. True: of every such photo; false: of none; open: of "
+            "some.",
+        ),
+        ("Which is true of the photo?", "You do not see it: choose what is likelier."),
+    ),
+    kinds=KINDS,
+    file="answers",
+    key=("item",),
+    answer="answer",
+    columns=("item", "answer", "annotator"),
+    filters=("question",),
+)
 _Z = 1.96  # of a 95% interval
 
 
@@ -77,10 +101,8 @@ def draw(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices: i
 
 
 def _stratified(pairs: Sequence[Pair], number: int, rng: np.random.Generator) -> list[Pair]:
-    """``number`` of the pairs, evenly from all in the order of their relations."""
-    ordered = sorted((pairs[n] for n in rng.permutation(len(pairs))), key=lambda pair: pair.relation)
-    places = (np.arange(number) + rng.random()) * len(ordered) / max(number, 1)
-    return [ordered[int(place)] for place in places]
+    """``number`` of the pairs, in the proportions of their relations."""
+    return [pairs[n] for n in form.sample([pair.relation for pair in pairs], number, rng)]
 
 
 def _choice(pair: Pair, rng: np.random.Generator) -> Item:
@@ -90,16 +112,19 @@ def _choice(pair: Pair, rng: np.random.Generator) -> Item:
 
 
 def write(folder: Path, items: Sequence[Item]) -> None:
-    """Writes ``questions.tsv`` with an empty column ``answer``, the same as a page (``questions.html``), and
-    ``key.tsv``, which readers must not see.
+    """Writes ``questions.tsv`` with an empty column ``answer``, the same as a page (``questions.html``, whose answers
+    are CSV), and ``key.tsv``, which readers must not see.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown = [{name: getattr(item, name) for name in _SHOWN} for item in items]
     _write_tsv(folder / "questions.tsv", [(*_SHOWN, "answer"), *((*row.values(), "") for row in shown)])
     _write_tsv(folder / "key.tsv", [Item._fields, *items])
-    template = importlib.resources.files("tfds_naturel.audit") / "readers.html"
-    page = pages.fill(template, items=pages.script_json(shown), answers=pages.script_json(ANSWERS))
-    (folder / "questions.html").write_text(page, encoding="utf-8")
+    (folder / "questions.html").write_text(form.page(FORM, list(map(_screen, shown))), encoding="utf-8")
+
+
+def _screen(row: Mapping[str, str]) -> Screen:
+    title = f"The photo shows: {row['about']}." if row["about"] else ""
+    return Screen(title, (Question(row["question"], tuple(filter(None, (row["first"], row["second"]))), dict(row)),))
 
 
 def _write_tsv(path: Path, rows: Iterable[Sequence[str]]) -> None:
@@ -110,14 +135,18 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer, two to one
     item or two columns of one name, and a sheet without answers, whose reader would count."""
     found = {}
+    dialect = {} if path.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    decisions.check_size(path)
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
-        names, lines = dict_rows(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names, lines = dict_rows(file, **dialect)
         rows = list(lines)
     if twice := [name for name in ("item", "answer") if names.count(name) > 1]:
         raise UserError(f"{path}: has {names.count(twice[0])} columns {twice[0]}; keep one")
     for number, row in enumerate(rows, 2):
         if missing := [name for name in ("item", "answer") if row.get(name) is None]:
-            raise UserError(f"{path}:{number}: has no {missing[0]}; expected the tab-separated columns item and answer")
+            raise UserError(
+                f"{path}:{number}: has no {missing[0]}; expected the columns item and answer, tab-separated but in .csv"
+            )
         if row["item"] not in items:
             raise UserError(f"{path}:{number}: item {row['item']!r} is not in the key; are these other questions?")
         allowed = ANSWERS[items[row["item"]].question]
@@ -220,7 +249,7 @@ def _agreement(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) 
             }
             for answers in readers
         ]
-        alpha, number = decisions.alpha(of_question)
+        alpha, number = agreement.alpha(of_question)
         lines.append(f"| {question} | {number} | {alpha:.3f} |")
     return [*lines, ""]
 

@@ -1,20 +1,25 @@
-"""The review page: a single HTML file, usable without a server, where annotators accept or reject captions.
+"""The review page, on which annotators keep or reject captions (``form``).
 
 It shows the two captions of a pair, and up to two photos of their triplet from the folder that the fetcher filled.
 """
 
 import heapq
-import importlib.resources
+import itertools
 import os
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from tfds_naturel.audit import form
+from tfds_naturel.audit.form import Form, Kind, Question, Screen
+from tfds_naturel.captions import decisions
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.common import pages, photos
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import BadPhoto
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.schema import Caption, Triplet
 from tfds_naturel.open_images import annotations, releases
 from tfds_naturel.open_images.annotations import Annotation, Box, Rejects, Vocabulary
 
@@ -22,6 +27,30 @@ PHOTOS = 2  # for each triplet
 _CANDIDATES = 3 * PHOTOS  # some photos may turn out to be unusable
 _FIELDS = ("text", "kind", "pair", "paraphrase", "polarity", "operation", "shape")  # fields of a caption
 _SIDE, _QUALITY = 360, 75  # pixels and JPEG quality of the embedded photos: about 20 KB each
+
+ANSWERS = (("accept", "Keep", "k"), ("reject", "Reject", "r"), ("unclear", "Not sure", "n"))
+ASK = {
+    "positive": "Meant to be true. Keep it if it says just what the triplet says.",
+    "negative": "Meant to be false. Keep it if it is false wherever the triplet holds.",
+}
+FORM = Form(
+    title="NatuRel captions: review",
+    guidelines=(
+        ("Judge the text against the triplet,", "not against what else a photo shows; boxes mark subject and object."),
+        ("A caption that is meant to be true", "says just that: the same relation, the same roles, nothing more."),
+        ("One that is meant to be false", "is false wherever the triplet holds, and describes what could be a photo."),
+        ("Reject", "what nobody would say, is ungrammatical, changes an object, or may be true as well as false."),
+        ("Not sure", "is an answer, too. Say why in a few words; somebody else will decide."),
+        ("Judge each of the two captions by itself,", "and do not ask others before you have sent your file."),
+    ),
+    kinds={polarity: Kind(ask, ANSWERS) for polarity, ask in ASK.items()},
+    file="decisions",
+    key=("triplet", "text"),
+    answer="decision",
+    columns=("triplet", "pair", "polarity", "text", "decision", "reason", "annotator"),
+    filters=("relation", "kind"),
+    explained=("reject", "unclear"),
+)
 
 
 class Shown(NamedTuple):
@@ -33,20 +62,55 @@ class Shown(NamedTuple):
     object: Box | None
 
 
-def page(bank: Bank, shown: dict[Triplet, list[Shown]] | None = None) -> str:
-    """The page's HTML. ``shown``: the photos of each triplet (see ``find_photos``)."""
-    rows = [
-        {
-            "triplet": str(triplet),
-            "relation": triplet.relation,
-            **{name: getattr(caption, name) for name in _FIELDS},
-        }
-        for triplet, captions in bank.items()
-        for caption in sorted(captions, key=lambda caption: (caption.pair, caption.paraphrase))
-    ]
-    listed = {str(triplet): [photo._asdict() for photo in of_triplet] for triplet, of_triplet in (shown or {}).items()}
-    template = importlib.resources.files("tfds_naturel.audit") / "review.html"
-    return pages.fill(template, rows=pages.script_json(rows), photos=pages.script_json(listed))
+def screens(bank: Bank) -> list[Screen]:
+    """The pairs of a bank, each a screen with its true and its false caption."""
+    pairs = itertools.groupby(
+        (caption for captions in bank.values() for caption in sorted(captions, key=_of_pair)),
+        key=lambda caption: (caption.triplet, *_of_pair(caption)),
+    )
+    return [Screen(str(triplet), tuple(map(_question, captions))) for (triplet, *_), captions in pairs]
+
+
+def _of_pair(caption: Caption) -> tuple[int, int]:
+    return caption.pair, caption.paraphrase
+
+
+def _question(caption: Caption) -> Question:
+    row = {name: getattr(caption, name) for name in _FIELDS}
+    row |= {"triplet": str(caption.triplet), "relation": caption.triplet.relation}
+    wording = f"paraphrase {caption.paraphrase}" if caption.paraphrase else ""
+    tags = dict.fromkeys((wording, caption.kind, caption.shape, caption.operation))
+    return Question(caption.polarity, (caption.text,), row, " · ".join(filter(None, tags)))
+
+
+def drawn(chosen: Sequence[Screen], number: int, seed: int) -> list[Screen]:
+    """``number`` of the screens, in their order, in the proportions of the relations. Raises UserError for too many."""
+    if not 0 < number <= len(chosen):
+        raise UserError(f"--sample {number}: expected a number from 1 to {len(chosen)}, the pairs of the bank")
+    relations = [Triplet.parse(screen.title).relation for screen in chosen]
+    return [chosen[n] for n in sorted(form.sample(relations, number, np.random.default_rng(seed)))]
+
+
+def disputed(chosen: Sequence[Screen], notes: Mapping[decisions.Key, str]) -> list[Screen]:
+    """The screens with a caption that has a note, such as who decided what; of these, the captions that have one."""
+    noted = [[q._replace(note=notes[key]) for q in screen.questions if (key := _key(q)) in notes] for screen in chosen]
+    return [screen._replace(questions=tuple(q)) for screen, q in zip(chosen, noted, strict=True) if q]
+
+
+def _key(question: Question) -> decisions.Key:
+    return Triplet.parse(question.row["triplet"]), question.row["text"]
+
+
+def page(
+    chosen: Sequence[Screen],
+    shown: Mapping[Triplet, Sequence[Shown]] | None = None,
+    people: Mapping[str, Sequence[int]] | None = None,
+    file: str = FORM.file,
+) -> str:
+    """The page's HTML. ``shown``: photos of the triplets (``find_photos``); ``people``, ``file``: see ``form``."""
+    titles = {screen.title for screen in chosen}
+    photos = {str(t): [photo._asdict() for photo in of] for t, of in (shown or {}).items() if str(t) in titles}
+    return form.page(FORM._replace(file=file), chosen, people, photos)
 
 
 def find_photos(folder: Path, triplets: Container[Triplet]) -> dict[Triplet, list[Shown]]:

@@ -1,69 +1,176 @@
-"""Reviewers' decisions on captions, as exported by the review page."""
+"""Annotators' decisions on captions: CSV from the review page, or the JSON that Label Studio exports."""
 
+import collections
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, reading_csv
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.files import dict_rows, is_unicode, load_json, reading_csv
+from tfds_naturel.common.schema import POLARITIES, Triplet
 
 COLUMNS = ("triplet", "text", "decision")
-DECISIONS = ("accept", "reject", "")  # empty: not judged
+VERDICTS = ("accept", "unclear", "reject")  # of rows of one person about one caption, the last of these counts
+MAX_BYTES = 16 << 20  # of a file; all captions of the bank take 2 MB
+_MOST_LETTERS = {"annotator": 60, "reason": 1000, "text": 1000}
 
 Key = tuple[Triplet, str]  # a decision applies to a text, whichever pair it is in
 
 
-def verdicts(path: Path) -> dict[Key, bool]:
-    """(triplet, caption text) -> accepted, for every judged caption in a CSV with at least the columns ``COLUMNS``.
+class Decision(NamedTuple):
+    """What somebody thinks of a caption: one of ``VERDICTS``, and why."""
 
-    A caption is rejected if any of its rows rejects it. Raises UserError with the row and what was expected.
+    verdict: str
+    reason: str = ""
+
+
+Decisions = dict[Key, Decision]
+
+
+def read(paths: Sequence[Path]) -> dict[str, Decisions]:
+    """Person -> what they decided, without captions left open.
+
+    A CSV file has at least the columns ``COLUMNS``, and may have ``annotator`` and ``reason``; it is one person's,
+    named by the annotator or else by the file. A JSON file is an export of Label Studio, with any number of people.
+    Raises UserError with the row or task, what was found and what was expected, and for two files of one person.
     """
+    people: dict[str, Decisions] = {}
+    files: dict[str, Path] = {}
+    for path in paths:
+        check_size(path)
+        found = _label_studio(path) if path.suffix == ".json" else _csv(path)
+        for name, decided in found.items():
+            if name in people:
+                raise UserError(f"{path}: decisions of {name!r}, as in {files[name]}; give one file of each person")
+            people[name], files[name] = decided, path
+    return people
+
+
+def majority(people: Iterable[Mapping[Key, Decision]]) -> dict[Key, str]:
+    """The verdict that most people gave to a caption; ``unclear`` if there is a tie."""
+    votes: dict[Key, Counter[str]] = collections.defaultdict(Counter)
+    for decided in people:
+        for key, decision in decided.items():
+            votes[key][decision.verdict] += 1
+    return {key: _most(of_key) for key, of_key in votes.items()}
+
+
+def _most(votes: Counter[str]) -> str:
+    (verdict, number), *others = votes.most_common()
+    return "unclear" if others and others[0][1] == number else verdict
+
+
+def rejected(paths: Sequence[Path]) -> frozenset[Key]:
+    """The (triplet, caption text) keys that a majority rejected. Raises UserError like ``read``."""
+    return frozenset(key for key, verdict in majority(read(paths).values()).items() if verdict == "reject")
+
+
+def check_size(path: Path) -> None:
+    """Raises UserError for a file that is too large to be decisions or answers."""
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise UserError(f"{path}: {size:,} bytes; expected at most {MAX_BYTES:,}, the decisions of one person")
+
+
+def _csv(path: Path) -> dict[str, Decisions]:
+    decided: Decisions = {}
+    names = set()
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
-        names, rows = dict_rows(f)
-        if missing := [column for column in COLUMNS if column not in names]:
-            raise UserError(f"{path}:1: columns {names}; missing {missing}")
-        accepted: dict[Key, bool] = {}
+        columns, rows = dict_rows(f)
+        if missing := [column for column in COLUMNS if column not in columns]:
+            raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}")
         for number, row in enumerate(rows, 2):
             if missing := [column for column in COLUMNS if column not in row]:
                 raise UserError(f"{path}:{number}: the row has no {missing[0]}")
-            if row["decision"] not in DECISIONS:
-                raise UserError(f"{path}:{number}: decision {row['decision']!r}; expected accept, reject or nothing")
-            if row["decision"]:
-                try:
-                    key = (Triplet.parse(row["triplet"]), row["text"])
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: {error}") from error
-                accepted[key] = row["decision"] == "accept" and accepted.get(key, True)
-    return accepted
+            _add(decided, f"{path}:{number}", row)
+            names.add(row.get("annotator") or path.stem)
+    return {" and ".join(sorted(names)): decided} if decided else {}
 
 
-def rejected(path: Path) -> frozenset[Key]:
-    """The (triplet, caption text) keys that a reviewer rejected. Raises UserError like ``verdicts``."""
-    return frozenset(key for key, is_accepted in verdicts(path).items() if not is_accepted)
+def _add(decided: Decisions, place: str, row: Mapping[str, str]) -> None:
+    """Adds the decision of a row, if there is one."""
+    verdict, decision = row["decision"], Decision(row["decision"], row.get("reason", ""))
+    if verdict not in ("", *VERDICTS):
+        raise UserError(f"{place}: decision {verdict!r:.80}; expected accept, reject, unclear or nothing")
+    if long := [name for name, most in _MOST_LETTERS.items() if len(row.get(name, "")) > most]:
+        raise UserError(f"{place}: {long[0]} has more than {_MOST_LETTERS[long[0]]} characters; shorten it")
+    if escape.cell(row["text"]) != row["text"]:
+        raise UserError(
+            f"{place}: text {row['text']!r:.80} begins like a formula, which no caption does; remove the row"
+        )
+    try:
+        key = (Triplet.parse(row["triplet"]), row["text"])
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
+    before = decided.get(key)
+    if verdict and (before is None or VERDICTS.index(verdict) > VERDICTS.index(before.verdict)):
+        decided[key] = decision
 
 
-def alpha(annotators: Sequence[Mapping[Any, Hashable]]) -> tuple[float, int]:
-    """(Krippendorff's alpha, number of items judged by two or more): agreement beyond chance of any number of
-    annotators (item -> value), who need not have judged the same items (nominal alpha; Krippendorff 2011, "Computing
-    Krippendorff's alpha-reliability").
-
-    Alpha is NaN if no item was judged twice, and 1 if all judgements of such items are the same.
-    """
-    values: dict[Any, Counter[Hashable]] = {}
-    for judged in annotators:
-        for key, value in judged.items():
-            values.setdefault(key, Counter())[value] += 1
-    common = [counts for counts in values.values() if counts.total() > 1]
-    if not common:
-        return float("nan"), 0
-    # Ordered pairs of judgements of one item that differ, each item weighted by 1 / (judgements - 1).
-    differ = sum(_differing(counts) / (counts.total() - 1) for counts in common)
-    every = sum(common, Counter())
-    by_chance = _differing(every) / (every.total() - 1)
-    return (1.0 if by_chance == 0 else 1 - differ / by_chance), len(common)
+# ---- Label Studio ----------------------------------------------------------------------------------------------------
 
 
-def _differing(counts: Counter[Hashable]) -> int:
-    return counts.total() ** 2 - sum(count**2 for count in counts.values())
+def _label_studio(path: Path) -> dict[str, Decisions]:
+    """Decisions on the tasks of ``tfds_naturel.audit.label_studio``, as Label Studio exports them (``JSON``)."""
+    people: dict[str, Decisions] = {}
+    tasks = load_json(path, path.read_bytes(), "export it from Label Studio again, as JSON")
+    if not is_unicode(tasks):
+        raise UserError(f"{path}: has half of a surrogate pair; export it from Label Studio again, as JSON")
+    for number, task in enumerate(_list(path, "the file", tasks), 1):
+        place = f"{path}: task {number}"
+        data = _dict(place, "data", _dict(place, "the task", task).get("data"))
+        for annotation in _list(place, "annotations", task.get("annotations")):
+            if not _dict(place, "an annotation", annotation).get("was_cancelled"):
+                values = dict(_values(place, annotation))
+                for row in _rows(place, data, values):
+                    _add(people.setdefault(_who(place, annotation), {}), place, row)
+    return {name: decided for name, decided in people.items() if decided}
+
+
+def _values(place: str, annotation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Control -> the choice or text that was entered there."""
+    for result in _list(place, "result", annotation.get("result")):
+        value = _dict(place, "value", _dict(place, "a result", result).get("value"))
+        chosen = value.get("choices") or value.get("text") or [""]
+        yield (
+            str(result.get("from_name")),
+            _string(place, "a choice", chosen[0] if isinstance(chosen, list) else chosen),
+        )
+
+
+def _rows(place: str, data: Mapping[str, Any], values: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    for polarity in POLARITIES:
+        if values.get(polarity):
+            yield {
+                "triplet": _string(place, "data.triplet", data.get("triplet")),
+                "text": _string(place, f"data.{polarity}", data.get(polarity)),
+                "decision": values[polarity],
+                "reason": values.get(f"{polarity}_reason", ""),
+            }
+
+
+def _who(place: str, annotation: Mapping[str, Any]) -> str:
+    who = annotation.get("completed_by")
+    found = who.get("email") or who.get("id") if isinstance(who, dict) else who
+    if not isinstance(found, str | int):
+        raise UserError(f"{place}: completed_by is {found!r:.80}; expected who made the annotation")
+    return f"user {found}"[:60] if isinstance(found, int) else found[:60]
+
+
+def _dict(place: object, name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: {name} is {value!r:.80}; expected an object of Label Studio's JSON")
+    return value
+
+
+def _list(place: object, name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{place}: {name} is {value!r:.80}; expected a list of Label Studio's JSON")
+    return value
+
+
+def _string(place: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{place}: {name} is {value!r:.80}; expected text")
+    return value

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -156,6 +157,12 @@ def _locked_folder(prefix: str, where: Path) -> tuple[Path, FileLock]:
             lock.acquire()
             if (folder / "lock").exists():
                 return folder, lock
+
+
+def check_regular(path: Path) -> None:
+    """Raises UserError for a pipe or device, which would be read without end. Raises OSError if there is no file."""
+    if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # reading a folder fails by itself
+        raise UserError(f"{path}: not a regular file; remove it, or copy the folder again")
 
 
 def inside(folder: Path, relative: str) -> Path:

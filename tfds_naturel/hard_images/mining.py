@@ -5,10 +5,13 @@ They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 Shape letters: N images, D embedding.
 """
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +29,8 @@ SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
 _MAX_CANDIDATES = 256  # most candidates per kind that are compared for an image and triplet
 _ROWS = 1024  # images per matrix product in the neighbour search; rows per write
-_NEAR_DUPLICATE = 0.97  # photos with at least this cosine are copies of each other, so not negatives
+COPY = 0.97  # photos with at least this cosine are copies of each other, so not negatives
+NEAR_DUPLICATE, TRUE, NOT_IN_DATASET = "near_duplicate", "shows the triplet", "not in the dataset"  # why dropped
 _SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -76,13 +80,64 @@ def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[in
     return kinds
 
 
-def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None = None) -> Iterator[MinedRow]:
+class Embeddings(Protocol):
+    """Unit embeddings [N, D] of the images of a survey: an array, or what is read from a disk."""
+
+    def __getitem__(self, images: np.ndarray, /) -> np.ndarray: ...
+
+
+# (images, K) -> for each image the numbers of its at most K nearest others, nearest first, and their cosines; -1: one
+# that is not in the survey.
+Search = Callable[[range, int], list[tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """Which candidates are too near, in the words of sentence-transformers' ``mine_hard_negatives``.
+
+    ``range_min`` and ``range_max``: ranks, from 0, of the nearest neighbours that are used. The cosine of a negative is
+    at most ``max_score``, the positive's less ``absolute_margin``, and the positive's times 1 - ``relative_margin``,
+    where the positive is the nearest other image that is annotated with the triplet.
+    """
+
+    range_min: int = 0
+    range_max: int | None = None  # default: four times the count further
+    max_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+
+    def exceeded(self, cosine: float, positive: float) -> str:
+        """The name of the first limit that ``cosine`` exceeds, or "". ``positive``: NaN if there is none."""
+        limits = {
+            "max_score": self.max_score,
+            "absolute_margin": None if self.absolute_margin is None else positive - self.absolute_margin,
+            "relative_margin": None if self.relative_margin is None else positive * (1 - self.relative_margin),
+        }
+        return next((name for name, limit in limits.items() if limit is not None and cosine > limit), "")
+
+
+_NO_MARGINS = Margins()
+
+
+def mine(
+    survey: Survey,
+    count: int,
+    seed: int = 0,
+    zimg_ND: Embeddings | None = None,
+    search: Search | None = None,
+    margins: Margins = _NO_MARGINS,
+    dropped: Counter[str] | None = None,
+) -> Iterator[MinedRow]:
     """At most ``count`` negatives for each image and triplet of ``survey`` that has any.
 
-    Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, unit embeddings of the images
-    (float [N, D]), the nearest come first within a kind; without it the order is random, a function of the seed, the
-    image and the triplet, and there is no ``nearest``. Kinds with very many candidates are subsampled.
+    Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, the nearest come first within a kind;
+    without it the order is random, a function of the seed, the image and the triplet, and there is no ``nearest``.
+    Kinds with very many candidates are subsampled. ``search`` finds the nearest images; by default, by all cosines of
+    an array. ``dropped`` counts the candidates that were looked at and left out, by reason.
     """
+    dropped = Counter() if dropped is None else dropped
+    search = search or (functools.partial(all_cosines, zimg_ND) if isinstance(zimg_ND, np.ndarray) else None)
+    most = margins.range_min + 4 * count if margins.range_max is None else margins.range_max
     showing = survey.images_of()
     by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
     pools = [
@@ -91,50 +146,100 @@ def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None =
     ]
     for start in range(0, len(survey.image_ids), _ROWS):
         images = range(start, min(start + _ROWS, len(survey.image_ids)))
-        neighbours = None if zimg_ND is None else _neighbours(zimg_ND, images, 4 * count)
+        near = search(images, most) if search else []
+        found = [_ranks(*of_image, margins.range_min, most, dropped) for of_image in near]
         for n in images:
             for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
-                ranked = _ranked(n, pools[t], np.random.default_rng([seed, n, t]), zimg_ND)
-                if neighbours is not None:
-                    ranked = [*ranked, *((NEAREST, m) for m in neighbours[n - start])]
-                if chosen := _chosen(survey, n, survey.triplets[t], ranked, count):
+                rng = np.random.default_rng([seed, n, t])
+                ranked = _ranked(n, pools[t], rng, zimg_ND, dropped) + (found[n - start] if found else [])
+                positive = _positive(n, showing[t], [seed, n, t], zimg_ND, margins)
+                if chosen := _chosen(survey, n, survey.triplets[t], ranked, count, margins, positive, dropped):
                     names = [survey.image_ids[m] for m in chosen]
                     yield survey.image_ids[n], str(survey.triplets[t]), names, list(chosen.values())
 
 
+Candidate = tuple[str, int, float]  # kind, number of the image, cosine; NaN without embeddings
+
+
 def _ranked(
-    n: int, pools: dict[str, np.ndarray], rng: np.random.Generator, zimg_ND: np.ndarray | None
-) -> list[tuple[str, int]]:
-    ranked: list[tuple[str, int]] = []
+    n: int, pools: dict[str, np.ndarray], rng: np.random.Generator, zimg_ND: Embeddings | None, dropped: Counter[str]
+) -> list[Candidate]:
+    ranked: list[Candidate] = []
     for kind, pool in pools.items():
         pool = rng.choice(pool, min(_MAX_CANDIDATES, len(pool)), replace=False)
+        cosines = np.full(len(pool), np.nan)
         if zimg_ND is not None:
-            cosines = zimg_ND[pool] @ zimg_ND[n]
+            cosines = _cosines(zimg_ND, pool, n)
             pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
-            pool = pool[cosines < _NEAR_DUPLICATE]
-        ranked += ((kind, m) for m in pool.tolist())
+            dropped[NEAR_DUPLICATE] += int((cosines >= COPY).sum())
+            pool, cosines = pool[cosines < COPY], cosines[cosines < COPY]
+        ranked += ((kind, m, cosine) for m, cosine in zip(pool.tolist(), cosines.tolist(), strict=True))
     return ranked
 
 
-def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int]]:
-    """The nearest images of each, at most ``count``, nearest first, without copies and the image itself."""
+def _cosines(zimg_ND: Embeddings, images: np.ndarray, n: int) -> np.ndarray:
+    return zimg_ND[images] @ zimg_ND[np.array([n])][0]
+
+
+def _positive(n: int, showing: np.ndarray, seed: Sequence[int], zimg_ND: Embeddings | None, margins: Margins) -> float:
+    """The highest cosine of image ``n`` with another one of ``showing``, or of a sample of them, that is no copy of it;
+    NaN if there is none, or no margin needs it."""
+    if zimg_ND is None or (margins.absolute_margin is None and margins.relative_margin is None):
+        return math.nan
+    others = showing[showing != n]
+    if len(others) > _MAX_CANDIDATES:
+        others = np.random.default_rng([*seed, 1]).choice(others, _MAX_CANDIDATES, replace=False)
+    cosines = _cosines(zimg_ND, others, n) if len(others) else np.empty(0)
+    return float(cosines[cosines < COPY].max(initial=-np.inf)) if (cosines < COPY).any() else math.nan
+
+
+def _ranks(images: np.ndarray, cosines: np.ndarray, first: int, stop: int, dropped: Counter[str]) -> list[Candidate]:
+    """The neighbours of an image from rank ``first`` on, without copies."""
+    is_copy = cosines >= COPY
+    images, cosines = images[~is_copy], cosines[~is_copy]
+    known = images >= 0
+    dropped.update({NEAR_DUPLICATE: int(is_copy.sum()), NOT_IN_DATASET: int((~known).sum())})
+    images, cosines = images[known][:stop], cosines[known][:stop]
+    dropped["range_min"] += len(images[:first])
+    return [(NEAREST, m, cosine) for m, cosine in zip(images[first:].tolist(), cosines[first:].tolist(), strict=True)]
+
+
+def all_cosines(zimg_ND: np.ndarray, images: range, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A ``Search`` in an array: the ``count`` nearest of each image that are no copies, and all copies."""
     cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
-    cosines[cosines >= _NEAR_DUPLICATE] = -np.inf
+    cosines[np.arange(len(images)), np.arange(images.start, images.stop)] = -np.inf
+    is_copy = cosines >= COPY
     count = min(count, cosines.shape[1])
-    nearest = np.sort(np.argpartition(-cosines, count - 1, axis=1)[:, :count], axis=1)  # ties: lowest number first
-    cosines = np.take_along_axis(cosines, nearest, axis=1)
-    order = np.argsort(-cosines, axis=1, kind="stable")
-    ranked = zip(np.take_along_axis(nearest, order, axis=1), np.take_along_axis(cosines, order, axis=1), strict=True)
-    return [row[row_cosines > -np.inf].tolist() for row, row_cosines in ranked]
+    far = np.where(is_copy, -np.inf, cosines)
+    nearest = np.sort(np.argpartition(-far, count - 1, axis=1)[:, :count], axis=1)  # ties: lowest number first
+    found = []
+    for row, of_image, copies in zip(nearest, far, is_copy, strict=True):
+        row = row[np.argsort(-of_image[row], kind="stable")]
+        row = np.concatenate([np.flatnonzero(copies), row[of_image[row] > -np.inf]])
+        found.append((row, np.where(copies[row], 1.0, of_image[row])))
+    return found
 
 
-def _chosen(survey: Survey, n: int, triplet: Triplet, ranked: Iterable[tuple[str, int]], count: int) -> dict[int, str]:
-    """The first ``count`` of ``ranked`` that do not show ``triplet`` themselves, with their kinds."""
+def _chosen(
+    survey: Survey,
+    n: int,
+    triplet: Triplet,
+    ranked: Iterable[Candidate],
+    count: int,
+    margins: Margins,
+    positive: float,
+    dropped: Counter[str],
+) -> dict[int, str]:
+    """The first ``count`` of ``ranked`` within the margins that do not show ``triplet``, with their kinds."""
     chosen: dict[int, str] = {}
-    for kind, m in ranked:
+    for kind, m, cosine in ranked:
         if len(chosen) == count:
             break
-        if m != n and m not in chosen and not may_hold(triplet, survey.triplets_of(m)):
+        if m == n or m in chosen:
+            continue
+        if reason := margins.exceeded(cosine, positive) or (TRUE if may_hold(triplet, survey.triplets_of(m)) else ""):
+            dropped[reason] += 1
+        else:
             chosen[m] = kind
     return chosen
 

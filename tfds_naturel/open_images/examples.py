@@ -134,7 +134,7 @@ class Writer:
         why = next((faults[pair] for pair in sorted(pairs) if pair in faults), "reviewers rejected the text")
         raise UserError(
             f"{triplet}: pair {min(pairs)} was written in {_MAX_ATTEMPTS} ways, and all were refused ({why}); add the "
-            "triplet to the caption bank, or accept one of them in the decisions file"
+            "triplet to the caption bank, or accept one of them in the decisions"
         )
 
     def _rng(self, triplet: Triplet, attempt: int) -> np.random.Generator:
@@ -144,8 +144,7 @@ class Writer:
 @functools.cache
 def _writer(config: OpenImagesConfig, contents: tuple) -> Writer:
     del contents  # part of the cache key, since the caption files may change without being renamed
-    rejected = decisions.rejected(config.decisions) if config.decisions else frozenset()
-    return Writer(bank.load(config.bank, config.release), rejected, config.seed)
+    return Writer(bank.load(config.bank, config.release), decisions.rejected(config.decisions), config.seed)
 
 
 def _faults(captions: tuple[Caption, ...], is_true: grammar.Truth | None) -> dict[int, str]:

@@ -51,8 +51,8 @@ class OpenImagesConfig:
     ``annotations`` and ``images``: folders of the user's files; by default those filled by ``fetch`` below TFDS's
     manual_dir. ``official``: refuse annotation files other than the published ones. ``max_rejected`` and
     ``max_missing``: shares of malformed rows, and of annotated images without a usable photo, above which the build
-    fails. ``bank`` and ``decisions``: a caption bank instead of the published one, and reviewers' decisions on it.
-    ``takedown``: a list of images to leave out, besides the published one (``taken_down``).
+    fails. ``bank``: a caption bank instead of the published one; ``decisions``: annotators' files about it, of whom the
+    majority counts. ``takedown``: a list of images to leave out, besides the published one (``taken_down``).
     ``short_side``: maximum short side of the re-encoded photos, in pixels; ``quality``: their JPEG quality. Raises
     UserError for numbers out of range.
     """
@@ -65,7 +65,7 @@ class OpenImagesConfig:
     images: Path | None = None
     official: bool = True
     bank: Path | None = None
-    decisions: Path | None = None
+    decisions: tuple[Path, ...] = ()
     takedown: Path | None = None
     seed: int = 0
     short_side: int = 288
@@ -84,7 +84,7 @@ def options(config: OpenImagesConfig) -> dict[str, Any]:
     fields = ("release", "kept", "seed", "short_side", "quality")
     values = {name: getattr(config, name) for name in fields} | {
         "bank": "+".join(map(md5_of, [config.bank] if config.bank else bank.files(config.release))),
-        "decisions": md5_of(config.decisions) if config.decisions else "none",
+        "decisions": "+".join(sorted(map(md5_of, config.decisions))) or "none",
     }
     if removed := taken_down(config.takedown):  # datasets that were built without a list do not have this option
         values["takedown"] = hashlib.md5("\n".join(sorted(removed)).encode()).hexdigest()

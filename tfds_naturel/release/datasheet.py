@@ -125,7 +125,7 @@ def _values(facts: Facts) -> dict[str, Any]:
     """Values of the names in braces in ``statements.tsv`` and ``datasheet.tsv``."""
     options, triplets = facts.metadata["options"], facts.images_by("triplets")
     decisions, files = options.get("decisions", "none"), "files other than those that Google published"
-    reviewed = f"Reviewers' decisions were applied (MD5 {decisions}), and captions they rejected replaced."
+    reviewed = f"Reviewers' decisions were applied (MD5 {decisions}), and captions that most of them rejected replaced."
     edition = bank.edition(options) if facts.is_photos else ""
     bank_of_ours = f"the {edition} edition of the bank of naturel_jax, where each triplet has eight or more"
     return {

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from tfds_naturel.common.builders import open_builder
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import new_folder
 from tfds_naturel.common.progress import Progress
@@ -86,11 +86,7 @@ def _open(dataset: epath.Path) -> Any:
     """The builder of a dataset that may be published. Raises UserError for any other dataset."""
     import tensorflow_datasets as tfds  # slow to import, and `--help` does not need it
 
-    if not (dataset / "dataset_info.json").exists():
-        raise UserError(
-            f"--dataset {dataset}: dataset_info.json is missing; expected <data_dir>/naturel/full/<version>"
-        )
-    builder = tfds.builder_from_directory(os.fspath(dataset))
+    builder = open_builder(dataset)
     metadata = builder.info.metadata or {}
     if "used" in metadata:
         raise UserError(

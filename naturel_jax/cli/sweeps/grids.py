@@ -27,6 +27,7 @@ from tfds_naturel.common.errors import UserError
 
 Setting = Mapping[str, str]  # field, such as config.optim.lr -> its value, as --config.optim.lr takes it
 
+_MOST_SEEDS = 1000
 _RANGE = re.compile(r"([-+.\de]+?)\.\.([-+.\de]+)(:log)?")
 
 
@@ -157,7 +158,9 @@ def _parse_range(field: str, text: str, match: re.Match[str]) -> Range:
 def _parse_seeds(text: str) -> tuple[int, ...]:
     """``5``: the seeds 0 to 4; ``3,7`` or ``3,``: these. Raises UserError."""
     parts = [part.strip() for part in text.split(",")]
-    numbers = tuple(int(part) for part in parts if part.isdecimal())
+    numbers = tuple(int(part) for part in parts if part.isdecimal() and len(part) < 10)
+    if len(parts) == 1 and numbers and numbers[0] > _MOST_SEEDS:
+        raise UserError(f"--seeds {text}: that many seeds; expected at most {_MOST_SEEDS}, or {text}, for this one")
     seeds = tuple(range(numbers[0])) if numbers and len(parts) == 1 else numbers
     if len(numbers) != len([part for part in parts if part]) or not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {text}: expected a number of seeds, such as 5, or distinct seeds, such as 0,3,7")

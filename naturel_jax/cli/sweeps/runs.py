@@ -1,13 +1,12 @@
 """Trains the runs of a sweep, or this process's share of them, one after another."""
 
-import dataclasses
 import glob
 import json
 import logging
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -30,30 +29,6 @@ class Pruned(Exception):
     def __init__(self, step: int, score: float):
         super().__init__(f"pruned at step {step}, where its score was {score:.3f}")
         self.step, self.score = step, score
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """Each ``count``-th run, from ``index`` on."""
-
-    index: int = 0
-    count: int = 1
-
-
-def parse_share(text: str, environment: Mapping[str, str]) -> Share:
-    """``--share INDEX/COUNT``; without it, the task of a SLURM array. Raises UserError."""
-    if not text and "SLURM_ARRAY_TASK_ID" in environment:
-        number, first, count = (int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
-        text = f"{number - first}/{count}"
-    if not text and "JOB_COMPLETION_INDEX" in environment:
-        raise UserError(
-            "this is a pod of an indexed Job, which does not know the number of pods: add --share "
-            "$JOB_COMPLETION_INDEX/COMPLETIONS"
-        )
-    match = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
-    if not match or int(match[1]) >= int(match[2]):
-        raise UserError(f"--share {text}: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1, such as 0/8")
-    return Share(int(match[1]), int(match[2]))
 
 
 def environments(jobs: int) -> list[dict[str, str]]:
@@ -89,11 +64,17 @@ def state(planned: Planned, out: Path) -> str:
     """The state of a run, in words. Raises UserError for a damaged file."""
     folder = epath.Path(out / planned.key)
     if storage.exists(folder / PRUNED):
-        saved = storage.read_json(folder / PRUNED)
-        return f"pruned at step {saved['step']}"
+        return f"pruned at step {_saved(folder / PRUNED, 'step')}"
     if storage.exists(folder / FAILED):
-        return f"failed: {storage.read_json(folder / FAILED)['error']}"
+        return f"failed: {_saved(folder / FAILED, 'error')}"
     return FINISHED if finished.read(folder) else "not finished"
+
+
+def _saved(path: epath.Path, field: str) -> Any:
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict) or field not in saved:
+        raise UserError(f"{path}: has no {field!r}; remove it, and the run is tried again")
+    return saved[field]
 
 
 def failures(runs: Sequence[Planned], out: Path) -> list[str]:

@@ -20,6 +20,7 @@ from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.grids import Grid, Planned, Range, Setting
 from naturel_jax.cli.sweeps.runs import Pruned
+from naturel_jax.devices.processes import Share
 from naturel_jax.training.run import Watch
 from tfds_naturel.common.errors import UserError
 
@@ -64,7 +65,7 @@ def check_same(search: Search, out: Path) -> None:
         )
 
 
-def train(search: Search, out: Path, share: runs_lib.Share) -> None:
+def train(search: Search, out: Path, share: Share) -> None:
     """Trains this process's share of the trials. Raises Stopped."""
     (out / "trials").mkdir(parents=True, exist_ok=True)
     for number in range(share.index, search.trials, share.count):

@@ -12,8 +12,10 @@ from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.grids import Planned
+from naturel_jax.evaluators import examples, results
+from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import leakage, report, seeds
-from naturel_jax.report.report import Report, Section
+from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from naturel_jax.storage.locks import locked
 from naturel_jax.training import run_folder
@@ -46,8 +48,11 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
             ties=[f"{run} on {of}: {ties:,} of {items:,}" for run, of, ties, items in scores.ties if ties],
             sections=[*_difference_section(differences, baseline), *_best(groups, found, score)],
             score=score,
+            title=f"Sweep {out.name}: {len(done)} of {len(runs)} runs",
+            examples=_examples(out, groups),
         )
-        text = report.save(epath.Path(out), made)
+        firsts = {group: epath.Path(out / of_group[0].key) for group, of_group in groups.items()}
+        text = report.save(epath.Path(out), report.with_runs(made, firsts))
         storage.write(epath.Path(out / "differences.csv"), seeds.to_csv(seeds.Difference._fields, differences))
         storage.write(epath.Path(out / "runs.csv"), _runs_csv(runs, states, scores))
     return text
@@ -71,6 +76,12 @@ def _trained_on(groups: Groups, found: Mapping[str, Finished]) -> list[leakage.L
     firsts = {group: of_group[0] for group, of_group in groups.items()}
     lines = [run_folder.left_out(found[run.key], run.config, group) for group, run in firsts.items()]
     return leakage.lines(list(itertools.chain.from_iterable(lines)))
+
+
+def _examples(out: Path, groups: Groups) -> dict[str, list[Example]]:
+    """Items that the first run of each setting gets right and wrong."""
+    places = {group: seeds.of_run(out / of_group[0].key) for group, of_group in groups.items()}
+    return {group: examples.load(epath.Path(at.out / results.file_name(at.model))) for group, at in places.items()}
 
 
 def _finished(out: Path, run: Planned) -> Finished:

@@ -13,10 +13,10 @@ from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.children import Children
 from naturel_jax.cli.sweeps import grids, runs, search, table
 from naturel_jax.cli.sweeps.grids import Grid, Planned
-from naturel_jax.cli.sweeps.runs import Share
 from naturel_jax.cli.sweeps.search import Search
 from naturel_jax.config import Config
 from naturel_jax.devices import preemption, processes
+from naturel_jax.devices.processes import Share
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
 

@@ -169,8 +169,9 @@ class _Load:
         (images, replaced), captions = self.images(plan.rows, rows), self.captions(plan, caption_rows)
         patches_RP = self.draw_patches(plan.rows.at(rows), step) if self.draw_patches else None
         labels = relabel(plan.image_labels, replaced)
+        read = int(np.sum(plan.rows.source_I[rows] >= 0) + np.sum(plan.rows.joined_I[rows] >= 0))
         batch = Batch(images, captions, labels, plan.caption_labels, patches_RP)
-        return LocalBatch(rows, caption_rows, batch, int(np.sum(plan.rows.source_I[rows] >= 0)), replaced)
+        return LocalBatch(rows, caption_rows, batch, read, replaced)
 
     def _local_rows(self, total: int) -> np.ndarray:
         """The rows of this process's blocks."""
@@ -192,6 +193,7 @@ def make_pipeline(
             recipe(part.recipe),
             part.weight,
             _hard_images(name, part.hard_images, source.items, config.data.cache_dir),
+            part.hard_captions == "exchanged",
         )
         for (name, part), source in zip(config.data.mixture.items(), sources, strict=True)
     ]
@@ -203,6 +205,7 @@ def make_pipeline(
         seed=config.seed,
         trim_eos=model.text.eos_id if model.text.causal else None,
         chunks=config.objective.chunks,
+        whole_batches=config.data.turns == "batches",
     )
     data, count = config.data, model.image.grid**2
     crops = HostCrops(sources, Crops(model.image.size, data.crop_scale, data.shrink_by))

@@ -14,6 +14,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+from naturel_jax.data.batches.hard_images import of_false_captions
 from naturel_jax.data.batches.recipes import Recipe, Sampled
 from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
@@ -30,14 +31,15 @@ _CAPTION_BUCKETS = 8  # at most this many different numbers of caption rows: eac
 class ImageRow(NamedTuple):
     """Origin of an image row: source, item in it, sample number, and whether mirroring keeps its captions true.
 
-    Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
-    blank image.
+    Each position of the training order has two sample numbers, the second for a mined hard image, or for the item
+    ``joined`` to this one, if that is not -1. ``source`` -1 is the blank image.
     """
 
     source: int
     item: int = 0
     sample: int = 0
     mirror: bool = False
+    joined: int = -1
 
 
 BLANK = ImageRow(-1)
@@ -51,6 +53,7 @@ class ImageRows(Sequence[ImageRow]):
     item_I: np.ndarray
     sample_I: np.ndarray
     mirror_I: np.ndarray
+    joined_I: np.ndarray
 
     def __len__(self) -> int:
         return len(self.source_I)
@@ -67,7 +70,7 @@ class ImageRows(Sequence[ImageRow]):
 
     def at(self, which: slice | Sequence[int] | np.ndarray) -> list[ImageRow]:
         """Some of the rows."""
-        columns = (self.source_I, self.item_I, self.sample_I, self.mirror_I)
+        columns = (self.source_I, self.item_I, self.sample_I, self.mirror_I, self.joined_I)
         return list(map(ImageRow, *(column[which].tolist() for column in columns)))
 
 
@@ -84,34 +87,42 @@ class Plan(NamedTuple):
 
 class MixturePart(NamedTuple):
     """One source of a mixture. ``hard_images`` maps an item to the items mined as its hard negatives: one of them then
-    joins the batch with each sampled item, with its own captions, as in the published NegCLIP."""
+    joins the batch with each sampled item, with its own captions, as in the published NegCLIP. If ``exchanged``, it is
+    one of which the false caption of the sampled item is true, and has that item's captions with true and false
+    exchanged, as in TripletCLIP."""
 
     items: Items
     recipe: Recipe
     weight: float = 1.0
     hard_images: Sequence[Sequence[int]] | None = None
+    exchanged: bool = False
 
 
 class _SampledImages(NamedTuple):
     """Image rows of one source, and what was sampled for them. ``place_B``: twice the number of the anchor in the
-    batch, and 1 more for the anchor's hard image."""
+    batch, and 1 more for the anchor's hard image. ``joined_B``: the item joined to each, or -1. ``exchanged``: the
+    captions are those of the anchors, exchanged."""
 
     source: int
     place_B: np.ndarray
     item_B: np.ndarray
+    joined_B: np.ndarray
     positives: Sampled
     negatives: Sampled
+    exchanged: bool = False
 
 
 class _SampledCaptions(NamedTuple):
     """The captions of a batch. ``texts`` [U]: the distinct ones, in order of first use; a caption's id is its index.
     ``number_U``: see ``Plan``. ``asserts``: for each, the ids of its facts, ascending. ``sampled``: ids of the
-    positives of place p (row 2p) and of its negatives (row 2p + 1)."""
+    positives of place p (row 2p) and of its negatives (row 2p + 1). ``counted``: the ids in ``sampled``, without those
+    of images whose captions are the exchanged ones of another."""
 
     texts: list[str]
     number_U: np.ndarray
     asserts: Ragged
     sampled: Ragged
+    counted: np.ndarray
 
 
 class Planner:
@@ -120,7 +131,7 @@ class Planner:
     ``shards``: number of blocks that image and caption rows are split into (the devices of the mesh's batch axes);
     ``chunks``: number of gradient-accumulation chunks per block; ``trim_eos``: for a causal tower that pools at its end
     token, the id of that token; captions are then trimmed to the longest in the batch, which does not affect the
-    embeddings. None keeps the full context.
+    embeddings. None keeps the full context. ``whole_batches``: each batch is of one part, and these take turns.
 
     Raises UserError if the batch size does not divide evenly, or a recipe does not fit its items.
     """
@@ -135,13 +146,21 @@ class Planner:
         seed: int,
         trim_eos: int | None,
         chunks: int = 1,
+        whole_batches: bool = False,
     ):
         if batch_size % shards:
             raise UserError(
                 f"config.data.batch_size is {batch_size}: not a multiple of the {shards} devices that share a batch"
             )
+        fewest = min(parts, key=lambda part: len(part.items)).items
+        if whole_batches and len(fewest) < batch_size:
+            raise UserError(
+                f"config.data.turns is 'batches', but {fewest.name} has {len(fewest):,} images, fewer than "
+                f"config.data.batch_size, {batch_size:,}: a batch would have some twice; make it smaller"
+            )
         self.parts, self.processor = list(parts), processor
         self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
+        self._whole_batches = whole_batches
         self._mixture = Mixture([part.weight for part in self.parts])
         self._orders = [Shuffled(len(part.items), seed, s) for s, part in enumerate(self.parts)]
         self._hard_images = [Ragged.from_rows(part.hard_images) if part.hard_images else None for part in self.parts]
@@ -152,9 +171,10 @@ class Planner:
         self._repeats_image = np.array([part.recipe.repeat_image for part in self.parts])
         positives, negatives = zip(*(part.recipe.check(part.items) for part in parts), strict=True)
         self._max_positives, self._max_negatives = max(positives), max(negatives)
-        self._max_shown = max(part.items.shows.widest for part in parts)
+        self._max_shown = max(part.items.shows.widest * (1 + part.recipe.joins) for part in parts)
         self._max_asserted = sum(part.items.asserts.widest for part in parts)  # one text may occur in every part
         # A mined hard image takes the sentinel's place.
+        self._exchanges = any(part.exchanged for part in parts)
         self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
         self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
         self._cache = TextCache(processor)
@@ -182,7 +202,11 @@ class Planner:
 
     def _anchors(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The source and item of every anchor of batch ``step``."""
-        source_B, own_B = self._mixture.at(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+        if self._whole_batches:
+            source_B, turn_B = self._mixture.at(np.full(self.batch_size, step))
+            own_B = turn_B * self.batch_size + np.arange(self.batch_size)
+        else:
+            source_B, own_B = self._mixture.at(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
         item_B = np.empty_like(own_B)
         for s, (part, order) in enumerate(zip(self.parts, self._orders, strict=True)):
             item_B[source_B == s] = part.items.images(order.at(own_B[source_B == s]))
@@ -197,16 +221,33 @@ class Planner:
             sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], rng))
             if hard_images is None:
                 continue
-            candidates = hard_images.take(item_B[anchor_B])
+            candidates, part = hard_images.take(item_B[anchor_B]), self.parts[s]
+            if part.exchanged:
+                captions = sampled[-1].positives, sampled[-1].negatives
+                candidates = of_false_captions(part.items, candidates, *captions)
             has_any = np.flatnonzero(candidates.lengths)
             column = rng.integers(candidates.lengths[has_any])
             mined_B = candidates.values[candidates.starts[has_any] + column]
-            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, rng))
+            place_B = 2 * anchor_B[has_any] + 1
+            if part.exchanged:
+                true, false = (Sampled(side.texts.take(has_any)) for side in captions)
+                sampled.append(_SampledImages(s, place_B, mined_B, np.full_like(mined_B, -1), false, true, True))
+            else:
+                sampled.append(self._images(s, place_B, mined_B, rng))
         return sampled
 
     def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, rng: np.random.Generator) -> _SampledImages:
-        part = self.parts[source]
-        return _SampledImages(source, place_B, item_B, *part.recipe.sample(part.items, item_B, rng))
+        items, recipe = self.parts[source].items, self.parts[source].recipe
+        if not recipe.joins:
+            none_B = np.full_like(item_B, -1)
+            return _SampledImages(source, place_B, item_B, none_B, *recipe.sample(items, item_B, rng))
+        number_B = rng.integers(len(items), size=len(item_B))
+        joined_B = items.images(np.where(items.images(number_B) == item_B, (number_B + 1) % len(items), number_B))
+        captions = recipe.joined(items, item_B, joined_B, rng)
+        flip_B = rng.integers(2, size=len(item_B)) == 1  # which is left, or above
+        return _SampledImages(
+            source, place_B, np.where(flip_B, joined_B, item_B), np.where(flip_B, item_B, joined_B), *captions
+        )
 
     def _captions(self, sampled: Sequence[_SampledImages]) -> _SampledCaptions:
         """The captions of a batch: equal texts are one caption, which asserts whatever any of them does."""
@@ -229,7 +270,10 @@ class Planner:
         asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
         number_U = np.empty(len(ids), np.int64)
         number_U[id_V[::-1]] = number_V[::-1]  # the lowest number of each id
-        return _SampledCaptions(list(ids), number_U, asserts, Ragged(numbers.starts, id_V[inverse]))
+        used = Ragged(numbers.starts, id_V[inverse])
+        again = np.concatenate([images.place_B for images in sampled if images.exchanged] or [np.empty(0, int)])
+        counted = used.values[~np.isin(used.rows // 2, again)]
+        return _SampledCaptions(list(ids), number_U, asserts, used, counted)
 
     def _numbers(self, sampled: Sequence[_SampledImages]) -> tuple[Ragged, list[str]]:
         """A number for each sampled caption, in the rows of its ``sampled``, and the distinct rewritten texts.
@@ -253,10 +297,11 @@ class Planner:
     ) -> tuple[ImageRows, ImageLabels]:
         """Blocks of equal length, one per shard, each followed by its sentinel (as many copies as the block's images)
         and padding."""
-        place_R, item_R = (np.concatenate(column) for column in zip(*(images[1:3] for images in sampled), strict=True))
-        source_R = np.repeat([images.source for images in sampled], [len(images.item_B) for images in sampled])
-        order = np.argsort(place_R)
-        place_R, item_R, source_R = place_R[order], item_R[order], source_R[order]
+        columns = list(map(np.concatenate, zip(*(images[1:4] for images in sampled), strict=True)))
+        for of_part in ([images.source for images in sampled], [images.exchanged for images in sampled]):
+            columns.append(np.repeat(of_part, [len(images.item_B) for images in sampled]))
+        order = np.argsort(columns[0])
+        place_R, item_R, joined_R, source_R, exchanged_R = (column[order] for column in columns)
         positives, negatives = captions.sampled.take(2 * place_R), captions.sampled.take(2 * place_R + 1)
         copies_R = np.where(self._repeats_image[source_R], positives.lengths, 1)
         shows, keeps_side = self._shows(sampled)
@@ -277,21 +322,23 @@ class Planner:
         mult_I = spread(copies_R.astype(np.float32), 0)
         if self._sentinel:
             mult_I[start_S + images_S] = np.bincount(block_R, copies_R, self.shards)
-        columns = (source_R, item_R, 2 * step * self.batch_size + place_R, ~keeps_side[place_R])
+        columns = [source_R, item_R, 2 * step * self.batch_size + place_R, ~keeps_side[place_R], joined_R]
         return ImageRows(*map(spread, columns, BLANK)), ImageLabels(
             mult_I=mult_I,
             positives_IK=spread(positives.padded(self._max_positives, -1), -1),
             negatives_IK=spread(negatives.padded(self._max_negatives, -1), -1),
             shows_IT=spread(shows.take(place_R).padded(self._max_shown, -1), -1),
+            exchanged_I=spread(exchanged_R, False) if self._exchanges else None,
         )
 
     def _shows(self, sampled: Sequence[_SampledImages]) -> tuple[Ragged, np.ndarray]:
         """The ids of the facts that the image of each place shows, and whether any of their names mentions a side."""
         rows, values = [], []
         names_side = np.zeros(2 * self.batch_size, bool)
-        for source, place_B, item_B, *_ in sampled:
-            facts = self.parts[source].items.shows.take(item_B)
-            rows.append(place_B[facts.rows])
+        for source, place_B, item_B, joined_B, *_ in sampled:
+            with_joined_B = np.concatenate([item_B, joined_B[joined_B >= 0]])
+            facts = self.parts[source].items.shows.take(with_joined_B)
+            rows.append(np.concatenate([place_B, place_B[joined_B >= 0]])[facts.rows])
             values.append(self._fact_ids[source][facts.values])
             names_side[rows[-1][self._fact_names_side[source][facts.values]]] = True
         return _by_row(rows, values, 2 * self.batch_size), names_side
@@ -306,7 +353,7 @@ class Planner:
     def _caption_labels(self, captions: _SampledCaptions) -> CaptionLabels:
         used = len(captions.texts)
         padding = (0, self._caption_rows(used) - used)
-        mult_U = np.bincount(captions.sampled.values, minlength=used).astype(np.float32)
+        mult_U = np.bincount(captions.counted, minlength=used).astype(np.float32)
         return CaptionLabels(
             mult_U=np.pad(mult_U, padding),
             id_U=np.pad(np.arange(used, dtype=np.int32), padding, constant_values=-2),

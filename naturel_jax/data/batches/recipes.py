@@ -6,7 +6,7 @@ polarity, T texts.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import compress
 from typing import Literal, NamedTuple
 
@@ -42,7 +42,7 @@ class Recipe:
     Each caption is one of its paraphrases; with ``paired``, the same one in both captions of a pair. A rewritten one
     asserts nothing. No negative is made from a caption whose words have no other order. With ``swaps``, a negative is a
     positive with two of its nouns or adjectives swapped, or, if that is not possible, ``rewrite_to_negative`` of it;
-    without the latter, it must be possible.
+    without the latter, it must be possible. With ``joins``, two images are one, with the captions of ``joined``.
     """
 
     positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
@@ -52,6 +52,7 @@ class Recipe:
     rewrite: Rewrite | None = None  # applied to the positives
     rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
     swaps: bool = False  # makes a negative from each positive, by its tags (tags.py)
+    joins: bool = False  # two images are joined to one, and so are their captions (CLIC)
     attributes: bool = True  # False: groups that name an attribute are skipped if the image has others
     repeat_image: bool = False  # the expanded batch holds the image once per positive, not once for all
     sentinel: bool = False  # a blank image is a negative of every caption, once per copy of an image
@@ -62,11 +63,14 @@ class Recipe:
             raise ValueError(f"paired captions: {self.positives} positives and {self.negatives} negatives differ")
         if (self.rewrite_to_negative or self.swaps) and self.negatives:
             raise ValueError(f"negatives is {self.negatives}: they are made from the positives")
+        others = self.negatives or self.rewrite or self.rewrite_to_negative or self.swaps
+        if self.joins and (self.positives == "all" or others):
+            raise ValueError("joined captions: expected a number of positives, and nothing else that makes captions")
 
     @property
     def makes_captions(self) -> bool:
         """Whether it samples captions that are not in the dataset."""
-        return bool(self.rewrite or self.rewrite_to_negative or self.swaps)
+        return bool(self.rewrite or self.rewrite_to_negative or self.swaps or self.joins)
 
     def check(self, items: Items) -> tuple[int, int]:
         """The maximum numbers of positives and negatives sampled for an image of ``items``.
@@ -85,6 +89,8 @@ class Recipe:
                 raise UserError(self._misfit_message(items, first + int(short.argmax())))
             max_positives = max(max_positives, _maximum(self.positives, positives[used]))
             max_negatives = max(max_negatives, _maximum(self.negatives, negatives[used]))
+        if self.joins:
+            return max_positives + 1, 1
         return max_positives, max_positives if self.rewrite_to_negative or self.swaps else max_negatives
 
     def _check_tags(self, items: Items) -> None:
@@ -138,6 +144,31 @@ class Recipe:
             return Sampled(true, rewritten), Sampled(true.keep(np.array(kept, bool)), list(compress(false, kept)))
         false_texts = items.negatives.texts(negatives.values, paraphrases[1])
         return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, false_texts))
+
+    def joined(
+        self, items: Items, image_B: np.ndarray, other_B: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Sampled, Sampled]:
+        """The captions of images that are joined two by two, as in CLIC (arXiv 2505.24424): the first captions of both
+        in either order; further ones in a random order; and as a negative, the first ones in a random order, with a
+        word of one exchanged for a word of the other (``tags.exchange``), unless that is one of the positives."""
+        assert self.joins and self.positives != "all"
+        (true, _), _ = self.sample(items, np.stack([image_B, other_B], 1).ravel(), rng)
+        text_B2K = true.values.reshape(len(image_B), 2, self.positives)
+        flip_BK = rng.integers(2, size=(len(image_B), self.positives)).astype(bool)
+        positives, negatives = list[str](), list[str]()
+        for text_2K, flip_K in zip(text_B2K, flip_BK.tolist(), strict=True):
+            first, *further = zip(*map(items.texts_at, text_2K), strict=True)
+            exchanged = tags.exchange(first, [_places(items, text) for text in text_2K[:, 0].tolist()], rng)
+            own = [_sentences(first), _sentences(first[::-1])]
+            own += [_sentences(pair[::-1] if flip else pair) for pair, flip in zip(further, flip_K[1:], strict=True)]
+            false = _sentences(exchanged[::-1] if flip_K[0] else exchanged)
+            positives += own
+            negatives.append("" if false in own else false)
+        stands_for_B, count_B = text_B2K[:, 0, 0], np.full(len(image_B), self.positives + 1)
+        has_false_B = np.array(list(map(bool, negatives)), bool)
+        made = Sampled(Ragged.from_lengths(count_B, np.repeat(stands_for_B, count_B)), positives)
+        kept = Ragged.from_lengths(has_false_B, stands_for_B[has_false_B])
+        return made, Sampled(kept, list(filter(None, negatives)))
 
     def _made_from(self, items: Items, texts: Ragged, rng: np.random.Generator) -> list[str]:
         """A negative from each positive."""
@@ -212,6 +243,19 @@ def _rewritten(items: Items, texts: Ragged, rewrite: Rewrite, rng: np.random.Gen
     return [" ".join(rewrite(text.split(), rng)) for text in items.texts_at(texts.values)]
 
 
+def _places(items: Items, text: int) -> list[tags.Place]:
+    """The nouns and adjectives of a text."""
+    if items.tags is None:
+        facts = items.asserts[text].tolist()
+        return tags.named(items.texts[text], tuple(items.facts[fact] for fact in facts))
+    return list(map(tuple, items.tags.places[text].reshape(-1, 3).tolist()))
+
+
+def _sentences(captions: Iterable[str]) -> str:
+    """The captions one after the other, each with a full stop."""
+    return " ".join(text if text.endswith(".") else f"{text}." for text in map(str.rstrip, captions))
+
+
 def shuffle_words(words: Words, rng: np.random.Generator) -> Words:
     """All words in random order."""
     return [words[i] for i in rng.permutation(len(words))]
@@ -267,6 +311,9 @@ _ROWS: dict[str, Recipe] = {
     "single_pair": Recipe(positives=1, negatives=1, kind="complex", sentinel=True),
     "all_pairs": Recipe(positives="all", negatives="all", paired=True, repeat_image=True, sentinel=True),
     "two_pairs": Recipe(positives=2, negatives=2, paired=True),
+    # CLIC's, of three captions of each image; "joined" needs one.
+    "clic": Recipe(positives=3, joins=True),
+    "joined": Recipe(positives=1, joins=True),
     "bindings": Recipe(positives=1, negatives=1, paired=True, kind="binding", sentinel=True),
     "positions": Recipe(positives=1, negatives=1, paired=True, kind="position", sentinel=True),
 }

@@ -38,7 +38,7 @@ def relabel(labels: ImageLabels, replaced: Sequence[Replaced]) -> ImageLabels:
             out[one.row] = of_row[one.by]
         return out
 
-    return ImageLabels(*map(copied, labels)) if replaced else labels
+    return ImageLabels(*(x if x is None else copied(x) for x in labels)) if replaced else labels
 
 
 class Reads:

@@ -18,7 +18,7 @@ import numpy as np
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import ImageRow, ImageRows, Plan
 from naturel_jax.data.batches.replaced import Replaced
-from naturel_jax.data.images.augment import Blank, Crops, Encoded
+from naturel_jax.data.images.augment import Blank, Crops, Encoded, join
 from naturel_jax.data.images.boxes import Boxes, random_boxes
 from naturel_jax.data.items.decoded import Kept
 from naturel_jax.data.items.embedded import EmbeddedCaptions
@@ -87,13 +87,13 @@ def _fill_crops(
 ) -> tuple[np.ndarray, list[Replaced]]:
     """Images uint8 [R, size, size, 3]. Raises UserError if no image of the batch can be read."""
     images, replaced = buffers.array((len(local), crops.size, crops.size, 3)), []
-    for n, error in _fill(seed, sources, crops, batch.at(local), images).items():
+    for n, (broken, error) in _fill(seed, sources, crops, batch.at(local), images).items():
         at = int(local[n])
         row = batch[at]
         for other in _others(batch, at):
             stand_in = batch[other]._replace(sample=row.sample)
             if not _fill(seed, sources, crops, [stand_in], images[n : n + 1]):
-                name = f"{sources[row.source].items.name}/{sources[row.source].items.image_ids[row.item]}"
+                name = f"{sources[broken.source].items.name}/{sources[broken.source].items.image_ids[broken.item]}"
                 replaced.append(Replaced(at, other, name, str(error)))
                 break
         else:
@@ -103,9 +103,28 @@ def _fill_crops(
 
 def _fill(
     seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[ImageRow], images: np.ndarray
-) -> dict[int, UserError]:
-    """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Returns the numbers of those that
-    are missing or broken, and why; they are left undefined."""
+) -> dict[int, tuple[ImageRow, UserError]]:
+    """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Two that are joined are
+    each squeezed to a half: one above the other if they are wide, else side by side. Returns the numbers of rows with
+    an image that is missing or broken, this image, and why; they are left undefined."""
+    joined = [
+        (n, row._replace(item=row.joined, sample=row.sample + 1)) for n, row in enumerate(rows) if row.joined >= 0
+    ]
+    singles = [*rows, *(second for _, second in joined)]
+    squares = np.empty((len(joined), *images.shape[1:]), np.uint8)
+    opened, errors = _fill_each(seed, sources, crops, singles, [*images, *squares])
+    for k, ((n, _), square) in enumerate(zip(joined, squares, strict=True), len(rows)):
+        wide = opened[n].width * opened[k].width >= opened[n].height * opened[k].height
+        join(images[n], square, images[n], above=wide)
+    owners = [*range(len(rows)), *(n for n, _ in joined)]
+    return {owners[k]: (singles[k], error) for k, error in errors.items()}
+
+
+def _fill_each(
+    seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[ImageRow], images: Sequence[np.ndarray]
+) -> tuple[list[Encoded | Kept | Blank], dict[int, UserError]]:
+    """Fills each of ``images``, uint8 [size, size, 3], with a random crop of the image of its row; returns the images,
+    and why those of some rows are missing or broken."""
     opened, failed = list[Encoded | Kept | Blank](), dict[int, UserError]()
     for n, row in enumerate(rows):
         try:
@@ -118,7 +137,7 @@ def _fill(
             image.fill(box, out, crops.shrink_by)
         except (ValueError, OSError) as error:
             failed[n] = _with_name(sources, rows[n], error)
-    return failed
+    return opened, failed
 
 
 def _others(batch: ImageRows, at: int) -> Iterator[int]:

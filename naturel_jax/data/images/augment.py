@@ -87,6 +87,17 @@ def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str =
         cv2.flip(out, 1, out)
 
 
+def join(first: np.ndarray, second: np.ndarray, out: np.ndarray, *, above: bool) -> None:
+    """Fills ``out`` with two images of its shape, uint8 [S, S, 3], each squeezed to a half: the first ``above`` the
+    second, or left of it. ``out`` may be one of them."""
+    size = len(out)
+    halves = [
+        cv2.resize(pixels, (size, half) if above else (half, size), interpolation=cv2.INTER_AREA)
+        for pixels, half in ((first, size // 2), (second, size - size // 2))
+    ]
+    np.concatenate(halves, axis=0 if above else 1, out=out)
+
+
 def _unreadable(data: bytes, error: ValueError) -> ValueError:
     return ValueError(f"not a readable JPEG ({len(data)} bytes): {error}")
 

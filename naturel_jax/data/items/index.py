@@ -97,9 +97,9 @@ class Images:
     def __call__(self, n: int) -> bytes:
         offset, size = int(self.offset_N[n]), int(self.size_N[n])
         if size < 0:
-            return _read(os.path.join(self.root, self.names[n]))
+            return read_file(os.path.join(self.root, self.names[n]))
         shard = int(np.searchsorted(self.first_S, n, side="right")) - 1
-        data = _read(self.files[shard], offset, size)
+        data = read_file(self.files[shard], offset, size)
         if self.checksum_N is not None and self.checksum_N[n] not in (0, xxhash.xxh3_64_intdigest(data)):
             (self.folder / once.META).unlink(missing_ok=True)
             raise once.DamagedCopy(
@@ -108,7 +108,7 @@ class Images:
         return data
 
 
-def _read(path: str, offset: int = 0, size: int | None = None) -> bytes:
+def read_file(path: str, offset: int = 0, size: int | None = None) -> bytes:
     """Part of a file, or all of it. Raises ValueError for a device or pipe, which may never end, and for more
     than ``_LARGEST`` bytes."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its other end

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
 from naturel_jax.data.items.items_on_disk import load_or_collect
 from tfds_naturel.common import escape
+from tfds_naturel.common.builders import open_builder
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import version_of
 from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, Triplet
@@ -86,13 +86,11 @@ class Split(NamedTuple):
 def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
 
-    Raises UserError if nothing is prepared there, or for an unknown split.
+    Raises what ``open_builder`` raises, and UserError for an unknown split.
     """
     import tensorflow_datasets as tfds  # slow to import; only processes that read datasets need it
 
-    if not (epath.Path(directory) / "dataset_info.json").exists():
-        raise UserError(f"{directory} is not a prepared dataset: dataset_info.json is missing; build it first")
-    builder = tfds.builder_from_directory(os.fspath(directory))
+    builder = open_builder(directory)
     if split not in builder.info.splits:
         raise UserError(
             f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"

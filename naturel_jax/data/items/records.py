@@ -28,7 +28,12 @@ ADDRESS = re.compile(r"(https?|ftp):/", re.IGNORECASE)  # Path makes one / of tw
 
 
 class BadRecord(ValueError):
-    """A record that cannot be trained on; the message says why."""
+    """A record that cannot be trained on; the message says why. ``row``: what it has, if only its captions are
+    missing."""
+
+    def __init__(self, reason: str, row: "Mapping[str, Any] | None" = None):
+        super().__init__(reason)
+        self.row = row
 
 
 class Span(NamedTuple):
@@ -116,6 +121,18 @@ def to_record(row: Row, chosen: Chosen, name: str) -> Record:
         _facts(row, chosen, "negative_asserts", len(negatives)),
         _texts(row, chosen, "shows"),
     )
+
+
+def to_image(row: Row, chosen: Chosen, name: str) -> tuple[str, str | bytes | Span, str]:
+    """The name, the image and the first true caption of a row, "" if it has none. Raises BadRecord."""
+    if isinstance(row, BadRecord):
+        if row.row is None:
+            raise row
+        row = row.row
+    image, path = _image(_first(row, chosen, "image"))
+    called = path or _first(row, chosen, "name", name)
+    captions = _texts(row, chosen, "positives")
+    return _text(called if isinstance(called, bytes) else str(called), "name"), image, captions[0] if captions else ""
 
 
 def _first(row: Mapping[str, Any], chosen: Chosen, part: str, default: Any = None) -> Any:

@@ -1,5 +1,5 @@
-"""Nouns and adjectives of the captions of a table, found beforehand by spaCy: what the recipes ``swaps`` and
-``swaps_or_shuffles`` swap.
+"""Nouns and adjectives of captions, which recipes swap or exchange: those of a table are found beforehand by spaCy,
+and those of NatuRel's captions by the facts that they assert.
 
     python -m naturel_jax.data.check csv:my.csv --tags en_core_web_sm
 
@@ -10,9 +10,11 @@ writes them next to the table's index, in ``tags/``:
     swappable.bool  whether two of one kind differ
 """
 
+import functools
 import itertools
+import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +26,10 @@ from naturel_jax.data.items.items import Tags
 from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
-from tfds_naturel.captions import word_order
+from tfds_naturel.captions import lexicon, word_order
 from tfds_naturel.common import extras
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Facts, facts_of
 
 if TYPE_CHECKING:
     import spacy.language
@@ -37,6 +40,7 @@ _FOLDER = "tags"
 _BATCH = 1000  # captions that spaCy tags together
 _LONGEST = 1 << 16  # characters of a caption within which places are recorded
 _KINDS = dict.fromkeys(word_order.NOUNS, 0) | dict.fromkeys(word_order.ADJECTIVES, 1)  # Penn Treebank tag -> kind
+_WORD = re.compile(r"[\w'-]+")
 
 Place = tuple[int, int, int]
 
@@ -121,3 +125,54 @@ def swap(text: str, found: Iterable[Place], rng: np.random.Generator) -> str | N
         return None
     (a, a_stop, _), (b, b_stop, _) = options[rng.integers(len(options))]
     return text[:a] + text[b:b_stop] + text[a_stop:b] + text[a:a_stop] + text[b_stop:]
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def named(text: str, facts: tuple[str, ...]) -> list[Place]:
+    """Where a caption names the classes (kind 0) and attributes (kind 1) of these facts of NatuRel. Facts of other
+    datasets name nothing."""
+    kinds: dict[str, int] = {}
+    for triplet in itertools.chain.from_iterable(map(_triplets, facts)):
+        classes = {triplet.subject} if triplet.relation == "is" else {triplet.subject, triplet.object}
+        kinds |= {noun.text.lower(): 0 for label in classes for noun in lexicon.nouns(label)}
+        if triplet.relation == "is":
+            before, after, _ = lexicon.attribute(triplet.object)
+            kinds |= dict.fromkeys(filter(None, (before, *after, *lexicon.pose(triplet.object))), 1)
+    if not kinds:
+        return []
+    pattern = "|".join(map(re.escape, sorted(kinds, key=len, reverse=True)))
+    found = re.finditer(rf"\b(?:{pattern})\b", text, re.IGNORECASE)
+    return [(match.start(), match.end(), kinds[match[0].lower()]) for match in found]
+
+
+def _triplets(fact: str) -> Facts:
+    try:
+        return facts_of(fact)
+    except ValueError:
+        return ()
+
+
+def exchange(captions: tuple[str, str], found: Sequence[Sequence[Place]], rng: np.random.Generator) -> tuple[str, str]:
+    """Two captions in which a noun of one has changed places with a noun of the other, or an adjective, that only one
+    of them has; other words that only one has if there are none, as in CLIC's code. Captions of the same words stay as
+    they are."""
+    tagged = [
+        [(*place, caption[place[0] : place[1]].lower()) for place in places]
+        for caption, places in zip(captions, found, strict=True)
+    ]
+    words = [{place[2:] for place in side} for side in tagged]
+    options = []
+    for kind in (0, 1):
+        own = [
+            [place for place in side if place[2] == kind and place[2:] not in others]
+            for side, others in zip(tagged, words[::-1], strict=True)
+        ]
+        if all(own):
+            options.append(own)
+    if not options:
+        every = [[(match.start(), match.end(), 0) for match in _WORD.finditer(caption)] for caption in captions]
+        return captions if found == every else exchange(captions, every, rng)
+    chosen = options[rng.integers(len(options))]
+    (a, a_stop, *_), (b, b_stop, *_) = (places[rng.integers(len(places))] for places in chosen)
+    first, second = captions
+    return first[:a] + second[b:b_stop] + first[a_stop:], second[:b] + first[a:a_stop] + second[b_stop:]

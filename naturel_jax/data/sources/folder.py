@@ -25,9 +25,9 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
                 return dataclasses.replace(table, name=f"folder:{name}")
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
     texts = [path.with_suffix(".txt") for path in images]
-    if not any(path.exists() for path in texts):
+    if not images:
         names = ", ".join(f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in _TABLES)
-        raise UserError(f"folder:{name}: {len(images)} images, no captions; expected {names}, or a .txt for each image")
+        raise UserError(f"folder:{name}: 0 images, no captions; expected {names}, or a .txt for each image")
     files = [*images, *(path for path in texts if path.exists())]
     shard = Shard(str(folder), functools.partial(_rows, folder, images, texts))
     return Table(f"folder:{name}", str(folder), files, [shard])
@@ -37,7 +37,7 @@ def _rows(folder: Path, images: Sequence[Path], texts: Sequence[Path]) -> Iterat
     for image, text in zip(images, texts, strict=True):
         name = str(image.relative_to(folder))
         if not text.exists():
-            yield BadRecord(f"{name} has no captions: {text.name} does not exist")
+            yield BadRecord(f"{name} has no captions: {text.name} does not exist", {"image": name})
             continue
         lines = text.read_bytes().splitlines()
         yield {"image": name, "positives": [line for line in lines if line.strip()] or ""}

@@ -6,6 +6,7 @@ and says whose they are.
 
 from naturel_jax.config.plugins import Registry
 from naturel_jax.losses.terms.base_distance import BaseDistance
+from naturel_jax.losses.terms.exchanged_images import ExchangedImages
 from naturel_jax.losses.terms.further_positives import FurtherPositives
 from naturel_jax.losses.terms.own_foils import OwnFoils
 from naturel_jax.losses.terms.term import Term
@@ -18,6 +19,7 @@ _ROWS: dict[str, type[Term]] = {
     "text_distance": TextDistance,
     "base_distance": BaseDistance,
     "further_positives": FurtherPositives,
+    "exchanged_images": ExchangedImages,
 }
 
 

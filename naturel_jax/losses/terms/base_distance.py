@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from naturel_jax.config.settings import at_least, setting
-from naturel_jax.losses.objectives import Embedded
-from naturel_jax.losses.terms.term import Term
+from naturel_jax.losses.terms.term import Embedded, Term
 from naturel_jax.losses.tiles import Side, total_over_tiles
 
 

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from naturel_jax.config.settings import at_least, fraction, one_of, setting
-from naturel_jax.losses.objectives import Embedded
-from naturel_jax.losses.terms.term import Term, caption_rows, check_sampled, masked_mean, mean_over_images
+from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, check_sampled, masked_mean, mean_over_images
 
 _FLOOR = -1e30  # logit of a class that is left out: finite, so that differences with it are
 

@@ -4,24 +4,46 @@ Shape letters: I images, U distinct captions, K captions sampled per image, D em
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from naturel_jax.config.settings import above, setting
-from naturel_jax.losses.objectives import Embedded
+from naturel_jax.losses.batch import CaptionLabels, ImageLabels
+from naturel_jax.losses.tiles import DENSE, Layout
 from tfds_naturel.common.errors import UserError
+
+
+class Embedded(NamedTuple):
+    """An embedded batch, as the terms of ``config.objective.terms`` see it: unit embeddings, scale and bias of the
+    logits, labels, the layout of tiles; ``base``: the embeddings zimg_ID and zcap_UD of the parameters that training
+    started from, or of their moving average, if a term needs them."""
+
+    zimg_ID: jax.Array
+    zcap_UD: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+    images: ImageLabels
+    captions: CaptionLabels
+    layout: Layout = DENSE
+    base: tuple[jax.Array, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
     """The options of a term, the fields of ``config.objective.terms.NAME``; calling them gives its unweighted value,
     a scalar. ``needs_base``: it reads ``Embedded.base``, at the cost of a second forward pass; ``of_average``: that is
-    to be of the moving average of the parameters, not of those that training started from."""
+    to be of the moving average of the parameters, not of those that training started from; ``is_apart``: hard images
+    with exchanged captions are in this term, and not even negatives in the objective."""
 
     weight: float = setting(1.0, "factor of the term in the loss", above(0))
     needs_base = False
     of_average = False
+
+    @property
+    def is_apart(self) -> bool:
+        return False
 
     def __call__(self, z: Embedded) -> jax.Array:
         raise NotImplementedError

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from naturel_jax.config.settings import one_of, setting
 from naturel_jax.losses.batch import CaptionLabels, cell_counts
-from naturel_jax.losses.objectives import Embedded
-from naturel_jax.losses.terms.term import Term, caption_rows, check_sampled, masked_mean, mean_over_images
+from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, check_sampled, masked_mean, mean_over_images
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are
 

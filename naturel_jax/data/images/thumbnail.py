@@ -1,0 +1,32 @@
+"""Small images for pages."""
+
+import io
+from typing import NamedTuple
+
+from PIL import Image as PilImage
+
+from naturel_jax.data.images.decode import open_image
+
+SMALL = 160  # pixels; images up to this size are kept as they are, and enlarged without smoothing
+
+
+class Thumbnail(NamedTuple):
+    """An encoded image, its format, and the size of the original."""
+
+    data: bytes
+    form: str
+    width: int
+    height: int
+
+
+def thumbnail(data: bytes, side: int, box: tuple[int, int, int, int] | None = None) -> Thumbnail:
+    """``data``, or its crop to ``box``, in at most ``side`` x ``side`` pixels. Raises ValueError for what is not an
+    image."""
+    opened = open_image(data)
+    opened = opened.crop(box) if box else opened
+    width, height = opened.size
+    form = "png" if max(width, height) <= SMALL else "jpeg"
+    opened.thumbnail((side, side), PilImage.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    opened.save(buffer, form, quality=82)
+    return Thumbnail(buffer.getvalue(), form, width, height)

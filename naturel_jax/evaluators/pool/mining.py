@@ -1,0 +1,95 @@
+"""The embeddings of a dataset's images in a pool, and the nearest of them by its index, as ``mining.mine`` uses them.
+
+Shape letters: N images of the dataset, K any of them, D embedding.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from naturel_jax.evaluators.pool import index
+from naturel_jax.evaluators.pool.files import Embedded
+from naturel_jax.evaluators.pool.index import Index
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.hard_images import mining
+
+_LOG = logging.getLogger(__name__)
+
+_COPIES = 16  # neighbours more than are asked for, since copies of the image are among them
+_MOST = 1024  # neighbours that are looked at, if most are copies or not the dataset's
+
+
+def open_dataset(
+    folder: Path, image_ids: Sequence[str], budget: int
+) -> tuple[mining.Embeddings, mining.Search, dict[str, Any]]:
+    """The embeddings of the images of a dataset in the pool at ``folder``, a search for the nearest, and what is known
+    of its index, which is printed. ``budget``: bytes of memory. Embeddings are read from the disk when they are used,
+    unless all of the dataset's take less than a quarter of it.
+
+    Raises UserError for a folder without a pool, one without the dataset, or if FAISS is not installed.
+    """
+    pool = Embedded(folder)
+    found = index.load_or_build(pool, budget)
+    print(f"{folder / index.NAME}: {', '.join(f'{name} {value}' for name, value in found.about.items())}")
+    dataset = DatasetInPool(pool, found, image_ids)
+    if dataset.missing:
+        _LOG.warning("%s: %d of %d images of the dataset are not in the pool", folder, dataset.missing, len(image_ids))
+    small = 4 * pool.dim * len(image_ids) <= budget // 4
+    return dataset[np.arange(len(image_ids))] if small else dataset, dataset.search, found.about
+
+
+class DatasetInPool:
+    """The images ``image_ids`` of a dataset, found in the pool by their names. Those that the pool does not have, since
+    they could not be read, are far from all others; ``missing`` counts them."""
+
+    def __init__(self, pool: Embedded, index: Index, image_ids: Sequence[str]):
+        """Raises UserError if none of the images is in the pool."""
+        self._pool, self._index = pool, index
+        number = {name: n for n, name in enumerate(image_ids)}
+        self._row_N = np.full(len(image_ids), -1)
+        for row, name in enumerate(pool.names()):
+            if name in number:
+                self._row_N[number[name]] = row
+        self._sorted = np.argsort(self._row_N)
+        self.missing = int((self._row_N < 0).sum())
+        if self.missing == len(image_ids):
+            raise UserError(
+                f"{pool.folder}: none of the dataset's images, such as {image_ids[0]!r}, is in the pool; embed it: "
+                "naturel-embed --source naturel/CONFIG --data_dir DIR"
+            )
+
+    def __getitem__(self, images_K: np.ndarray) -> np.ndarray:
+        """Unit embeddings [K, D], float32; zeros for images that are missing."""
+        rows_K = self._row_N[images_K]
+        return self._pool[np.maximum(rows_K, 0)] * (rows_K >= 0)[:, None]
+
+    def search(self, images: range, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """A ``mining.Search`` by the index."""
+        found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, int), np.empty(0))] * len(images)
+        left, asked = np.flatnonzero(self._row_N[images.start : images.stop] >= 0), count + 1 + _COPIES
+        while len(left):
+            numbers = images.start + left
+            for n, own, near, cosines in zip(left, self._row_N[numbers], *self._nearest(numbers, asked), strict=True):
+                others = (near >= 0) & (near != own)
+                found[n] = self._number(near[others]), cosines[others]
+            if asked >= min(len(self._pool), _MOST):
+                break
+            left, asked = np.array([n for n in left if _usable(*found[n]) < count], int), 4 * asked
+        return found
+
+    def _nearest(self, numbers: np.ndarray, asked: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._index.search(self[numbers], min(asked, len(self._pool)))
+
+    def _number(self, rows_K: np.ndarray) -> np.ndarray:
+        """The numbers of the images with these rows, -1 for those that are not the dataset's."""
+        place = np.searchsorted(self._row_N, rows_K, sorter=self._sorted).clip(max=len(self._row_N) - 1)
+        number = self._sorted[place]
+        return np.where(self._row_N[number] == rows_K, number, -1)
+
+
+def _usable(numbers: np.ndarray, cosines: np.ndarray) -> int:
+    """How many neighbours are the dataset's, and no copies."""
+    return int(((numbers >= 0) & (cosines < mining.COPY)).sum())

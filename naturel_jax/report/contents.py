@@ -1,0 +1,44 @@
+"""What a report has, before it is Markdown, LaTeX or a page."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from naturel_jax.evaluators.examples import Example
+from naturel_jax.report import leakage
+from naturel_jax.report.plots import History, Losses
+from naturel_jax.report.tables import ModelRow
+
+
+class Section(NamedTuple):
+    """A further part of a report: a table, text, and a command. ``words``: the table's cells are words, not numbers."""
+
+    title: str
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    text: Sequence[str] = ()
+    command: str = ""
+    words: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """``rows``: models, published systems, baselines. ``histories``: model -> the scores of its runs during training,
+    and ``losses`` their training losses. ``left_out``: what the scores leave out, one line each. ``trained_on``: which
+    images may have been trained on. ``seeds``: model -> number of seeds that its scores are means of; empty: one of
+    each. ``score``: see ``plots``. ``ties``: items whose right and wrong answers score the same, one line for each
+    model and benchmark with any. ``examples``: model -> items that it gets right and wrong. ``made``: where the scores
+    come from, only in the page."""
+
+    rows: Sequence[ModelRow]
+    histories: Mapping[str, Sequence[History]]
+    left_out: Sequence[str] = ()
+    trained_on: Sequence[leakage.Line] = ()
+    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sections: Sequence[Section] = ()
+    score: str = ""
+    ties: Sequence[str] = ()
+    title: str = "Scores"
+    losses: Mapping[str, Sequence[Losses]] = dataclasses.field(default_factory=dict)
+    examples: Mapping[str, Sequence[Example]] = dataclasses.field(default_factory=dict)
+    made: Sequence[Section] = ()

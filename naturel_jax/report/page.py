@@ -1,0 +1,123 @@
+"""The report as one HTML file, which loads nothing: tables, curves, examples with their images."""
+
+import html
+import importlib.resources
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from naturel_jax.evaluators.examples import SHOWN, Example
+from naturel_jax.report import leakage, plots
+from naturel_jax.report.contents import Report, Section
+from naturel_jax.report.plots import Plot
+from tfds_naturel.common import escape, pages
+
+_TEMPLATE = importlib.resources.files("naturel_jax.report") / "report.html"
+_MOST_CHARACTERS = 300  # of a caption
+
+
+def fill(
+    report: Report, shown: Sequence[str], legend: Sequence[str], drawn: Mapping[str, Plot], relations: Sequence[Section]
+) -> str:
+    """The page. ``shown``: the tables in HTML; ``drawn``: name -> plot; ``relations``: the scores by relation."""
+    made, *others = report.made or [Section("")]
+    parts = [
+        _section(made) if made.rows else "",
+        *shown,
+        *(f"<p>{html.escape(line)}</p>" for line in legend),
+        *map(_section, report.sections),
+        _figures(drawn),
+        *map(_section, relations),
+        _examples(report.examples),
+        _list("What the scores leave out", report.left_out),
+        *leakage.html(report.trained_on),
+        *map(_section, others),
+    ]
+    return pages.fill(_TEMPLATE, title=_text(report.title), body="\n".join(filter(None, parts)))
+
+
+def _text(text: str) -> str:
+    return html.escape(escape.line(text))
+
+
+def _section(section: Section) -> str:
+    body = f"<h2>{_text(section.title)}</h2>"
+    if section.rows:
+        rows = "".join(
+            f'<tr><th scope="row">{_text(first)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in others)}</tr>'
+            for first, *others in section.rows
+        )
+        head = "".join(f'<th scope="col">{_text(cell)}</th>' if cell else "<td></td>" for cell in section.head)
+        kind = "wide text" if section.words else "wide"
+        body += (
+            f'<div class="{kind}" role="region" tabindex="0" aria-label="{_text(section.title)}">'
+            f"<table><thead><tr>{head}</tr></thead><tbody class=measured>{rows}</tbody></table></div>"
+        )
+    body += "".join(f"<p>{_text(line)}</p>" for line in section.text)
+    return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    return f"<h2>{title}</h2><ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def _figures(drawn: Mapping[str, Plot]) -> str:
+    figures = ""
+    for name, plot in drawn.items():
+        title, description = map(html.escape, plots.TITLES[name])
+        svg = plot.svg.replace("<svg ", f'<svg aria-label="{description}" ', 1)
+        figures += f"<section><h2>{title}</h2><figure>{svg}</figure></section>\n"
+    return f'<div class="plots">\n{figures}</div>' if figures else ""
+
+
+# ---- Examples --------------------------------------------------------------------------------------------------------
+
+
+def pick(of_models: Mapping[str, Sequence[Example]]) -> list[tuple[str, Example]]:
+    """At most ``SHOWN`` examples, half of them right: of the models in turns, each item once on either side."""
+    found: list[tuple[str, Example]] = []
+    for right in (True, False):
+        items: set[tuple[str, str]] = set()
+        sides: dict[str, Iterator[Example]] = {}
+        for n, (model, examples) in enumerate(of_models.items()):
+            side = [example for example in examples if example.right == right]
+            start = 2 * n % max(1, len(side))  # so that models show items of different benchmarks
+            sides[model] = iter((*side[start:], *side[:start]))
+        for model in itertools.chain.from_iterable(itertools.repeat(list(sides), SHOWN)):
+            example = next((one for one in sides[model] if (one.benchmark, one.id) not in items), None)
+            if example is not None and len(items) < SHOWN // 2:
+                items.add((example.benchmark, example.id))
+                found.append((model, example))
+    return found
+
+
+def _examples(of_models: Mapping[str, Sequence[Example]]) -> str:
+    """The section on examples; empty without models, one sentence without examples."""
+    if not of_models:
+        return ""
+    title, picked = "<h2>Examples</h2>", pick(of_models)
+    if not picked:
+        return f"{title}<p>No items are kept with these results; evaluate again to see some of them.</p>"
+    right = sum(example.right for _, example in picked)
+    text = (
+        f"{right} items that a model gets right and {len(picked) - right} that one gets wrong, with the cosine of each "
+        "caption to each image. True and false are those of the first image. Which items are here depends on their ids "
+        "only; naturel-compare shows all of a benchmark."
+    )
+    return f"{title}<p>{text}</p><ul class=cards>{''.join(_card(*each) for each in picked)}</ul>"
+
+
+def _card(model: str, example: Example) -> str:
+    which = f"item {example.id} of {example.benchmark}"
+    images = "".join(
+        f'<img loading="lazy" alt="{_text(f"Image {n} of {which}")}" src="{html.escape(address)}">'
+        for n, address in enumerate(example.images, 1)
+    )
+    verdict = '<b class="right">✓ right</b>' if example.right else '<b class="wrong">✗ wrong</b>'
+    captions, columns = "", len(example.captions)
+    for n, caption in enumerate(example.captions):
+        cosines = ", ".join(f"{cosine:.3f}" for cosine in example.cosines[n::columns])
+        truth = ("true" if n < example.true_captions else "false") if example.true_captions else ""
+        short = caption if len(caption) <= _MOST_CHARACTERS else f"{caption[:_MOST_CHARACTERS]}…"
+        captions += f"<li>{_text(short)} <small>{' '.join(filter(None, (truth, cosines)))}</small></li>"
+    source = f"{_text(model)}, {_text(example.benchmark)}, {_text(example.id)}"
+    return f"<li><div class=frames>{images}</div><p>{verdict} <small>{source}</small></p><ul>{captions}</ul></li>"

@@ -1,0 +1,241 @@
+"""Annotators: how pairs are divided among them, what is read from their files, and what these say together."""
+
+import collections
+import csv
+import itertools
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from tfds_naturel.audit import __main__ as audit
+from tfds_naturel.audit import agreement, form, label_studio, review
+from tfds_naturel.captions import bank, decisions, grammar
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.open_images.annotations import Box
+
+CAT, MAN = Triplet("Cat", "on", "Desk"), Triplet("Man", "holds", "Mug")
+ANSWERS = {"a": "accept", "r": "reject", "u": "unclear", ".": ""}
+
+
+@pytest.fixture(scope="module")
+def small() -> bank.Bank:
+    return {triplet: grammar.write(triplet, np.random.default_rng(n)) for n, triplet in enumerate((CAT, MAN))}
+
+
+def judged(path, answers, texts, triplet=CAT, **columns):
+    """Writes a file of somebody's answers (``ANSWERS``) about texts."""
+    rows = [
+        {"triplet": str(triplet), "text": text, "decision": ANSWERS[answer]} | columns
+        for answer, text in zip(answers, texts, strict=True)
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+# ---- Shares ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("people", "overlap"), [("anna,ben,carla", 2), ("a,b,c,d", 2), ("a,b,c,d,e", 3), ("a", 1)])
+def test_shares_are_even_and_overlap(people, overlap):
+    """Everybody gets as many screens, to one; each is seen by ``overlap`` people; all share some with all."""
+    names = form.names(people)
+    given = form.assign(60, names, overlap, seed=0)
+    assert list(given) == names and sum(map(len, given.values())) == 60 * overlap
+    assert max(map(len, given.values())) - min(map(len, given.values())) <= 1
+    assert set(collections.Counter(itertools.chain(*given.values())).values()) == {overlap}
+    assert all(set(given[a]) & set(given[b]) for a, b in itertools.combinations(names, 2))
+    assert given == form.assign(60, names, overlap, seed=0) and (
+        overlap == len(names) or given != form.assign(60, names, overlap, seed=1)
+    )
+
+
+def test_a_sample_has_the_relations_of_all_and_shares_are_in_the_page(small, tmp_path, capsys):
+    bank.save(tmp_path / "bank.tsv", small)
+    command = ["--bank", str(tmp_path / "bank.tsv"), "--review", str(tmp_path / "out"), "--photos", str(tmp_path)]
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"annotations: has no"):
+        audit.main(command)
+    audit.main([*command[:4], "--sample", "4", "--assign", "anna, ben", "--overlap", "1"])
+    assert "review.html: 4 pairs, 0 triplets with photos; anna: 2; ben: 2\n" in capsys.readouterr().out
+    page = (tmp_path / "out" / "review.html").read_text()
+    data = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])
+    assert [screen["title"] for screen in data["screens"]] == [str(CAT)] * 2 + [str(MAN)] * 2
+    assert sorted(data["people"]["anna"] + data["people"]["ben"]) == [0, 1, 2, 3]
+    for flags, match in {
+        ("--sample", "9"): r"--sample 9: expected a number from 1 to 8",
+        ("--assign", "anna", "--overlap", "2"): r"overlap 2: expected a number from 1 to 1",
+        ("--assign", "anna,,ben"): r"name '': expected 1 to 60 printable characters",
+        ("--assign", "anna,anna"): r"name 'anna' is there twice",
+    }.items():
+        with pytest.raises(UserError, match=match):
+            audit.main([*command[:4], *flags])
+
+
+# ---- Agreement -------------------------------------------------------------------------------------------------------
+
+
+def test_alpha_of_the_published_example():
+    """Krippendorff 2011, "Computing Krippendorff's alpha-reliability", section B: binary data, two observers."""
+    people = [dict(enumerate(answers)) for answers in ("0100000000", "1110010100")]
+    assert agreement.alpha(people) == (pytest.approx(0.095, abs=5e-4), 10)
+    assert math.isnan(agreement.alpha([people[0], {}])[0]) and agreement.alpha([people[0], people[0]]) == (1, 10)
+    assert agreement.alpha([dict(enumerate("11"))] * 2) == (1, 2)
+
+
+def test_the_majority_counts_and_ties_are_unclear():
+    people = [
+        {n: decisions.Decision(ANSWERS[a]) for n, a in enumerate(answers)} for answers in ("aarr", "arru", "arua")
+    ]
+    assert list(decisions.majority(people).values()) == ["accept", "reject", "reject", "unclear"]
+
+
+def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
+    bank.save(tmp_path / "bank.tsv", small)
+    texts = [caption.text for caption in small[CAT]]
+    files = [
+        judged(tmp_path / "1.csv", "aaaarrr.", texts, annotator="anna", reason="=1+1"),
+        judged(tmp_path / "2.csv", "aaarrra.", texts, annotator="ben", reason=""),
+    ]
+    command = ["--bank", str(tmp_path / "bank.tsv"), "--agreement", str(tmp_path / "out"), "--decisions"]
+    audit.main([*command, *map(str, files)])
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report in capsys.readouterr().out
+    # Of 14 judgements, 8 accept and 6 reject; two of seven captions differ.
+    observed, chance = 2 / 7, 2 * 8 * 6 / (14 * 13)
+    assert f"| on | 7 | {1 - observed / chance:.3f} |" in report
+    expected = 1 - observed / (1 - (4 * 4 + 3 * 3) / 49)  # both accept four and reject three
+    assert f"| anna and ben | 7 | {5 / 7:.3f} | {expected:.3f} |" in report
+    rows = list(csv.DictReader((tmp_path / "out" / "disagreements.csv").read_text().splitlines()))
+    assert [row["text"] for row in rows] == sorted([texts[3], texts[6]])
+    assert {row["said"] for row in rows} == {"anna: accept (=1+1); ben: reject", "anna: reject (=1+1); ben: accept"}
+    page = (tmp_path / "out" / "adjudicate.html").read_text()
+    screens = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["screens"]
+    noted = {q["texts"][0]: q["note"] for screen in screens for q in screen["questions"]}
+    assert noted == {row["text"]: row["said"] for row in rows}
+    merged = tmp_path / "out" / "decisions.csv"
+    assert decisions.rejected([merged]) == {(CAT, texts[4]), (CAT, texts[5])}
+
+    decided = judged(tmp_path / "3.csv", "r", [texts[3]], annotator="carla", reason="no")
+    audit.main([*command, *map(str, files), "--adjudicated", str(decided)])
+    assert "\n1 captions are left to decide" in capsys.readouterr().out
+    assert decisions.rejected([merged]) == {(CAT, texts[n]) for n in (3, 4, 5)}
+    with pytest.raises(UserError, match=r"no caption was judged by two people \(anna\)"):
+        audit.main([*command, str(files[0])])
+    with pytest.raises(SystemExit):
+        audit.main([*command[:4]])
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "triplet,text,decision\nCat on Desk,a cat,accept\n",
+            r"a.csv:2: triplet 'Cat on Desk': expected 'subject\|rel",
+        ),
+        (
+            "triplet,text,decision\nA|on|B,x,\nA|on|B,x,yes\n",
+            r"a.csv:3: decision 'yes'; expected accept, reject, unclea",
+        ),
+        (
+            "triplet,text,decision,reason\nA|on|B,x,reject," + "y" * 1001,
+            r"a.csv:2: reason has more than 1000 characters",
+        ),
+        ('triplet,text,decision\nA|on|B,"=1+1",accept\n', r"a.csv:2: text '=1\+1' begins like a formula"),
+        ("triplet,text\n", r"a.csv:1: columns \['triplet', 'text'\]; missing \['decision'\]"),
+        ("x" * (decisions.MAX_BYTES + 1), r"a.csv: 16,777,217 bytes; expected at most 16,777,216"),
+    ],
+)
+def test_bad_files_are_refused_by_row(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        decisions.read([tmp_path / "a.csv"])
+
+
+def test_a_file_is_of_one_person_and_the_worst_of_their_rows_counts(tmp_path):
+    first = judged(tmp_path / "a.csv", "arau", ["x", "x", "y", "y"], annotator="anna")
+    assert decisions.read([first]) == {"anna": {(CAT, "x"): ("reject", ""), (CAT, "y"): ("unclear", "")}}
+    second = judged(tmp_path / "b.csv", "a", ["x"])
+    assert set(decisions.read([first, second])) == {"anna", "b"}
+    third = judged(tmp_path / "c.csv", "a", ["x"], annotator="anna")
+    with pytest.raises(UserError, match=r"c.csv: decisions of 'anna', as in .*a.csv; give one file of each person"):
+        decisions.read([first, third])
+
+
+def exported(tasks, answers):
+    """The tasks as Label Studio exports them (labelstud.io/guide/export, JSON): ``answers`` has, for each task, the
+    annotations of some people as {control: choice or text}."""
+    kinds = {True: ("textarea", "text"), False: ("choices", "choices")}
+    return [
+        task
+        | {
+            "id": n,
+            "annotations": [
+                {
+                    "id": 10 * n + k,
+                    "completed_by": who,
+                    "was_cancelled": values is None,
+                    "result": [
+                        {"id": "x", "from_name": name, "to_name": "t", "type": kinds[is_text][0]}
+                        | {"value": {kinds[is_text][1]: [value]}}
+                        for name, value in (values or {}).items()
+                        for is_text in [name.endswith("reason")]
+                    ],
+                }
+                for k, (who, values) in enumerate(of_task)
+            ],
+        }
+        for n, (task, of_task) in enumerate(zip(tasks, answers, strict=True), 1)
+    ]
+
+
+def test_label_studio_there_and_back(small, tmp_path):
+    screens = review.screens(small)[:2]
+    shown = {CAT: [review.Shown("0", "data:,", Box(0.1, 0.5, 0.2, 0.6), Box(0.3, 0.9, 0.4, 1))]}
+    tasks = label_studio.tasks(screens, shown)
+    (boxes,) = (prediction["result"] for prediction in tasks[0]["predictions"])
+    assert boxes[1]["value"] == {"x": 30, "y": 40, "width": pytest.approx(60), "height": pytest.approx(60)} | {
+        "rotation": 0,
+        "rectanglelabels": ["object"],
+    }
+    controls = {node.get("name"): node for node in ET.fromstring(label_studio.config()).iter() if node.get("name")}
+    assert all(node.get("value", "$")[1:] in {"", *tasks[0]["data"]} for node in controls.values())
+    assert all(node.get("toName", "photo") in controls for node in controls.values())
+    assert {(box["from_name"], box["to_name"]) for box in boxes} == {("box", "photo")} and "box" in controls
+
+    anna, ben = {"id": 7, "email": "anna@example.org"}, 3
+    answers = [
+        [
+            (anna, {"positive": "accept", "negative": "reject", "negative_reason": "odd"}),
+            (ben, {"positive": "unclear"}),
+        ],
+        [(ben, None)],
+    ]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(exported(tasks, answers)))
+    true, false = (question.texts[0] for question in screens[0].questions)
+    assert decisions.read([path]) == {
+        "anna@example.org": {(CAT, true): ("accept", ""), (CAT, false): ("reject", "odd")},
+        "user 3": {(CAT, true): ("unclear", "")},
+    }
+    for content, message in {
+        "{}": r"export.json: the file is {}; expected a list of Label Studio's JSON",
+        '[{"data": 1}]': r"export.json: task 1: data is 1; expected an object",
+        '[{"data": {}, "annotations": [{"result": [{"value": {"choices": [3]}}]}]}]': r"task 1: a choice is 3; exp",
+        json.dumps(exported(tasks, [[(ben, {"positive": "yes"})], []])): r"task 1: decision 'yes'; expected accept",
+        "[" * 100_000: r"export.json: not JSON \(nested too deeply\); export it from Label Studio again",
+        '["\\ud800"]': r"export.json: has half of a surrogate pair",
+    }.items():
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            decisions.read([path])

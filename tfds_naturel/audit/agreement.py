@@ -1,0 +1,126 @@
+"""How far annotators agree, where they do not, and the decisions that remain."""
+
+import csv
+import itertools
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfds_naturel.captions import decisions
+from tfds_naturel.captions.decisions import VERDICTS, Decisions, Key
+from tfds_naturel.common import escape, extras
+from tfds_naturel.common.errors import UserError
+
+_RESAMPLES = 1000
+
+
+def alpha(people: Sequence[Mapping[Any, Hashable]]) -> tuple[float, int]:
+    """(Krippendorff's nominal alpha, number of items judged by two or more): agreement beyond chance of people (item ->
+    value), who need not have judged the same items.
+
+    Alpha is NaN if no item was judged twice, and 1 if all judgements of such items are the same. Raises UserError if
+    ``krippendorff`` is not installed.
+    """
+    counts = _counts(people)
+    return _alpha(np.array(list(counts.values()))), len(counts)
+
+
+def _counts(people: Sequence[Mapping[Any, Hashable]]) -> dict[Any, list[int]]:
+    """Item judged by two or more -> how often each value was given."""
+    values = sorted({value for judged in people for value in judged.values()}, key=str)
+    found: dict[Any, Counter[Hashable]] = {}
+    for judged in people:
+        for key, value in judged.items():
+            found.setdefault(key, Counter())[value] += 1
+    return {key: [given[value] for value in values] for key, given in found.items() if given.total() > 1}
+
+
+def _alpha(counts: np.ndarray) -> float:
+    """Alpha of counts int [items, values]."""
+    if not len(counts):
+        return float("nan")
+    if (counts.sum(axis=0) > 0).sum() < 2:
+        return 1.0
+    krippendorff = extras.library("krippendorff", "audit")
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+
+
+def interval(counts: Mapping[Key, Sequence[int]]) -> tuple[float, float]:
+    """95% bootstrap interval of alpha. Triplets are resampled, since captions of one triplet resemble one another."""
+    rows, keys = np.array(list(counts.values())), list(counts)
+    groups = [np.array(list(of)) for _, of in itertools.groupby(range(len(keys)), key=lambda n: keys[n][0])]
+    rng = np.random.default_rng(0)
+    resampled = (rng.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
+    found = [_alpha(rows[np.concatenate([groups[n] for n in chosen])]) for chosen in resampled]
+    low, high = np.percentile(found, (2.5, 97.5)).tolist()
+    return low, high
+
+
+def disagreements(people: Mapping[str, Decisions]) -> dict[Key, str]:
+    """Caption -> who said what, for those that got different verdicts or were called unclear."""
+    keys = sorted({key for decided in people.values() for key in decided})
+    said = {key: {name: decided[key] for name, decided in people.items() if key in decided} for key in keys}
+    return {
+        key: "; ".join(f"{name}: {d.verdict}{f' ({d.reason})' if d.reason else ''}" for name, d in of_key.items())
+        for key, of_key in said.items()
+        if {d.verdict for d in of_key.values()} not in ({"accept"}, {"reject"})
+    }
+
+
+def report(people: Mapping[str, Decisions]) -> list[str]:
+    """The report's lines: what each person decided, alpha for all captions and by relation, and Cohen's kappa of every
+    two people. Raises UserError unless there are two people and captions that both judged."""
+    verdicts = {name: {key: d.verdict for key, d in sorted(decided.items())} for name, decided in people.items()}
+    counts = dict(sorted(_counts(list(verdicts.values())).items()))
+    if not counts:
+        who = ", ".join(people) or "nobody"
+        raise UserError(f"--decisions: no caption was judged by two people ({who}); give the files of two or more")
+    lines = ["# Agreement", "", f"| | {' | '.join(VERDICTS)} |", "|---" * (1 + len(VERDICTS)) + "|"]
+    for name, judged in verdicts.items():
+        given = Counter(judged.values())
+        lines.append(f"| {escape.markdown(name)} | {' | '.join(str(given[verdict]) for verdict in VERDICTS)} |")
+    lines += ["", "Krippendorff's alpha (nominal), with 95% intervals by resampling triplets.", ""]
+    lines += ["| captions | judged by two or more | alpha | 95% |", "|---|---|---|---|", _row("all", counts)]
+    for relation in sorted({triplet.relation for triplet, _ in counts}):
+        lines.append(_row(relation, {key: row for key, row in counts.items() if key[0].relation == relation}))
+    return [*lines, "", *_pairs(verdicts)]
+
+
+def _row(name: str, counts: Mapping[Key, Sequence[int]]) -> str:
+    low, high = interval(counts)
+    value = _alpha(np.array(list(counts.values())))
+    return f"| {escape.markdown(name)} | {len(counts)} | {value:.3f} | {low:.3f} to {high:.3f} |"
+
+
+def _pairs(verdicts: Mapping[str, Mapping[Key, str]]) -> list[str]:
+    metrics = extras.library("sklearn.metrics", "audit")
+    lines = ["| people | judged by both | same verdict | Cohen's kappa |", "|---|---|---|---|"]
+    for a, b in itertools.combinations(verdicts, 2):
+        if both := [key for key in verdicts[a] if key in verdicts[b]]:
+            of_a, of_b = ([verdicts[name][key] for key in both] for name in (a, b))
+            same = float(np.mean([x == y for x, y in zip(of_a, of_b, strict=True)]))
+            kappa = 1.0 if len({*of_a, *of_b}) == 1 else metrics.cohen_kappa_score(of_a, of_b)
+            who = escape.markdown(f"{a} and {b}")
+            lines.append(f"| {who} | {len(both)} | {same:.3f} | {kappa:.3f} |")
+    return [*lines, ""]
+
+
+def settled(people: Mapping[str, Decisions], adjudicated: Mapping[Key, decisions.Decision]) -> list[tuple[str, ...]]:
+    """Rows of (triplet, text, decision, reason) for all captions that were judged: what was adjudicated, or else the
+    majority's verdict, with what was said where people differ."""
+    said = disagreements(people)
+    found = {key: decisions.Decision(v, said.get(key, "")) for key, v in decisions.majority(people.values()).items()}
+    found |= adjudicated
+    return [
+        (str(triplet), text, found[triplet, text].verdict, escape.cell(found[triplet, text].reason)[:1000])
+        for triplet, text in sorted(found)
+    ]
+
+
+def write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Writes a CSV file."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
