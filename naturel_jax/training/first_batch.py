@@ -1,6 +1,6 @@
 """Draws the first batch of a run, as the step receives it, in one image: the first thing to look at.
 
-Shape letters: I images, U distinct captions, K captions sampled per image.
+Shape letters: I images, P patches, V values of a patch, U distinct captions, K captions sampled per image.
 """
 
 import dataclasses
@@ -17,7 +17,9 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.data.batches.pipeline import Pipeline
 from naturel_jax.data.batches.stages import EmbeddedImages
+from naturel_jax.data.images import naflex
 from naturel_jax.losses.batch import Batch, ImageLabels
+from naturel_jax.models.naflex import Patches
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _SHOWN = 16  # images
 _COLUMNS = 2
 _SIDE = 192  # smaller images are enlarged by the largest integer factor that does not exceed this
+_LONGEST = 512  # larger ones are shrunk to this: strips of NaFlex
 _MARGIN, _LINE = 16, 20  # pixels
 _CHARACTERS = 52  # per line
 _POSITIVE, _NEGATIVE, _INK = "#1a7f37", "#cf222e", "#1f2328"
@@ -55,9 +58,10 @@ def write(batch: Batch, texts: Sequence[str], copies: Sequence[float] | np.ndarr
     from PIL import Image, ImageDraw
 
     labels = jax.tree.map(_local_rows, batch.image_labels)
-    images = _local_rows(batch.images)
     rows = _shown(labels)
-    side = images.shape[1] * max(1, _SIDE // images.shape[1])
+    pictures = _pictures(batch, rows)
+    longest = max(max(picture.shape[:2]) for picture in pictures)
+    side = min(longest, _LONGEST) * max(1, _SIDE // longest)
     fonts = _fonts()
     cards = [_wrapped(_card(labels, row, texts, copies)) for row in rows]
     text_width = max(fonts[bold].getlength(text) for card in cards for text, _, bold in card)
@@ -66,14 +70,23 @@ def write(batch: Batch, texts: Sequence[str], copies: Sequence[float] | np.ndarr
     columns = min(_COLUMNS, len(rows))
     page = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
     draw = ImageDraw.Draw(page)
-    for place, (row, card) in enumerate(zip(rows, cards, strict=True)):
+    for place, (picture, card) in enumerate(zip(pictures, cards, strict=True)):
         x, y = place % columns * width + _MARGIN, place // columns * height + _MARGIN
-        draw.rectangle((x - 1, y - 1, x + side, y + side), outline="#d0d7de")  # so that white images have an edge too
-        page.paste(Image.fromarray(images[row]).resize((side, side), Image.Resampling.NEAREST), (x, y))
+        tall, wide = (max(1, n * side // longest) for n in picture.shape[:2])
+        draw.rectangle((x - 1, y - 1, x + wide, y + tall), outline="#d0d7de")  # white images have an edge too
+        page.paste(Image.fromarray(picture).resize((wide, tall), Image.Resampling.NEAREST), (x, y))
         _write_lines(draw, (x + side + _MARGIN, y), card, fonts)
     png = io.BytesIO()
     page.save(png, "PNG")
     storage.write(epath.Path(file), png.getvalue())
+
+
+def _pictures(batch: Batch, rows: Sequence[int]) -> list[np.ndarray]:
+    """uint8 [H, W, 3] of some of the rows."""
+    images = jax.tree.map(_local_rows, batch.images)
+    if not isinstance(images, Patches):
+        return [images[row] for row in rows]
+    return [naflex.joined(images.patches_IPV[row], *images.grid_I2[row].tolist()) for row in rows]
 
 
 def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:
