@@ -79,15 +79,16 @@ def _check_naflex(config: Config, sizes: TwoTowerConfig) -> None:
                 f"images of {sizes.image.size} pixels; leave the field out"
             )
         return
-    for name, found, needed in (
-        ("data.patch_dropout", config.data.patch_dropout, 0.0),
-        ("data.cache", config.data.cache, ""),
-        ("compute.attention", "" if config.compute.attention != "splash" else "splash", ""),
-    ):
-        if found != needed:
+    without = {
+        "data.patch_dropout": config.data.patch_dropout,
+        "data.cache": config.data.cache,
+        "compute.attention": config.compute.attention == "splash" and "splash",
+    }
+    for name, found in without.items():
+        if found:
             raise UserError(
-                f"config.{name} is {found!r}, which is not implemented for a NaFlex model, whose images have patches "
-                f"of their own: set config.{name} to {needed!r}"
+                f"config.{name} is {found!r}, which is not implemented for a NaFlex model, whose images have a number "
+                "of patches of their own; leave the field out"
             )
 
 

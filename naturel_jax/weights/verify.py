@@ -109,8 +109,9 @@ def preprocessed_otherwise(
     before: Processor, after: Processor, images: Mapping[str, bytes], texts: Sequence[str]
 ) -> str:
     """The images and captions whose pixels or ids two processors of one model differ in; '' if there are none."""
-    other_I = _differ(*(_batch(one, list(images.values())) for one in (before, after)), 0)
-    other_U = _differ(*(one.tokenize(texts) for one in (before, after)), 0)
+    files = list(images.values())
+    other_I = _differ(_batch(before, files), _batch(after, files), 0)
+    other_U = _differ(before.tokenize(texts), after.tokenize(texts), 0)
     parts = [
         (_names(images, other_I), len(images), "images"),
         (_names(map(repr, texts), other_U), len(texts), "captions"),

@@ -14,6 +14,7 @@ from PIL import Image
 
 import naturel_jax
 from naturel_jax import config as c
+from naturel_jax.data import datasets
 from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.images import naflex
 from naturel_jax.data.images.boxes import boxes_of_own_ratio
@@ -186,16 +187,16 @@ def test_flops_are_xlas():
 def test_a_run_resumes_exactly_and_evaluates_with_its_own_patches(tmp_path):
     raw = tiny_config.get_config("sigmoid")
     raw.preset, raw.data.dir = "tiny-naflex", os.fspath(data_dir())
-    raw.data.update({"batch_size": 4, "max_patches": 12})
+    raw.data.update({"batch_size": 8, "max_patches": 12})
     raw.update_from_flattened_dict({"optim.schedule": "constant", "eval.benchmarks": ("naturel",)})
     for name, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
-        raw.duration = f"{steps} steps"
+        raw.duration, raw.optim.warmup = f"{steps} steps", "1 steps"
         run.run(c.load(raw), tmp_path / name)
     whole, parts = (naturel_jax.load(f"run:{tmp_path}/{name}") for name in ("whole", "parts"))
     assert_same(parts.params, whole.params)
     assert whole.processor.max_patches == 12 and whole.processor.resize == "naflex"
     scores = json.loads((tmp_path / "whole/scores.json").read_text())["scores"]
-    evaluated = naturel_jax.evaluate(whole, "naturel", data_dir() / "naturel/tiny/4.0.0")
+    evaluated = naturel_jax.evaluate(whole, "naturel", datasets.directory(raw.data.dir, "naturel/tiny"))
     assert evaluated == pytest.approx({name: scores[name] for name in evaluated})
 
 
@@ -211,7 +212,7 @@ def test_a_run_resumes_exactly_and_evaluates_with_its_own_patches(tmp_path):
     ],
 )
 def test_what_naflex_models_do_not_have_is_refused(fields, name):
-    with pytest.raises(UserError, match=rf"config\.{name}, which is not implemented for a NaFlex model.*: set config"):
+    with pytest.raises(UserError, match=rf"config\.{name}, which is not implemented for a NaFlex model.*; leave the"):
         make_model(config(**fields), preset("tiny-naflex"), make_mesh({"data": -1}))
 
 
