@@ -5,6 +5,7 @@ Shape letters: I images, P patches (those of an image in row-major order, then p
 columns, channels), G rows or columns of the table of positions, D width; a trailing 2 means rows and columns.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,12 @@ def normalize(images: Patches, mean: tuple[float, ...], std: tuple[float, ...]) 
     values = (values - jnp.tile(jnp.asarray(mean), count)) / jnp.tile(jnp.asarray(std), count)
     is_own_IP = jnp.arange(values.shape[1]) < images.lengths_I[:, None]
     return images._replace(patches_IPV=jnp.where(is_own_IP[..., None], values, 0.0))
+
+
+def embed(images: Patches, table_GD: jax.Array, layer: Callable[[jax.Array], jax.Array], dtype: str) -> jax.Array:
+    """What a tower's blocks take of normalized images, [I, P, D]: patches through a linear ``layer``, and positions."""
+    position_IPD = positions(table_GD, images.grid_I2, images.patches_IPV.shape[1])
+    return layer(images.patches_IPV.astype(dtype)) + position_IPD.astype(dtype)
 
 
 def positions(table_GD: jax.Array, grid_I2: jax.Array, count: int) -> jax.Array:

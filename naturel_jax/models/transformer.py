@@ -5,7 +5,6 @@ for query, key and value, E width of the result, Q probes, N all leading dimensi
 """
 
 import dataclasses
-import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 
-from naturel_jax.models import splash
+from naturel_jax.models import cudnn, splash
 
 # OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's CLIP with the exact GELU, SigLIP with its tanh form. The
 # last two differ by 1e-3.
@@ -41,7 +40,6 @@ REMAT_POLICIES: dict[str, Callable | None] = {
 
 # How attention is computed; None lets JAX choose.
 ATTENTIONS = (None, "xla", "cudnn", "splash")
-Implementation = Literal["xla", "cudnn"] | None  # of ``jax.nn.dot_product_attention``
 
 
 def check_size(name: str, value: object, largest: int) -> None:
@@ -123,33 +121,6 @@ def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.
     return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
 
 
-def padded_attention(
-    q_BLHF: jax.Array,
-    k_BLHF: jax.Array,
-    v_BLHF: jax.Array,
-    *,
-    causal: bool,
-    implementation: Implementation,
-    lengths_B: jax.Array | None = None,
-) -> jax.Array:
-    """``jax.nn.dot_product_attention`` of sequences padded to an even length, the only ones that JAX passes to cuDNN in
-    training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, L, H, F] and
-    its gradients are those without padding. ``lengths_B``: see ``Attention``.
-
-    Padding is done here, not around the blocks: whatever cuDNN writes to padded rows is sliced off before it can reach
-    the gradient of a parameter.
-    """
-    batch, length = q_BLHF.shape[:2]
-    padding = length % 2
-    q_BLHF, k_BLHF, v_BLHF = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BLHF, k_BLHF, v_BLHF))
-    if lengths_B is None and padding and not causal:  # a causal mask already hides the padding
-        lengths_B = jnp.full(batch, length, jnp.int32)  # all equal, so replicating them is fine
-    y_BLHF = jax.nn.dot_product_attention(
-        q_BLHF, k_BLHF, v_BLHF, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
-    )
-    return y_BLHF[:, :length]
-
-
 def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BLD: jax.Array) -> jax.Array:
     """``layer`` on ``x_BLD`` as [B * L, D]: with one leading dimension XLA's CPU backend computes the gradients of
     weights twice as fast."""
@@ -179,13 +150,18 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, *, causal: bool, lengths_B: jax.Array | None = None) -> jax.Array:
         q, k, v = (self._project(x_BLD, part) for part in range(3))
-        masked = causal or lengths_B is not None
         if self.attention == "cudnn":
-            y_BLHF = padded_attention(q, k, v, causal=causal, implementation="cudnn", lengths_B=lengths_B)
-        elif self.attention == "splash" and self.mesh and not masked and x_BLD.shape[1] >= splash.LONG:
+            y_BLHF = cudnn.padded_attention(q, k, v, causal=causal, implementation="cudnn", lengths_B=lengths_B)
+        elif (
+            self.attention == "splash"
+            and self.mesh
+            and lengths_B is None
+            and not causal
+            and x_BLD.shape[1] >= splash.LONG
+        ):
             y_BLHF = splash.splash_attention(q, k, v, self.mesh)
         else:
-            implementation: Implementation = "xla" if self.attention == "xla" else None
+            implementation: Literal["xla"] | None = "xla" if self.attention == "xla" else None
             y_BLHF = jax.nn.dot_product_attention(
                 q, k, v, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
             )
@@ -214,8 +190,8 @@ class Attention(nnx.Module):
         dtype = x_BLD.dtype
         q = jnp.einsum("bqd,dhf->bqhf", probe_BQD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)
         kv = jnp.einsum("bld,dchf->cblhf", x_BLD, kernel[:, 1:].astype(dtype)) + bias[1:, None, None].astype(dtype)
-        attend = functools.partial(jax.nn.dot_product_attention, key_value_seq_lengths=lengths_B, implementation="xla")
-        return self.out(attend(q, kv[0], kv[1]))
+        y = jax.nn.dot_product_attention(q, *kv, key_value_seq_lengths=lengths_B, implementation="xla")
+        return self.out(y)
 
 
 class Mlp(nnx.Module):

@@ -3,7 +3,7 @@
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
 
 Shape letters: I images, H, W pixels, C channels, P patches that are kept, U captions, L length (tokens, or
-patches and the class token), D width of a tower or of the embeddings, N rows or indices.
+patches and the class token), B batch, D width of a tower or of the embeddings, N rows or indices.
 """
 
 import dataclasses
@@ -55,8 +55,6 @@ class ImageConfig:
             check_flag(name, getattr(self, name))
         if self.pool not in ("cls", "map"):
             raise ValueError(f"image pool {self.pool!r}: expected 'cls' or 'map'")
-        if self.naflex and self.pool != "map":
-            raise ValueError(f"naflex with image pool {self.pool!r}: expected 'map'")
         if self.size < self.patch:
             raise ValueError(f"image size {self.size} is smaller than one patch ({self.patch})")
 
@@ -176,8 +174,10 @@ class ImageTower(nnx.Module):
 
     def __call__(self, images: Images, patches_IP: jax.Array | None = None) -> jax.Array:
         c = self.config
+        if c.naflex != isinstance(images, Patches):
+            raise ValueError(f"a {type(images).__name__}: this tower takes {'Patches' if c.naflex else 'an array'}")
         if isinstance(images, Patches):
-            x_ILD, lengths_I = self._embed_any_grid(images), images.lengths_I
+            x_ILD, lengths_I = naflex.embed(images, self.position[...], self.patch, self.dtype), images.lengths_I
         else:
             x_ILD, lengths_I = self._embed(images, patches_IP), None
         if c.pre_norm:
@@ -186,19 +186,9 @@ class ImageTower(nnx.Module):
         x_ID = self.head(self.post_norm(x_ILD), lengths_I) if c.pool == "map" else self.post_norm(x_ILD[:, 0])
         return self.projection(x_ID) if c.projection else x_ID
 
-    def _embed_any_grid(self, images: Patches) -> jax.Array:
-        """What the blocks take of images of any aspect ratio."""
-        count, values = images.patches_IPV.shape[1:]
-        if not self.config.naflex or values != self.config.patch**2 * 3:
-            raise ValueError(f"patches {images.patches_IPV.shape}: expected those of a NaFlex tower, {self.config}")
-        position_IPD = naflex.positions(self.position[...], images.grid_I2, count)
-        return self.patch(images.patches_IPV.astype(self.dtype)) + position_IPD.astype(self.dtype)
-
     def _embed(self, images_IHWC: jax.Array, patches_IP: jax.Array | None) -> jax.Array:
         """What the blocks take of square images."""
         c = self.config
-        if c.naflex:
-            raise ValueError(f"images {images_IHWC.shape}: this tower takes naflex.Patches")
         i, (g, p) = images_IHWC.shape[0], (c.grid, c.patch)
         if images_IHWC.shape[1:] != (c.size, c.size, 3):
             raise ValueError(f"images {images_IHWC.shape}: this tower takes [I, {c.size}, {c.size}, 3]")

@@ -55,7 +55,7 @@ class _Processor(Processor):
         return tokens
 
 
-def processor(sizes: TwoTowerConfig, tokens: int, max_patches: int) -> Processor:
+def processor(sizes: TwoTowerConfig, tokens: int, max_patches: int | None = None) -> Processor:
     """A processor whose tokenizer makes every text ``tokens`` long, special tokens included, or as long as the context
     if that is shorter. ``max_patches``: of an image of a NaFlex model."""
     return _Processor(

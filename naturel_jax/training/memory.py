@@ -3,7 +3,8 @@ the step fit.
 
 The estimate traces the towers and compiles nothing. docs/plan.md compares it with compiled steps.
 
-Shape letters: I images, H, W pixels, C channels, P patches that are kept, U captions, L tokens, D embedding.
+Shape letters: I images, H, W pixels, C channels, P patches that are kept, V values of a patch, U captions, L
+tokens, D embedding.
 """
 
 import dataclasses

@@ -1,5 +1,8 @@
 """Pixels of training images: decodes, crops, resizes, mirrors. Fast (scaled JPEG decoding, OpenCV), not bit-exact with
-PIL. ``boxes.py`` chooses the boxes."""
+PIL. ``boxes.py`` chooses the boxes.
+
+Shape letters: B boxes; H, W rows and columns of pixels.
+"""
 
 import math
 from collections.abc import Callable
