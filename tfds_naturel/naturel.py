@@ -22,9 +22,10 @@ from tfds_naturel.common import extras, schema, spill
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 from tfds_naturel.open_images import examples as photo_examples
-from tfds_naturel.open_images import plan
+from tfds_naturel.open_images import exchanges, plan
 from tfds_naturel.open_images.plan import OpenImagesConfig
 from tfds_naturel.release import card
+from tfds_naturel.scenes import examples as drawn
 from tfds_naturel.scenes import processes
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, VERSION, ScenesConfig
 from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part
@@ -76,14 +77,16 @@ def scenes(config: ScenesConfig) -> NaturelConfig:
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Contents:
         del dl_manager
-        return Contents({name: Shards([name], functools.partial(_drawn, config)) for name in SPLITS}, {})
+        splits = {name: Shards([name], functools.partial(_drawn, config)) for name in SPLITS}
+        facts = {"exchanges": {name: exchanges.count(drawn.exchanged(config, name)) for name in SPLITS}}
+        return Contents(splits, facts if config.exchanges else {})
 
     return NaturelConfig(
         name=config.name,
         version=tfds.core.Version(VERSION),
         description=f"Drawn scenes of {config.size} x {config.size} pixels, seed {config.seed}.",
         prepare=prepare,
-        options=functools.partial(dataclasses.asdict, config),
+        options=config.options,
     )
 
 

@@ -26,5 +26,9 @@ def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:
     """Step -> the scores recorded there that are numbers."""
     found: dict[int, dict[str, float]] = {}
     for step, scores in history(workdir):
-        found.setdefault(step, {}).update({name: value for name, value in scores.items() if math.isfinite(value)})
+        found.setdefault(step, {}).update({name: value for name, value in scores.items() if _is_number(value)})
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

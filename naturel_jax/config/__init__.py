@@ -59,7 +59,11 @@ def part(dataset: str, recipe: str, **fields: Any) -> ConfigDict:
 
 
 def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured_on: str) -> ConfigDict:
-    """The config of several runs; see ``Suite``."""
+    """The config of several runs; see ``Suite``. The base of a run that is one of the others is that one: another
+    config of it would be evaluated again, in its place."""
+    for run in runs.values():
+        for name in run.bases.keys() & runs.keys():
+            run.bases[name] = runs[name]
     ordered = ConfigDict(dict(runs), sort_keys=False)  # the order of the table's rows
     return ConfigDict({"runs": ordered, "minutes": dict(minutes), "measured_on": measured_on})
 

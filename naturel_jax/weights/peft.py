@@ -8,11 +8,12 @@ PEFT names matrices after their module, ``base_model.model.<module>.lora_A.weigh
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 
 from naturel_jax import config
@@ -29,7 +30,7 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 DIGEST = "base_digest"  # in the metadata of our own files
 
-# Fields of LoraConfig that change what the matrices mean, and the values that are read; others concern training only.
+# Fields of LoraConfig that change what the matrices mean, and the values that are read.
 _READ: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),
@@ -39,6 +40,16 @@ _READ: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication"), (None,)),
     **dict.fromkeys(("modules_to_save", "monteclora_config", "target_parameters", "use_bdlora"), (None,)),
 }
+# Those that are read elsewhere, or concern training only.
+_OTHERS = frozenset(
+    re.findall(
+        r"\w+",
+        """auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules
+        inference_mode layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config
+        megatron_config megatron_core peft_version qalora_group_size r revision target_modules task_type
+        trainable_token_indices use_rslora velora_config""",
+    )
+)
 
 
 class Adapter(NamedTuple):
@@ -106,7 +117,17 @@ class Found(NamedTuple):
         check_base(name, self.base, self.digest, base)
         params = {"image": {}, "text": {}, **kept, **tables.read(name, rules, shapes, self.tensors.get, place)}
         options = dataclasses.replace(self.options, targets=layers)
+        _check_products(name, params, layers, options)
         return Adapter(params, options, self.base, self.digest or adapters.digest(base))
+
+
+def _check_products(name: str, params: Params, layers: Iterable[str], options: config.Adapter) -> None:
+    """Raises UserError for finite matrices whose product may not be finite."""
+    flat = tables.flatten(params)
+    for path in layers:
+        a, b = (float(abs(flat[f"{path}/lora_{x}"]).max()) for x in "ab")
+        if not a * b * options.rank * abs(options.scale) < np.finfo(np.float32).max:
+            raise UserError(f"{name}: lora_A reaches {a:.3g} and lora_B {b:.3g} in {path}; their product may overflow")
 
 
 def find(folder: Path) -> Found:
@@ -116,6 +137,8 @@ def find(folder: Path) -> Found:
     for field, values in _READ.items():
         if (value := fields.get(field)) not in values:
             raise UserError(f"{path}: {field} is {value!r:.80}; only {values[0]!r} is implemented")
+    if unknown := sorted(field for field in fields.keys() - _READ.keys() - _OTHERS if fields[field]):
+        raise UserError(f"{path}: {unknown[0]!r:.80} is set, and its meaning is not known here; expected plain LoRA")
     with malformed(path):
         rank, alpha, rslora = fields["r"], fields["lora_alpha"], fields.get("use_rslora") or False
         given = {"rank": rank, "alpha": alpha, "rslora": rslora}
@@ -133,7 +156,7 @@ def find(folder: Path) -> Found:
 
 def _base(fields: Mapping[str, Any]) -> str:
     name, revision = fields.get("base_model_name_or_path"), fields.get("revision")
-    if isinstance(name, str) and name and Path(name).is_dir():
+    if isinstance(name, str) and name and not revision and Path(name).is_dir():
         return name
     if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(f"base_model_name_or_path is {name!r:.200}; expected a folder that is here, or OWNER/NAME")

@@ -28,14 +28,14 @@ def tiny(**changes):
 @pytest.mark.parametrize("world", ["", "scenes"])
 def test_every_config_file_loads(name, world):
     module = importlib.import_module(f"naturel_jax.configs.{name}")
-    config = c.load(module.get_config() if name == "demo" else module.get_config(world))
+    config = c.load(module.get_config() if name.startswith("demo") else module.get_config(world))
     if isinstance(config, c.Suite):
-        assert [run.name for run in config.runs.values()] == [
-            "CLIP", "SigLIP", "NegCLIP", "NegCLIP-SP", "NegCLIP-AP", "SigLIP-TP"
-        ]  # fmt: skip
+        rows = {"demo": ["CLIP", "SigLIP", "NegCLIP", "NegCLIP-SP", "NegCLIP-AP", "SigLIP-TP"]}
+        rows["demo_bindings"] = ["CLIP", "NegCLIP-SP", "NegCLIP-SP, bindings", "NegCLIP-SP, positions"]
+        assert [run.name for run in config.runs.values()] == rows[name]
         for run in config.runs.values():
             kind, _, base = run.init.partition(":")
-            assert not run.init or (kind == "base" and base in config.runs and base in run.bases)
+            assert not run.init or (kind == "base" and run.bases[base] == config.runs[base])
     else:
         assert bool(config.init) != bool(config.preset)
 

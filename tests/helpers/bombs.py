@@ -69,6 +69,12 @@ def _wide(rng: random.Random, sound: bytes) -> bytes:
     return sound.split(b"\n")[0] + b"\n" + rng.choice((b"x", mark, b'"', b"'a',")) * 1_000_000
 
 
+def _many_columns(rng: random.Random, sound: bytes) -> bytes:
+    mark = "\t" if b"\t" in sound else ","
+    names = sound.split(b"\n")[0] + "".join(f"{mark}c{n}" for n in range(200_000)).encode()
+    return names + b"\n" + b"\n".join([sound.split(b"\n")[-2]] * 20_000) + b"\n"
+
+
 def _blank_lines(rng: random.Random, sound: bytes) -> bytes:
     return sound + rng.choice((b"\n", b"x\n", b"{}\n", b"a,\n", b"\r")) * 100_000
 
@@ -332,7 +338,7 @@ def _texts(rng: random.Random, sound: bytes) -> bytes:
 BOMBS: dict[str, Sequence[Bomb]] = {
     "bytes": (_long_text, lambda rng, sound: bytes(1_000_000), lambda rng, sound: sound * 20),
     "text": (_long_text, _blank_lines, _prompts, _many_rows),
-    "table": (_wide, _blank_lines, _many_rows, _long_text),
+    "table": (_wide, _many_columns, _blank_lines, _many_rows, _long_text),
     "lines": (_deep, _small_values, _blank_lines, _many_rows, _long_text),
     "json": (_deep, _small_values, _equal_keys, _long_key, _many_rows, _long_text),
     "config": (_large_numbers, _deep, _small_values),

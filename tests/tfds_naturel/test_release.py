@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -345,11 +344,22 @@ def test_refused_datasets_and_folders(built, drawn, tmp_path, monkeypatch):
 
 def test_folder_is_finished_or_absent(drawn, tmp_path, monkeypatch):
     """Only what a process left that does not run any more is removed."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        killed, running = (tmp_path / f"incomplete.out.{socket.gethostname()}.{pid}" for pid in (ended.pid, 1))
-    for folder in (killed, running):
-        folder.mkdir()
-    monkeypatch.setattr(release_pages, "render", lambda facts: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        _release(drawn, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == [running]
+    code = f"from pathlib import Path; from tfds_naturel.common.files import new_folder; here = Path({str(tmp_path)!r})"
+    code += "\nwith new_folder(here / 'out'): print(*here.iterdir(), flush=True); input()"
+    run = functools.partial(subprocess.Popen, [sys.executable, "-c", code], text=True)
+    with (
+        run(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed,
+        run(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running,
+    ):
+        assert killed.stdout and running.stdout and running.stdin
+        killed.stdout.readline(), running.stdout.readline()
+        assert len(folders := set(tmp_path.iterdir())) == 2
+        killed.kill()
+        killed.wait()
+        monkeypatch.setattr(release_pages, "render", lambda facts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            _release(drawn, tmp_path / "out")
+        (left,) = tmp_path.iterdir()
+        assert left in folders
+        running.stdin.write("\n")
+    assert running.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from naturel_jax.benchmarks import registry
 from tfds_naturel import naturel
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.schema import EXCHANGED_KINDS, KINDS, POLARITIES, Triplet, facts_of
 from tfds_naturel.scenes import __main__ as contact_sheet
 from tfds_naturel.scenes import examples, processes
 from tfds_naturel.scenes.layouts import LAYOUTS
@@ -313,8 +314,8 @@ def test_a_process_that_cannot_draw_ends_the_build(monkeypatch, tmp_path):
         builder.download_and_prepare()
 
 
-def _tiny(name: str) -> ScenesConfig:
-    return dataclasses.replace(SCENES, name=name, sizes=(24, 6, 6, 6))
+def _tiny(name: str, **changes) -> ScenesConfig:
+    return dataclasses.replace(SCENES, **{"name": name, "sizes": (24, 6, 6, 6)} | changes)
 
 
 def _build(config: ScenesConfig, folder) -> naturel.Naturel:
@@ -338,6 +339,49 @@ def test_builder_round_trip(tmp_path):
             boxes = [[t.box[1], t.box[0], t.box[3], t.box[2]] for t in scene.things]
             np.testing.assert_allclose(np.asarray(row["objects"]["box"]), boxes, atol=1e-6)
     assert len(set(ids)) == sum(config.sizes)
+
+
+@pytest.fixture(scope="module")
+def exchanged(tmp_path_factory):
+    """The folder and the training rows of a world with bindings and positions."""
+    config = _tiny("exchanged", exchanges=True, sizes=(300, 20, 200, 20), pairs_per_family=3)
+    builder = _build(config, tmp_path_factory.mktemp("exchanged"))
+    return config, builder.data_path, list(builder.as_data_source("train"))
+
+
+def test_bindings_and_positions_are_what_the_scene_shows(exchanged):
+    config, _, rows = exchanged
+    for row in rows:
+        scene = draw(config, "train", int(row["image_id"][-7:]))
+        boxes = {thing.label: thing.box for thing in scene.things}
+        colours = {thing.label: thing.attribute for thing in scene.things}
+        for kind, polarity, asserts in zip(
+            *(row["captions"][name] for name in ("kind", "polarity", "asserts")), strict=True
+        ):
+            claims = facts_of(asserts.decode()) if KINDS[kind] in EXCHANGED_KINDS else ()
+            if KINDS[kind] == "binding":
+                assert all(colours[fact.subject] == fact.object for fact in claims) == (
+                    POLARITIES[polarity] == "positive"
+                )
+            for subject, relation, object_ in claims if KINDS[kind] == "position" else ():
+                axis, sign = {"left_of": (0, 1), "right_of": (0, -1), "above": (1, 1), "below": (1, -1)}[relation]
+                (ax, ay), (bx, by) = _centre(boxes[subject]), _centre(boxes[object_])
+                ahead = ((bx, by)[axis] - (ax, ay)[axis]) * sign
+                assert abs(ahead) > 0.1 and (ahead > 0) == (POLARITIES[polarity] == "positive")
+
+
+def test_words_are_as_often_true_as_false(exchanged):
+    _, folder, rows = exchanged
+    texts = collections.defaultdict(lambda: ([], []))  # kind -> false and true texts
+    for row in rows:
+        for kind, polarity, text in zip(*(row["captions"][name] for name in ("kind", "polarity", "text")), strict=True):
+            texts[KINDS[kind]][polarity].append(text.decode())
+    for kind in EXCHANGED_KINDS:
+        false, true = texts[kind]
+        assert len(true) > 100 and sorted(true) == sorted(false), kind
+    for name in ("naturel_bindings", "naturel_positions"):
+        items = registry.BENCHMARKS[name].read(folder).items
+        assert len(items) > 10 and all(first != second for first, second in (item.captions for item in items))
 
 
 def test_invalid_configs_are_rejected():

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 from etils import epath
 
 from naturel_jax import config as c
@@ -49,6 +50,7 @@ def imports(path: Path) -> set[str]:
     return {str(file.relative_to(PACKAGE)) for file in found if file.is_file()}
 
 
+@pytest.mark.slow
 def test_a_step_takes_ten_files(tmp_path):
     """All functions that are called from ``make_training`` to the end of a step, which is traced and run."""
     raw = tiny_config.get_config("sigmoid")

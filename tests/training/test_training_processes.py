@@ -65,6 +65,7 @@ def eight_devices(folder) -> Path:
     return run.workdir
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder):
     workdir, kill_at = folder / "killed", random.Random(0).randint(1, 12)
 
@@ -142,6 +143,7 @@ def test_changed_config_is_rejected_and_finished_run_is_not_repeated(one_device,
     assert (one_device / "scores.json").stat().st_mtime_ns == scores
 
 
+@pytest.mark.slow
 def test_nonfinite_loss_stops_the_run_and_names_its_items(folder):
     run = Run(folder / "nan", "--config.optim.lr=1e30", "--config.checkpoint.every=1 steps")
     assert run.wait() == 2 and "Traceback" not in run.output()

@@ -212,6 +212,11 @@ def test_what_is_not_plain_lora_of_these_layers_is_refused_by_name(clip, tmp_pat
         ({"r": 0}, r"adapter_config\.json: r is 0; expected a whole number of at least 1"),
         ({"r": "3"}, r"adapter_config\.json: LoRA\.rank is '3'; expected"),
         ({"r": 2}, r"of the wrong shape: .*lora_A\.weight \[3, 128\] instead of \[2, 128\]"),
+        ({"use_hadamard": True}, r"adapter_config\.json: 'use_hadamard' is set, and its meaning is not known here"),
+        (
+            {query: np.full_like(tensors[query], 3e38)},
+            r"lora_A reaches 3e\+38 and lora_B .* in text/tr",
+        ),
         ({query: None}, rf"1 missing: {query.replace('.', '[.]')}"),
         ({query.replace("q_proj", "qkv"): tensors[query]}, r"1 not of this model: .*layers\.0\.self_attn\.qkv\.lora_A"),
     ):

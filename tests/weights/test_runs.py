@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -93,6 +94,14 @@ def test_every_command_takes_the_names(run, tmp_path):
 def test_error_lists_the_steps_and_scores_that_there_are(run, which, expected):
     with pytest.raises(UserError, match=expected):
         weights.load(f"run:{run}{which}")
+
+
+def test_scores_that_are_no_numbers_are_not_the_best(run, tmp_path):
+    copy = tmp_path / "mine"
+    shutil.copytree(run, copy)
+    (copy / "metrics.jsonl").write_text(json.dumps({"step": 2, "naturel/complex": "1"}))
+    with pytest.raises(UserError, match=r"has the scores of no evaluation"):
+        weights.load(f"run:{copy}@best:naturel/complex")
 
 
 class Nearness:

@@ -5,13 +5,15 @@ import csv
 import glob
 import hashlib
 import json
-import os
 import resource
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import Stopped, UserError
@@ -119,29 +121,34 @@ def allow_open_files(more: int) -> None:
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
-    fails. Leftovers of a killed process of this host are removed, too."""
-    prefix = f"incomplete.{folder.name}.{socket.gethostname()}."
+    fails. Removes what killed processes of this kernel have left, too: the system has released their locks."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    kernel = boot.read_text().strip() if boot.exists() else socket.gethostname()
+    prefix = f"incomplete.{folder.name}.{kernel}."
     for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
-        if not _is_running(left.name.removeprefix(prefix)):
-            shutil.rmtree(left, ignore_errors=True)
-    parent = folder.with_name(f"{prefix}{os.getpid()}")
+        with contextlib.suppress(Timeout, OSError), FileLock(left / "lock", blocking=False):
+            shutil.rmtree(left)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    parent, lock = _locked_folder(prefix, folder.parent)
     work = parent / folder.name
-    work.mkdir(parents=True)
+    work.mkdir()
     try:
         yield work
         work.rename(folder)
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+        lock.release()
 
 
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
+def _locked_folder(prefix: str, where: Path) -> tuple[Path, FileLock]:
+    """A new folder and the lock in it, which this process holds."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
+        lock = FileLock(folder / "lock")
+        with contextlib.suppress(OSError):  # another process may take it for a leftover before it is locked
+            lock.acquire()
+            if (folder / "lock").exists():
+                return folder, lock
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from tfds_naturel.captions import lexicon
 from tfds_naturel.captions.exchanges import ABOVE, BELOW, CONVERSE, LEFT, RIGHT
 from tfds_naturel.captions.relations import RELATIONS, excluded
-from tfds_naturel.common.schema import Exchange, Facts, Triplet
+from tfds_naturel.common.schema import EXCHANGED_KINDS, Exchange, Facts, Triplet, name_of
 from tfds_naturel.hard_images.mining import may_hold
 from tfds_naturel.open_images import splits
 from tfds_naturel.open_images.annotations import AnnotatedImage, Box
@@ -143,6 +143,14 @@ def balanced(candidates: Iterable[tuple[str, Exchange]], seed: int) -> dict[str,
             for image_id in sorted(image_ids, key=lambda name: (splits.uniform(seed, name), name))[:most]:
                 kept[image_id].append(exchange)
     return {image_id: sorted(exchanges) for image_id, exchanges in sorted(kept.items())}
+
+
+def count(of_images: Mapping[str, Collection[Exchange]]) -> dict[str, dict[str, int]]:
+    """For each kind, the number of images whose captions claim these facts and are true."""
+    counts = collections.Counter((exchange.kind, exchange.true) for found in of_images.values() for exchange in found)
+    return {
+        kind: {name_of(true): counts[of, true] for of, true in sorted(counts) if of == kind} for kind in EXCHANGED_KINDS
+    }
 
 
 def _single(image: AnnotatedImage) -> dict[str, Box]:

@@ -20,7 +20,7 @@ from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import md5_of, reading_csv
 from tfds_naturel.common.photos import BadPhoto, Photo
-from tfds_naturel.common.schema import EXCHANGED_KINDS, Exchange, Kind, Triplet, facts_of, name_of
+from tfds_naturel.common.schema import Exchange, Kind, Triplet, facts_of, name_of
 from tfds_naturel.hard_images.survey import Survey
 from tfds_naturel.open_images import annotations as annotation_rows
 from tfds_naturel.open_images import attribution, exchanges, journal, releases, splits
@@ -213,7 +213,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
         "held_out": sorted(map(str, held_out)),
         "untested": _untested(config, survey),
         "splits": _count(config, survey, split_of, held_out),
-        "exchanges": {split: _count_exchanges(of_split) for split, of_split in exchanged.items()},
+        "exchanges": {split: exchanges.count(of_split) for split, of_split in exchanged.items()},
     }
     return Plan(config, images, scratch, digits, held_out, facts)
 
@@ -320,11 +320,3 @@ def _exchanges(
             places = () if config.kept == "attributes" else exchanges.positions(image)
             candidates[split] += ((image.image_id, exchange) for exchange in (*found, *places))
     return {split: exchanges.balanced(of_split, config.seed) for split, of_split in candidates.items()}
-
-
-def _count_exchanges(of_split: Mapping[str, Sequence[Exchange]]) -> dict[str, dict[str, int]]:
-    """For each kind, the number of images whose captions claim these facts and are true."""
-    counts = collections.Counter((exchange.kind, exchange.true) for found in of_split.values() for exchange in found)
-    return {
-        kind: {name_of(true): counts[of, true] for of, true in sorted(counts) if of == kind} for kind in EXCHANGED_KINDS
-    }

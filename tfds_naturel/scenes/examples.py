@@ -3,27 +3,34 @@
 import dataclasses
 import functools
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tensorflow_datasets.core.features import BBox
 
-from tfds_naturel.captions import grammar, mirrored
+from tfds_naturel.captions import exchanges, grammar, mirrored
 from tfds_naturel.captions.relations import converse
-from tfds_naturel.common.schema import Caption, Triplet, numbered
+from tfds_naturel.common.schema import Caption, Exchange, Triplet, numbered
+from tfds_naturel.open_images.annotations import AnnotatedImage, Box, Relation
+from tfds_naturel.open_images.exchanges import Listed, balanced, bindings, positions
 from tfds_naturel.scenes.render import encode_jpeg
-from tfds_naturel.scenes.scene import Scene, ScenesConfig, draw
+from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
 from tfds_naturel.scenes.world import arguable, rivals
 
 
-def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
-    """Example ``index`` of ``split`` in the format of ``schema.features``; a pure function of its arguments."""
+def example(config: ScenesConfig, split: str, index: int, found: Sequence[Exchange] = ()) -> dict[str, Any]:
+    """Example ``index`` of ``split`` in the format of ``schema.features``, with captions for the exchanges ``found``; a
+    pure function of its arguments."""
     scene = draw(config, split, index)
     rng = np.random.default_rng([config.seed, zlib.crc32(split.encode()), index, 1])
-    relations = [(scene.triplet, 0, 1), *((triplet, row, -1) for row, triplet in scene.attributes)]
+    relations = _relations(scene)
+    rows = numbered(captions(config, scene, triplet, rng) for triplet, _, _ in relations)
+    for group, exchange in enumerate(found, len(relations)):
+        rows += exchanges.rows(exchange, group)
     return {
         "image": encode_jpeg(scene.image),
-        "image_id": f"{config.name}-{split}-{index:07d}",
+        "image_id": image_id(config, split, index),
         "license": "Apache-2.0",
         "author": "naturel_jax",
         "source_url": f"{config.name}?seed={config.seed}&split={split}&index={index}",
@@ -32,8 +39,36 @@ def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
             for label, _, (xmin, ymin, xmax, ymax) in map(dataclasses.astuple, scene.things)
         ],
         "relations": [t._asdict() | {"subject_index": i, "object_index": j} for t, i, j in relations],
-        "captions": numbered(captions(config, scene, triplet, rng) for triplet, _, _ in relations),
+        "captions": rows,
     }
+
+
+def image_id(config: ScenesConfig, split: str, index: int) -> str:
+    """The name of an example."""
+    return f"{config.name}-{split}-{index:07d}"
+
+
+def _relations(scene: Scene) -> list[Relation]:
+    """The triplets of an image, with the rows of subject and object among its things."""
+    return [Relation(scene.triplet, 0, 1), *(Relation(triplet, row, -1) for row, triplet in scene.attributes)]
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
+def exchanged(config: ScenesConfig, split: str) -> dict[str, list[Exchange]]:
+    """Image id -> bindings and positions, balanced within the split as those of photos are; all scenes are made for it,
+    but not their pixels."""
+    if not config.exchanges:
+        return {}
+    shown = config.compositions()[split == SPLITS[-1]].triplets
+    candidates = []
+    for index in range(config.sizes[SPLITS.index(split)]):
+        scene = draw(config, split, index)
+        boxes = ((thing.label, *thing.box) for thing in scene.things)
+        objects = tuple((label, Box(xmin, xmax, ymin, ymax)) for label, xmin, ymin, xmax, ymax in boxes)
+        image = AnnotatedImage(image_id(config, split, index), objects, tuple(_relations(scene)))
+        found = (*bindings(image, Listed(shown), shown.__contains__), *positions(image))
+        candidates += [(image.image_id, exchange) for exchange in found]
+    return balanced(candidates, config.seed)
 
 
 def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.random.Generator) -> tuple[Caption, ...]:

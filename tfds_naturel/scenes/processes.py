@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from tfds_naturel.scenes.examples import example
+from tfds_naturel.scenes.examples import example, exchanged, image_id
 from tfds_naturel.scenes.scene import ScenesConfig
 
 _IMAGES = 2_000  # that a process is started for: starting takes as long as drawing several hundred
@@ -21,10 +21,12 @@ _PROCESSES = 16  # at most: who receives the examples encodes them, and keeps up
 
 
 def examples(config: ScenesConfig, split: str, size: int) -> Iterator[dict[str, Any]]:
-    """``example(config, split, index)`` for each index below ``size``. Raises RuntimeError if a process ends early."""
+    """The examples of ``split`` with an index below ``size``. Raises RuntimeError if a process ends early."""
+    found = exchanged(config, split)
+    exchanges = [found.get(image_id(config, split, index), ()) for index in range(size)]
     number = min(os.cpu_count() or 1, size // _IMAGES, _PROCESSES)
     if number < 2:
-        yield from (example(config, split, index) for index in range(size))
+        yield from (example(config, split, index, exchanges[index]) for index in range(size))
         return
     command = [sys.executable, "-m", __name__]
     with contextlib.ExitStack() as stack:
@@ -34,7 +36,7 @@ def examples(config: ScenesConfig, split: str, size: int) -> Iterator[dict[str, 
             stack.callback(worker.kill)
             assert worker.stdin and worker.stdout
             with contextlib.suppress(BrokenPipeError), worker.stdin as work:  # one that has ended sends nothing
-                pickle.dump((config, split, range(first, size, number)), work)
+                pickle.dump((config, split, range(first, size, number), exchanges[first::number]), work)
             workers.append(worker.stdout)
         for index in range(size):
             try:
@@ -47,9 +49,9 @@ def _work() -> None:
     """Draws the examples that stdin names, in order, to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; whoever reads the examples ends this process
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as their end does
-    config, split, numbers = pickle.load(sys.stdin.buffer)
-    for index in numbers:
-        pickle.dump(example(config, split, index), sys.stdout.buffer)
+    config, split, numbers, exchanges = pickle.load(sys.stdin.buffer)
+    for index, found in zip(numbers, exchanges, strict=True):
+        pickle.dump(example(config, split, index, found), sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
 

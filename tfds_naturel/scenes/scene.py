@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from tfds_naturel.captions.relations import converse
+from tfds_naturel.captions.relations import CONTRARIES, converse
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.backdrop import backdrop
 from tfds_naturel.scenes.figures import Figure, make_look, place
@@ -28,8 +30,10 @@ class ScenesConfig:
     relations is drawn with ``pairs_per_family`` pairs of ``classes``, a share ``held_out`` of them only in the last
     split. The main pair fills a share ``zoom`` (min, max) of the image, next to ``distractors`` (min, max) objects of
     other classes and ``clutter`` (min, max) decorations; in a share ``attribute_share`` of the images, one of the pair
-    is painted. A triplet has ``variants`` sets of captions. Raises ValueError for a class without a drawing, and if the
-    last split has images but no composition is held out.
+    is painted. A triplet has ``variants`` sets of captions. With ``exchanges``, both of the pair are painted where they
+    can be, the colours change places from one scene of a triplet to the next, and images have captions of bindings and
+    positions. Raises ValueError for a class without a drawing, and if the last split has images but no composition is
+    held out.
     """
 
     name: str
@@ -44,6 +48,7 @@ class ScenesConfig:
     held_out: float = 0.2
     attribute_share: float = 0.5
     variants: int = 4
+    exchanges: bool = False
 
     def __post_init__(self) -> None:
         if unknown := set(self.classes) - SPRITES.keys():
@@ -54,6 +59,11 @@ class ScenesConfig:
                 f"{self.held_out} of pairs_per_family = {self.pairs_per_family} holds out nothing; raise one of the two"
             )
 
+    def options(self) -> dict[str, Any]:
+        """All fields, as a dataset stores them; without ``exchanges`` as before there were any."""
+        fields = dataclasses.asdict(self)
+        return fields if self.exchanges else {name: x for name, x in fields.items() if name != "exchanges"}
+
     def compositions(self) -> tuple[Compositions, Compositions]:
         """(seen, unseen): the compositions of the first three splits, and those of the last."""
         return compositions(self.classes, self.seed, self.pairs_per_family, self.held_out)
@@ -63,19 +73,21 @@ _SIXTEEN = (
     *("Man", "Woman", "Dog", "Cat", "Horse", "Elephant", "Table", "Chair", "Bottle", "Mug", "Football", "Guitar"),
     *("Drum", "Car", "Backpack", "Suitcase"),
 )
+_SCENES = ScenesConfig(
+    name="scenes",
+    classes=_SIXTEEN,
+    size=64,
+    sizes=(12_000, 500, 1_000, 500),
+    pairs_per_family=40,
+    distractors=(0, 0),
+    clutter=(0, 2),
+    zoom=(0.92, 1.0),
+)
 CONFIGS = {
     config.name: config
     for config in (
-        ScenesConfig(
-            name="scenes",
-            classes=_SIXTEEN,
-            size=64,
-            sizes=(12_000, 500, 1_000, 500),
-            pairs_per_family=40,
-            distractors=(0, 0),
-            clutter=(0, 2),
-            zoom=(0.92, 1.0),
-        ),
+        _SCENES,
+        dataclasses.replace(_SCENES, name="scenes_bindings", exchanges=True),
         ScenesConfig(
             name="scenes_hard",
             classes=tuple(SPRITES),
@@ -101,11 +113,17 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """``things[0]`` and ``things[1]`` are subject and object of ``triplet``, the rest distractors of other classes."""
+    """``things[0]`` and ``things[1]`` are subject and object of ``triplet``, the rest distractors of other classes;
+    ``rendered()`` takes longer than everything else."""
 
     triplet: Triplet
     things: tuple[Thing, ...]
-    image: np.ndarray
+    rendered: Callable[[], np.ndarray]
+
+    @functools.cached_property
+    def image(self) -> np.ndarray:
+        """The pixels, uint8 [size, size, 3] RGB."""
+        return self.rendered()
 
     @property
     def attributes(self) -> tuple[tuple[int, Triplet], ...]:
@@ -138,9 +156,13 @@ def draw(config: ScenesConfig, split: str, index: int) -> Scene:
     number = SPLITS.index(split)
     shown = config.compositions()[split == SPLITS[-1]]
     cycle, position = divmod(index, len(shown.pairs))
-    triplet = shown.pairs[_order(config.seed, number, cycle, len(shown.pairs))[position]]
+    drawn = _order(config.seed, number, cycle, len(shown.pairs))[position]
+    triplet = shown.pairs[drawn]
     rng = np.random.default_rng([config.seed, number, index])
-    return compose(triplet, _paint(triplet, shown, config, rng), config, rng)
+    painted = None
+    if config.exchanges:
+        painted = _exchanged(triplet, shown, cycle % 2, np.random.default_rng([config.seed, number, cycle // 2, drawn]))
+    return compose(triplet, painted or _paint(triplet, shown, config, rng), config, rng)
 
 
 @functools.lru_cache(maxsize=8)
@@ -159,6 +181,18 @@ def _paint(
     if choices and rng.random() < config.attribute_share:
         painted[which] = choices[rng.integers(len(choices))]
     return painted[0], painted[1]
+
+
+def _exchanged(triplet: Triplet, shown: Compositions, turn: int, rng: np.random.Generator) -> tuple[str, str] | None:
+    """Contrary attributes of subject and object that each of them can have, which change places with ``turn``; None if
+    there are none."""
+    drawn = ({t.object for t in shown.attributes if t.subject == label} for label in (triplet.subject, triplet.object))
+    both = sorted(set.intersection(*drawn))
+    contrary = [pair for pair in itertools.combinations(both, 2) if pair[1] in CONTRARIES[pair[0]]]
+    if not contrary:
+        return None
+    a, b = contrary[rng.integers(len(contrary))]
+    return (a, b) if int(rng.integers(2)) == turn else (b, a)
 
 
 def compose(
@@ -180,7 +214,8 @@ def compose(
         Thing(look.label, look.attribute, tuple(np.clip(box, 0, 1).tolist()))
         for look, box in zip(looks, boxes, strict=True)
     )
-    return Scene(triplet, things, render(behind, tuple(map(figure_layer, extra)) + layers, config.size))
+    layers = (*map(figure_layer, extra), *layers)
+    return Scene(triplet, things, functools.partial(render, behind, layers, config.size))
 
 
 def _distractors(
