@@ -56,7 +56,12 @@ def test_ring_memory_is_constant_and_dense_memory_grows_with_devices(objective):
 
 
 @pytest.mark.parametrize(
-    ("name", "peers"), [("tiny-clip", ["transformers", "OpenCLIP"]), ("tiny-siglip", ["transformers", "OpenCLIP"])]
+    ("name", "peers"),
+    [
+        ("tiny-clip", ["transformers", "OpenCLIP"]),
+        ("tiny-siglip", ["transformers", "OpenCLIP"]),
+        ("tiny-naflex", ["transformers"]),
+    ],
 )
 def test_towers_are_compared_with_other_libraries(name, peers, capsys):
     towers.main([f"--preset={name}", "--images=2", "--captions=2", "--repeats=1", "--train"])
