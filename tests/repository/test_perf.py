@@ -87,6 +87,7 @@ def test_checksums_of_copies_are_measured():
     assert re.match(r"28 files, 64 MiB: found current in [\d.]+ s; their checksums take another [\d.]+ s", done.stdout)
 
 
+@pytest.mark.proof
 def test_pipeline_is_compared_with_other_loaders(tmp_path, capsys):
     """Also with loaders that fork, after JAX has started threads in this process."""
     loaders = pipeline.contenders(pipeline.write_images(tmp_path, pipeline.BATCH), 1, threads=[1], workers=[1])
