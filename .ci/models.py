@@ -60,6 +60,7 @@ _LAION = "open_clip:laion/CLIP-ViT-"
 _ELSEWHERE = {
     "tiny-clip": "",
     "tiny-siglip": "",
+    "tiny-naflex": "",
     "negclip-b32": "negclip-b32:FILE",
     "laion-b32": f"{_LAION}B-32-laion2B-s34B-b79K",
     "laion-b32-quickgelu": "laion-b32-quickgelu:FILE",

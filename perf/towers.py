@@ -15,16 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from naturel_jax.data.images import naflex
 from naturel_jax.devices import hardware
 from naturel_jax.models import flops
 from naturel_jax.models.families import family_of
+from naturel_jax.models.naflex import Patches
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.models.two_tower import ImageConfig, Model, Params, TwoTowerConfig
 from naturel_jax.weights import hf, verify
 from tfds_naturel.common import cli
 
-Inputs = dict[str, np.ndarray]  # tower -> normalized images [I, H, W, 3] or tokens [U, L]
+Inputs = dict[str, Any]  # tower -> normalized images or tokens [U, L]
 Step = Callable[[], object]  # runs once and waits for its result
 
 
@@ -79,15 +81,13 @@ def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool, compiled: bo
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).train(train)
-    x = {
-        "image": torch.from_numpy(inputs["image"]).permute(0, 3, 1, 2).contiguous().to(device),
-        "text": torch.from_numpy(inputs["text"]).long().to(device),
-    }
+    images = {name: tensor.to(device) for name, tensor in verify.transformers_images(inputs["image"]).items()}
+    x: dict[str, Any] = {"image": images["pixel_values"], "text": torch.from_numpy(inputs["text"]).long().to(device)}
     if hasattr(model, "encode_image"):
         encoders = {"image": model.encode_image, "text": model.encode_text}
     else:
         encoders = {
-            "image": lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
+            "image": lambda pixels: model.get_image_features(**images | {"pixel_values": pixels}).pooler_output,
             "text": lambda ids: model.get_text_features(input_ids=ids).pooler_output,
         }
 
@@ -138,6 +138,14 @@ def report_peers(config: TwoTowerConfig, args: argparse.Namespace, inputs: Input
             report("OpenCLIP, compiled", peer_steps(model, args.dtype, inputs, args.train, True), config, args, ours)
 
 
+def images(config: ImageConfig, count: int, rng: np.random.Generator) -> np.ndarray | Patches:
+    """Normalized images; for a NaFlex model, photos of 640 x 480 pixels with as many patches as it has positions."""
+    if not config.naflex:
+        return rng.standard_normal((count, config.size, config.size, 3), np.float32)
+    values_IPV = rng.standard_normal((count, config.grid**2, 3 * config.patch**2), np.float32)
+    return Patches(values_IPV, np.tile(np.int32(naflex.grid(640, 480, config.patch, config.grid**2)), (count, 1)))
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="clip-b32")
@@ -152,9 +160,8 @@ def main(arguments: Sequence[str]) -> None:
     args = parser.parse_args(arguments)
     config = preset(args.preset)
     rng = np.random.default_rng(0)
-    side = config.image.size
     inputs = {
-        "image": rng.standard_normal((args.images, side, side, 3), np.float32),
+        "image": images(config.image, args.images, rng),
         "text": rng.integers(3, config.text.vocab - 1, (args.captions, config.text.context), np.int32),
     }
     if config.text.eos_id is not None:

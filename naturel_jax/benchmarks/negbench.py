@@ -15,7 +15,6 @@ from naturel_jax.benchmarks.benchmark import (
     Item,
     Metric,
     Origin,
-    Overlap,
     Source,
     Verified,
     by_value,
@@ -56,7 +55,7 @@ VOC = Collection(
     "voc2007/VOCdevkit/VOC2007/JPEGImages",
     1,
     "VOC2007 images under their Flickr licences",
-    Origin("PASCAL VOC 2007", _PAPER, (Overlap("COCO", "are photos from Flickr too; no count is known"),)),
+    Origin("PASCAL VOC 2007", _PAPER),
 )
 SYNTHETIC = Collection(
     "negbench/synthetic_visual_negation/data", 2, "images generated", Origin("generated images", _PAPER)

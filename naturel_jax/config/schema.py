@@ -82,6 +82,12 @@ class Data:
         "none",
         fraction(),
     )
+    max_patches: int = setting(
+        256,
+        "patches that an image of a NaFlex model is resized to at most, with its aspect ratio, also in evaluation and "
+        "in exports",
+        between(1, 1 << 14),
+    )
     shrink_by: str = setting(
         "area",
         "how crops are shrunk; bilinear: five times as fast, and as close to Pillow's bicubic filter (crops shrunk by "

@@ -23,6 +23,7 @@ from naturel_jax.data.images.decode import decoded
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import BATCH_AXES, make_mesh, param_sharding
+from naturel_jax.models.naflex import Patches
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
 from naturel_jax.weights.sources import Loaded
@@ -34,6 +35,7 @@ BOX_SLACK = 0.05
 
 Advance = Callable[[int], object]  # called with the number of images or captions processed since the last call
 Decoded = tuple[np.ndarray | None, str]  # pixels, or None and the reason
+Block = np.ndarray | Patches  # a batch of images or tokens
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -82,7 +84,7 @@ class Encoder:
             batch_size = -(-batch_size // shards) * shards
         self.batch_size = batch_size
         self._pixels: dict[tuple[str, Box | None], np.ndarray] = {}
-        self._max_cached = pixel_cache_bytes // (processor.size**2 * 3)
+        self._max_cached = pixel_cache_bytes // sum(x.nbytes for x in jax.tree.leaves(processor.batch({}, 1)))
         self._tokens: dict[str, np.ndarray] = {}
 
         towers = _compiled(model, processor.mean, processor.std, self._rows)
@@ -137,18 +139,18 @@ class Encoder:
 
     def _pixel_blocks(
         self, rows: Iterator[tuple[int, Decoded]], number: int, faults: dict[int, str], advance: Advance
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[Block]:
         """Batches of pixels, black for rows without an image and rows of other processes."""
-        size, local = self.processor.size, self._local_rows()
+        local = self._local_rows()
         for start in range(0, number, self.batch_size):
-            block = np.zeros((self.batch_size, size, size, 3), np.uint8)
+            block = dict[int, np.ndarray]()
             for n, (pixels, reason) in itertools.islice(rows, int((local < number - start).sum())):
                 if pixels is None:
                     faults[n] = reason
                 else:
                     block[n - start] = pixels
                 advance(1)
-            yield block
+            yield self.processor.batch(block, self.batch_size)
 
     def captions(self, params: Params, texts: Sequence[str], advance: Advance = lambda n: None) -> np.ndarray:
         """Unit embeddings [U, D], float32. Texts with the same tokens have the same embedding, bit for bit, so ties
@@ -219,18 +221,18 @@ class Encoder:
         slices = self._rows.addressable_devices_indices_map((self.batch_size,)).values()
         return np.unique(np.concatenate([rows[index] for index in slices]))
 
-    def _run(self, encode: Encode, params: Params, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    def _run(self, encode: Encode, params: Params, blocks: Iterable[Block]) -> np.ndarray:
         """Embeddings of all blocks."""
         results = list(self._results(encode, params, blocks))
         return np.concatenate(results) if results else np.zeros((0, self.model.config.embed_dim), np.float32)
 
-    def _results(self, encode: Encode, params: Params, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def _results(self, encode: Encode, params: Params, blocks: Iterable[Block]) -> Iterator[np.ndarray]:
         """Embeddings of each block. One result is awaited while the next is computed. Raises Stopped between blocks;
         all processes have equally many."""
         pending: jax.Array | None = None
         for block in blocks:
             preemption.check()
-            result = encode(params, self._put(block))
+            result = encode(params, jax.tree.map(self._put, block))
             if pending is not None:
                 yield _gather(pending)
             pending = result

@@ -342,7 +342,10 @@ def model_fingerprint(model: "Model", params: "Params", processor: "Processor") 
 
     digest = hashlib.blake2b(digest_size=16)
     compute = {"dtype": model.compute.dtype, "remat": "none", "attention": model.compute.attention}
-    described = {"config": dataclasses.asdict(model.config), "compute": compute}
+    config = dataclasses.asdict(model.config)
+    if not config["image"]["naflex"]:
+        del config["image"]["naflex"]  # results from before there was one are of the same model
+    described = {"config": config, "compute": compute}
     digest.update(json.dumps([described, processor.to_dict()], sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())

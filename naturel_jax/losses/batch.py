@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from naturel_jax.models.naflex import Patches
+
 Array = Any  # a NumPy array on the host, a jax.Array on devices
 
 
@@ -50,9 +52,10 @@ class CaptionLabels(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels. For a frozen tower, unit embeddings,
-    float32 [I, D] or [U, D], may replace images or tokens; their dtype tells them apart. ``patches_IP``: int32, indices
-    of the patches that the image tower sees, counted from 0 in row-major order; None: all."""
+    """One batch: images uint8 [I, H, W, 3] or ``naflex.Patches``, tokens int32 [U, L], and labels. For a frozen tower,
+    unit embeddings, float32 [I, D] or [U, D], may replace images or tokens; their dtype tells them apart.
+    ``patches_IP``: int32, indices of the patches that the image tower sees, counted from 0 in row-major order; None:
+    all."""
 
     images: Array
     tokens: Array
@@ -63,11 +66,13 @@ class Batch(NamedTuple):
     @property
     def images_to_embed(self) -> int:
         """How many images go through the image tower."""
-        return 0 if is_embedded(self.images) else len(self.images)
+        return 0 if is_embedded(self.images) else len(self.image_labels.mult_I)
 
     @property
     def patches_to_embed(self) -> int | None:
-        """How many patches of each image go through the image tower; None: all."""
+        """How many patches of each image go through the image tower, for a NaFlex tower with padding; None: all."""
+        if isinstance(self.images, Patches):
+            return self.images.patches_IPV.shape[1]
         return None if self.patches_IP is None else self.patches_IP.shape[1]
 
     @property
@@ -78,7 +83,7 @@ class Batch(NamedTuple):
 
 def is_embedded(rows: Array) -> bool:
     """Whether ``Batch.images`` or ``Batch.tokens`` are embeddings."""
-    return bool(rows.dtype == np.float32)
+    return not isinstance(rows, Patches) and bool(rows.dtype == np.float32)
 
 
 # ---- Counts ----------------------------------------------------------------------------------------------------------

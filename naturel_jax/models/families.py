@@ -21,6 +21,8 @@ class Pixels(TypedDict):
     mean: Channels
     std: Channels
     centre: NotRequired[str]
+    patch: NotRequired[int]
+    max_patches: NotRequired[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Family:
 _ROWS = (
     Family(
         name="clip",
-        image={"pool": "cls", "pre_norm": True, "patch_bias": False, "projection": True},
+        image={"pool": "cls", "pre_norm": True, "patch_bias": False, "projection": True, "naflex": False},
         text={"causal": True, "pool": "eos", "projection_bias": False},
         init_scale=1 / 0.07,
         init_bias=None,
@@ -146,7 +148,7 @@ _ROWS = (
     ),
     Family(  # SigLIP 2's fixed-resolution models have the same structure
         name="siglip",
-        image={"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
+        image={"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False, "naflex": False},
         text={"causal": False, "pool": "last", "projection_bias": True},
         init_scale=10.0,
         init_bias=-10.0,
@@ -172,6 +174,13 @@ _ROWS = (
     ),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}
+FAMILIES["siglip2"] = dataclasses.replace(  # NaFlex: SigLIP's parameters, for images of any aspect ratio
+    FAMILIES["siglip"],
+    name="siglip2",
+    image=FAMILIES["siglip"].image | {"naflex": True},
+    pixels={**FAMILIES["siglip"].pixels, "resize": "naflex", "patch": 16, "max_patches": 256},
+    hf_prefix="Siglip2",
+)
 
 
 def family_of(config: TwoTowerConfig) -> Family:

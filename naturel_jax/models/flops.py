@@ -29,10 +29,12 @@ def _weights(config: TransformerConfig) -> int:
 
 def image_flops(config: TwoTowerConfig, patches: int | None = None, blocks: int | None = None) -> float:
     """Forward FLOPs of one image: patches, blocks, pooling head and projection. ``patches``: how many of them go
-    through the blocks (default: all). ``blocks``: only the patch embedding and this many of the lowest blocks."""
+    through the blocks (default: all), for a NaFlex tower with padding. ``blocks``: only the patch embedding and this
+    many of the lowest blocks."""
     image = config.image
     width, patches = image.transformer.width, image.grid**2 if patches is None else patches
-    flops = 2.0 * image.grid**2 * 3 * image.patch**2 * width
+    flops = 2.0 * (patches if image.naflex else image.grid**2) * 3 * image.patch**2 * width
+    flops += image.naflex * 2 * patches * image.grid**2 * width  # positions are resized
     flops += transformer_flops(image.transformer, patches + (image.pool == "cls"), blocks)
     if blocks is not None:
         return flops

@@ -12,11 +12,12 @@ from naturel_jax.models.two_tower import Params, TwoTowerConfig
 
 
 def resize_positions(config: TwoTowerConfig, params: Params, size: int) -> tuple[TwoTowerConfig, Params]:
-    """The model for images of ``size`` pixels: the grid of position embeddings resampled, the rest unchanged.
+    """The model for square images of ``size`` pixels: the grid of position embeddings resampled, the rest unchanged; a
+    NaFlex model becomes one of fixed resolution.
 
     Antialiased bicubic with a class token (OpenCLIP's ``resize_pos_embed``), antialiased bilinear without (SigLIP 2's).
     """
-    image = dataclasses.replace(config.image, size=size)
+    image = dataclasses.replace(config.image, size=size, naflex=False)
     position_LD, extra = params["image"]["position"], int(image.pool == "cls")
     old, new, width = config.image.grid, image.grid, position_LD.shape[1]
     method = "cubic" if extra else "linear"

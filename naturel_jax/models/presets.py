@@ -11,7 +11,7 @@ from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.common.errors import UserError
 
-CLIP, SIGLIP = FAMILIES["clip"], FAMILIES["siglip"]
+CLIP, SIGLIP, NAFLEX = FAMILIES["clip"], FAMILIES["siglip"], FAMILIES["siglip2"]
 
 # Size name -> (width, depth, heads, MLP width) of each tower, and CLIP's embedding width.
 _CLIP_SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
@@ -44,6 +44,11 @@ def _siglip(name: str, patch: int, size: int, vocab: int | None = None, context:
     return SIGLIP.config(size=size, patch=patch, image=image, text=text, vocab=vocab, context=context)
 
 
+def _naflex(name: str) -> TwoTowerConfig:
+    image, text = (NAFLEX.tower(*sizes) for sizes in _SIGLIP_SIZES[name])
+    return NAFLEX.config(size=256, patch=16, image=image, text=text, vocab=_GEMMA)
+
+
 _GEMMA = 256_000  # tokens in SigLIP 2's vocabulary
 
 PRESETS: dict[str, TwoTowerConfig] = {
@@ -62,6 +67,14 @@ PRESETS: dict[str, TwoTowerConfig] = {
         patch=12,
         image=SIGLIP.tower(128, 4, 2),
         text=SIGLIP.tower(128, 2, 2),
+        vocab=1024,
+        context=16,
+    ),
+    "tiny-naflex": NAFLEX.config(
+        size=64,
+        patch=16,
+        image=NAFLEX.tower(128, 4, 2),
+        text=NAFLEX.tower(128, 2, 2),
         vocab=1024,
         context=16,
     ),
@@ -100,6 +113,8 @@ PRESETS: dict[str, TwoTowerConfig] = {
     "siglip2-so400m16-512": _siglip("so400m", 16, 512, vocab=_GEMMA),
     "siglip2-g16-256": _siglip("g", 16, 256, vocab=_GEMMA),
     "siglip2-g16-384": _siglip("g", 16, 384, vocab=_GEMMA),
+    "siglip2-b16-naflex": _naflex("b"),
+    "siglip2-so400m16-naflex": _naflex("so400m"),
 }
 
 
@@ -111,7 +126,9 @@ def preset(name: str) -> TwoTowerConfig:
 
 
 # Names on the hub of models with the sizes of a preset.
-_PUBLISHED = re.compile(r"hf:(?:openai/(clip)-vit|google/(siglip2?))-(base|large|so400m|giant-opt)-patch(\d+)(-\d+)?")
+_PUBLISHED = re.compile(
+    r"hf:(?:openai/(clip)-vit|google/(siglip2?))-(base|large|so400m|giant-opt)-patch(\d+)(-\d+|-naflex)?"
+)
 
 
 def published(source: str) -> TwoTowerConfig | None:

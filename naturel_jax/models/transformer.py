@@ -16,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 
-from naturel_jax.models import splash
+from naturel_jax.models import cudnn, splash
 
 # OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's CLIP with the exact GELU, SigLIP with its tanh form. The
 # last two differ by 1e-3.
@@ -40,7 +40,6 @@ REMAT_POLICIES: dict[str, Callable | None] = {
 
 # How attention is computed; None lets JAX choose.
 ATTENTIONS = (None, "xla", "cudnn", "splash")
-Implementation = Literal["xla", "cudnn"] | None  # of ``jax.nn.dot_product_attention``
 
 
 def check_size(name: str, value: object, largest: int) -> None:
@@ -94,7 +93,7 @@ class Compute:
     otherwise shard activations like the parameters. ``unroll``: no scan over the blocks; stacking its residuals takes a
     fifth of a small model's step on CPUs. Several CPU devices need it: XLA's CPU runtime may start the collectives of a
     loop in different orders on different devices, which deadlocks. ``mesh``: the devices, for splash attention, which
-    the compiler cannot split, and which is used for sequences of at least ``splash.LONG`` that are not causal.
+    the compiler cannot split, and which is used for sequences of at least ``splash.LONG`` without a mask.
     """
 
     dtype: str = "float32"
@@ -122,27 +121,6 @@ def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.
     return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
 
 
-def padded_attention(
-    q_BLHF: jax.Array, k_BLHF: jax.Array, v_BLHF: jax.Array, *, causal: bool, implementation: Implementation
-) -> jax.Array:
-    """``jax.nn.dot_product_attention`` of sequences padded to an even length, the only ones that JAX passes to cuDNN in
-    training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, L, H, F] and
-    its gradients are those without padding.
-
-    Padding is done here, not around the blocks: whatever cuDNN writes to padded rows is sliced off before it can reach
-    the gradient of a parameter.
-    """
-    batch, length = q_BLHF.shape[:2]
-    padding = length % 2
-    q_BLHF, k_BLHF, v_BLHF = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BLHF, k_BLHF, v_BLHF))
-    # A causal mask already hides the padding. All lengths are equal, so replicating them is fine.
-    lengths_B = jnp.full(batch, length, jnp.int32) if padding and not causal else None
-    y_BLHF = jax.nn.dot_product_attention(
-        q_BLHF, k_BLHF, v_BLHF, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
-    )
-    return y_BLHF[:, :length]
-
-
 def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BLD: jax.Array) -> jax.Array:
     """``layer`` on ``x_BLD`` as [B * L, D]: with one leading dimension XLA's CPU backend computes the gradients of
     weights twice as fast."""
@@ -158,7 +136,8 @@ def affine(kernel_DE: jax.Array, bias_E: jax.Array) -> Callable[[jax.Array], jax
 
 class Attention(nnx.Module):
     """Multi-head attention. Queries, keys and values have one parameter, ``qkv`` [D, 3, H, F], which the tensor axis of
-    a mesh splits by heads; they are three products."""
+    a mesh splits by heads; they are three products. ``lengths_B``, int32: how many of the L positions of each sequence
+    are attended to, the first; None: all."""
 
     def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
         d, h = config.width, config.heads
@@ -169,15 +148,23 @@ class Attention(nnx.Module):
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
         self.attention, self.mesh, self.flat = compute.attention, compute.mesh, compute.flat
 
-    def __call__(self, x_BLD: jax.Array, *, causal: bool) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, *, causal: bool, lengths_B: jax.Array | None = None) -> jax.Array:
         q, k, v = (self._project(x_BLD, part) for part in range(3))
         if self.attention == "cudnn":
-            y_BLHF = padded_attention(q, k, v, causal=causal, implementation="cudnn")
-        elif self.attention == "splash" and self.mesh and not causal and x_BLD.shape[1] >= splash.LONG:
+            y_BLHF = cudnn.padded_attention(q, k, v, causal=causal, implementation="cudnn", lengths_B=lengths_B)
+        elif (
+            self.attention == "splash"
+            and self.mesh
+            and lengths_B is None
+            and not causal
+            and x_BLD.shape[1] >= splash.LONG
+        ):
             y_BLHF = splash.splash_attention(q, k, v, self.mesh)
         else:
-            implementation: Implementation = "xla" if self.attention == "xla" else None
-            y_BLHF = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+            implementation: Literal["xla"] | None = "xla" if self.attention == "xla" else None
+            y_BLHF = jax.nn.dot_product_attention(
+                q, k, v, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
+            )
             y_BLHF = checkpoint_name(y_BLHF, splash.RESIDUALS)
         if not self.flat:
             return self.out(y_BLHF)
@@ -196,14 +183,15 @@ class Attention(nnx.Module):
         y_BLD = flatten_leading(affine(kernel_DD, bias_HF.reshape(-1)), x_BLD)
         return y_BLD.reshape(*x_BLD.shape[:-1], *bias_HF.shape)
 
-    def probe(self, probe_BQD: jax.Array, x_BLD: jax.Array) -> jax.Array:
+    def probe(self, probe_BQD: jax.Array, x_BLD: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
         """Attention of ``probe_BQD`` over ``x_BLD`` (SigLIP's pooling), with the same parameters."""
         assert self.qkv.bias is not None  # use_bias is on by default
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         dtype = x_BLD.dtype
         q = jnp.einsum("bqd,dhf->bqhf", probe_BQD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)
         kv = jnp.einsum("bld,dchf->cblhf", x_BLD, kernel[:, 1:].astype(dtype)) + bias[1:, None, None].astype(dtype)
-        return self.out(jax.nn.dot_product_attention(q, kv[0], kv[1], implementation="xla"))
+        y = jax.nn.dot_product_attention(q, *kv, key_value_seq_lengths=lengths_B, implementation="xla")
+        return self.out(y)
 
 
 class Mlp(nnx.Module):
@@ -229,8 +217,8 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, compute, rngs)
         self.flat = compute.flat
 
-    def __call__(self, x_BLD: jax.Array, *, causal: bool) -> jax.Array:
-        x_BLD = x_BLD + self.attn(self.norm1(x_BLD), causal=causal)
+    def __call__(self, x_BLD: jax.Array, *, causal: bool, lengths_B: jax.Array | None = None) -> jax.Array:
+        x_BLD = x_BLD + self.attn(self.norm1(x_BLD), causal=causal, lengths_B=lengths_B)
         y_BLD = self.norm2(x_BLD)
         return x_BLD + (flatten_leading(self.mlp, y_BLD) if self.flat else self.mlp(y_BLD))
 
@@ -244,7 +232,7 @@ class Transformer(nnx.Module):
         self.blocks = stack(rngs)
         self.compute, self.depth, self.frozen = compute, config.depth, frozen
 
-    def __call__(self, x_BLD: jax.Array, *, causal: bool) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, *, causal: bool, lengths_B: jax.Array | None = None) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
 
         # Cast the stacked parameters once: casting inside the scan would save a second copy as residuals. Gradients are
@@ -257,7 +245,7 @@ class Transformer(nnx.Module):
         def body(x_BLD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
             if self.compute.rows:
                 x_BLD = jax.lax.with_sharding_constraint(x_BLD, self.compute.rows)
-            return nnx.merge(graphdef, block)(x_BLD, causal=causal), None
+            return nnx.merge(graphdef, block)(x_BLD, causal=causal, lengths_B=lengths_B), None
 
         if policy := REMAT_POLICIES[self.compute.remat]:
             # Inside a scan, XLA cannot merge the recomputation with the original (CSE).

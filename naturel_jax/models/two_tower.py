@@ -3,7 +3,7 @@
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
 
 Shape letters: I images, H, W pixels, C channels, P patches that are kept, U captions, L length (tokens, or
-patches and the class token), D width of a tower or of the embeddings, N rows or indices.
+patches and the class token), B batch, D width of a tower or of the embeddings, N rows or indices.
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from naturel_jax.models import naflex
+from naturel_jax.models.naflex import Patches
 from naturel_jax.models.transformer import (
     Attention,
     Compute,
@@ -27,7 +29,8 @@ from naturel_jax.models.transformer import (
 )
 
 Params = dict[str, Any]  # nested dict of arrays; paths joined with '/' name parameters everywhere (rules, tables, logs)
-Encode = Callable[[Params, jax.Array], jax.Array]
+Images = jax.Array | Patches
+Encode = Callable[[Params, Any], jax.Array]  # images or tokens to embeddings
 
 ABOVE_BLOCKS = ("post_norm", "head", "projection")  # parts of a tower that come after its blocks
 
@@ -43,11 +46,12 @@ class ImageConfig:
     pre_norm: bool  # LayerNorm before the blocks
     patch_bias: bool
     projection: bool  # a linear layer without bias from width to embed_dim, after pooling
+    naflex: bool = False  # takes ``naflex.Patches`` of any grid; ``size`` is that of the grid of positions it resizes
 
     def __post_init__(self) -> None:
         for name in ("size", "patch"):
             check_size(name, getattr(self, name), 1 << 14)
-        for name in ("pre_norm", "patch_bias", "projection"):
+        for name in ("pre_norm", "patch_bias", "projection", "naflex"):
             check_flag(name, getattr(self, name))
         if self.pool not in ("cls", "map"):
             raise ValueError(f"image pool {self.pool!r}: expected 'cls' or 'map'")
@@ -139,16 +143,16 @@ class MapHead(nnx.Module):
         self.norm = layer_norm(config.width, config.eps, compute, rngs)
         self.mlp = Mlp(config, compute, rngs)
 
-    def __call__(self, x_ILD: jax.Array) -> jax.Array:
+    def __call__(self, x_ILD: jax.Array, lengths_I: jax.Array | None) -> jax.Array:
         probe_I1D = jnp.broadcast_to(self.probe[...], (x_ILD.shape[0], *self.probe.shape))
-        x_ID = self.attn.probe(probe_I1D, x_ILD)[:, 0]
+        x_ID = self.attn.probe(probe_I1D, x_ILD, lengths_I)[:, 0]
         return x_ID + self.mlp(self.norm(x_ID))
 
 
 class ImageTower(nnx.Module):
     """A vision transformer, which can also take a subset of each image's patches: ``patches_IP``, distinct indices in
     ascending order, int32. As in OpenCLIP, the others are dropped after positions are added (FLIP, arXiv 2212.00794);
-    the class token stays."""
+    the class token stays. A NaFlex tower takes ``naflex.Patches``, all of them."""
 
     def __init__(self, config: ImageConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width, eps = config.transformer.width, config.transformer.eps
@@ -168,7 +172,22 @@ class ImageTower(nnx.Module):
         if config.projection:
             self.projection = _linear(width, embed_dim, compute, rngs, bias=False)
 
-    def __call__(self, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: Images, patches_IP: jax.Array | None = None) -> jax.Array:
+        c = self.config
+        if c.naflex != isinstance(images, Patches):
+            raise ValueError(f"a {type(images).__name__}: this tower takes {'Patches' if c.naflex else 'an array'}")
+        if isinstance(images, Patches):
+            x_ILD, lengths_I = naflex.embed(images, self.position[...], self.patch, self.dtype), images.lengths_I
+        else:
+            x_ILD, lengths_I = self._embed(images, patches_IP), None
+        if c.pre_norm:
+            x_ILD = self.pre_norm(x_ILD)
+        x_ILD = self.transformer(x_ILD, causal=False, lengths_B=lengths_I)
+        x_ID = self.head(self.post_norm(x_ILD), lengths_I) if c.pool == "map" else self.post_norm(x_ILD[:, 0])
+        return self.projection(x_ID) if c.projection else x_ID
+
+    def _embed(self, images_IHWC: jax.Array, patches_IP: jax.Array | None) -> jax.Array:
+        """What the blocks take of square images."""
         c = self.config
         i, (g, p) = images_IHWC.shape[0], (c.grid, c.patch)
         if images_IHWC.shape[1:] != (c.size, c.size, 3):
@@ -181,11 +200,7 @@ class ImageTower(nnx.Module):
         x_ILD = x_ILD + self.position[...].astype(self.dtype)
         if patches_IP is not None:
             x_ILD = _take(x_ILD, jnp.pad(patches_IP + 1, ((0, 0), (1, 0))) if c.pool == "cls" else patches_IP)
-        if c.pre_norm:
-            x_ILD = self.pre_norm(x_ILD)
-        x_ILD = self.transformer(x_ILD, causal=False)
-        x_ID = self.head(self.post_norm(x_ILD)) if c.pool == "map" else self.post_norm(x_ILD[:, 0])
-        return self.projection(x_ID) if c.projection else x_ID
+        return x_ILD
 
 
 def _take(x_ILD: jax.Array, index_IN: jax.Array) -> jax.Array:
@@ -261,29 +276,31 @@ class Model:
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graphdef, state)
 
-    def encode_image(self, params: Params, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
-        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3], or only of their patches ``patches_IP``
-        (see ``ImageTower``)."""
-        return unit(self._bind(params).image(images_IHWC, patches_IP))
+    def encode_image(self, params: Params, images: Images, patches_IP: jax.Array | None = None) -> jax.Array:
+        """Unit embeddings [I, D], float32, of normalized images: [I, H, W, 3], or ``naflex.Patches`` for a NaFlex
+        tower. With ``patches_IP``, only of these patches (see ``ImageTower``)."""
+        return unit(self._bind(params).image(images, patches_IP))
 
     def encode_text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
         """Unit embeddings [U, D], float32, of token ids [U, L] (int32)."""
         return unit(self._bind(params).text(tokens_UL))
 
-    def image_norm(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
+    def image_norm(self, params: Params, images: Images) -> jax.Array:
         """L2 norms [I], float32, of the embeddings of ``encode_image`` before they are normalized."""
-        return jnp.linalg.norm(self._bind(params).image(images_IHWC).astype(jnp.float32), axis=-1)
+        return jnp.linalg.norm(self._bind(params).image(images).astype(jnp.float32), axis=-1)
 
     def text_norm(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
         """L2 norms [U], float32, of the embeddings of ``encode_text`` before they are normalized."""
         return jnp.linalg.norm(self._bind(params).text(tokens_UL).astype(jnp.float32), axis=-1)
 
 
-def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+def normalize(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
     """uint8 images to the towers' input, float32: ``(x / 255 - mean) / std`` by channel."""
-    return (images_IHWC.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+    if isinstance(images, Patches):
+        return naflex.normalize(images, mean, std)
+    return (images.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def of_pixels(encode: Encode, mean: tuple[float, ...], std: tuple[float, ...]) -> Encode:
-    """Turns a function of normalized images, such as ``Model.encode_image``, into one of uint8 images [I, H, W, 3]."""
-    return lambda params, images_IHWC: encode(params, normalize(images_IHWC, mean, std))
+    """Turns a function of normalized images, such as ``Model.encode_image``, into one of uint8 images."""
+    return lambda params, images: encode(params, normalize(images, mean, std))

@@ -47,7 +47,7 @@ def make_training(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings(shapes, mesh)
     )
     adapter = Adapter(new_adapter(config, params, mesh), config.adapter, "", "") if config.adapter.rank else None
-    start = Start(model, params, stand_in.processor(sizes, tokens), new_bias, adapter)
+    start = Start(model, params, stand_in.processor(sizes, tokens, config.data.max_patches), new_bias, adapter)
     return run.make_training(config, start, training_data(config, examples), mesh)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naturel_jax.data.items.items import Captions, Items, Ragged, Source
-from naturel_jax.data.text.processor import Processor
+from naturel_jax.data.text.processor import Processor, resizing
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.common.errors import UserError
 
@@ -55,17 +55,16 @@ class _Processor(Processor):
         return tokens
 
 
-def processor(sizes: TwoTowerConfig, tokens: int) -> Processor:
+def processor(sizes: TwoTowerConfig, tokens: int, max_patches: int | None = None) -> Processor:
     """A processor whose tokenizer makes every text ``tokens`` long, special tokens included, or as long as the context
-    if that is shorter."""
+    if that is shorter. ``max_patches``: of an image of a NaFlex model."""
     return _Processor(
         tokenizer="",
         context=sizes.text.context,
-        size=sizes.image.size,
-        resize="square",
         interpolation="bilinear",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         length=min(tokens, sizes.text.context),
         end=sizes.text.eos_id or 0,
+        **resizing(sizes.image, max_patches),
     )

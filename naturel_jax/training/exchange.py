@@ -91,7 +91,9 @@ def best(known: Mapping[str, Cost], limit: int) -> str:
 def sizes(mesh: Mesh, batch: Batch, width: int, tile: int) -> Sizes:
     """Sizes of a batch's loss on each device of ``mesh``. ``batch``: arrays or shapes."""
     devices = batch_shards(mesh)
-    return Sizes(devices, len(batch.images) // devices, len(batch.tokens) // devices, width, tile, hosts(mesh))
+    return Sizes(
+        devices, len(batch.image_labels.mult_I) // devices, len(batch.tokens) // devices, width, tile, hosts(mesh)
+    )
 
 
 def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:

@@ -1,6 +1,6 @@
 """Draws the first batch of a run, as the step receives it, in one image: the first thing to look at.
 
-Shape letters: I images, U distinct captions, K captions sampled per image.
+Shape letters: I images, P patches, V values of a patch, U distinct captions, K captions sampled per image.
 """
 
 import dataclasses
@@ -13,11 +13,14 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.data.batches.pipeline import Pipeline
 from naturel_jax.data.batches.stages import EmbeddedImages
+from naturel_jax.data.images import naflex
 from naturel_jax.losses.batch import Batch, ImageLabels
+from naturel_jax.models.naflex import Patches
 from naturel_jax.training import cards
 from naturel_jax.training.cards import Line
 
 _SHOWN = 16  # images
+_LONGEST = 512  # pixels of a side: longer strips of NaFlex are shrunk
 
 
 def batches(
@@ -47,9 +50,19 @@ def draw(batch: Batch, texts: Sequence[str], copies: Sequence[float] | np.ndarra
     from PIL import Image
 
     labels = jax.tree.map(_local_rows, batch.image_labels)
-    images, rows = _local_rows(batch.images), _shown(labels)
-    pictures = [cards.enlarged(Image.fromarray(images[row])) for row in rows]
-    return cards.draw(pictures, [_lines(labels, row, texts, copies) for row in rows])
+    rows = _shown(labels)
+    pictures = [Image.fromarray(pixels) for pixels in _pictures(batch, rows)]
+    for picture in pictures:
+        picture.thumbnail((_LONGEST, _LONGEST))
+    return cards.draw(list(map(cards.enlarged, pictures)), [_lines(labels, row, texts, copies) for row in rows])
+
+
+def _pictures(batch: Batch, rows: Sequence[int]) -> list[np.ndarray]:
+    """uint8 [H, W, 3] of some of the rows."""
+    images = jax.tree.map(_local_rows, batch.images)
+    if not isinstance(images, Patches):
+        return [images[row] for row in rows]
+    return [naflex.joined(images.patches_IPV[row], *images.grid_I2[row].tolist()) for row in rows]
 
 
 def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:

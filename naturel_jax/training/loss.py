@@ -101,7 +101,7 @@ class Loss:
             _merge(jax.lax.map(functools.partial(self.embed_captions, params), tokens)),
         )
 
-    def embed_images(self, params: Params, rows: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+    def embed_images(self, params: Params, rows: tuple[Any, jax.Array | None]) -> jax.Array:
         """Embeddings [I, D] of (images, patches_IP) of a batch or a chunk."""
         images, patches_IP = rows
         if is_embedded(images):

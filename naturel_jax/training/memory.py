@@ -3,7 +3,8 @@ the step fit.
 
 The estimate traces the towers and compiles nothing. docs/plan.md compares it with compiled steps.
 
-Shape letters: I images, H, W pixels, C channels, P patches that are kept, U captions, L tokens, D embedding.
+Shape letters: I images, H, W pixels, C channels, P patches that are kept, V values of a patch, U captions, L
+tokens, D embedding.
 """
 
 import dataclasses
@@ -24,8 +25,9 @@ from naturel_jax.devices.hardware import GIB
 from naturel_jax.devices.sharding import batch_shards
 from naturel_jax.losses.batch import Batch
 from naturel_jax.models import adapters
+from naturel_jax.models.naflex import Patches
 from naturel_jax.models.transformer import REMAT_POLICIES
-from naturel_jax.models.two_tower import Model, Params
+from naturel_jax.models.two_tower import Images, Model, Params
 from naturel_jax.training.train import State
 from tfds_naturel.common.errors import UserError
 
@@ -100,20 +102,24 @@ def activations(model: Model, images: int, captions: int, tokens: int, patches: 
 @functools.cache  # a trace takes seconds, and each policy that recomputes needs the one of "none"
 def _saved(model: Model, images: int, captions: int, tokens: int, patches: int | None) -> int:
     """Bytes of the residuals that grow with the batch; the others are parameters."""
-    size, params = model.config.image.size, model.shapes()
+    image, params = model.config.image, model.shapes()
 
-    def pullback(params: Params, pixels_IHWC: jax.Array, patches_IP: jax.Array | None, tokens_UL: jax.Array) -> Any:
+    def pullback(params: Params, pixels: Images, patches_IP: jax.Array | None, tokens_UL: jax.Array) -> Any:
         def embed(params: Params) -> tuple[jax.Array, jax.Array | None]:
             zcap_UD = model.encode_text(params, tokens_UL) if captions else None
-            return model.encode_image(params, pixels_IHWC, patches_IP), zcap_UD
+            return model.encode_image(params, pixels, patches_IP), zcap_UD
 
         return jax.vjp(embed, params)[1]
 
     def residuals(copies: int) -> int:
-        pixels_IHWC = jax.ShapeDtypeStruct((copies * images, size, size, 3), jnp.float32)
+        rows = copies * images
+        pixels: Any = jax.ShapeDtypeStruct((rows, image.size, image.size, 3), jnp.float32)
         tokens_UL = jax.ShapeDtypeStruct((copies * captions, tokens), jnp.int32)
-        patches_IP = None if patches is None else jax.ShapeDtypeStruct((copies * images, patches), jnp.int32)
-        leaves = jax.tree.leaves(jax.eval_shape(pullback, params, pixels_IHWC, patches_IP, tokens_UL))
+        patches_IP = None if patches is None else jax.ShapeDtypeStruct((rows, patches), jnp.int32)
+        if image.naflex:
+            values_IPV = jax.ShapeDtypeStruct((rows, patches or image.grid**2, 3 * image.patch**2), jnp.float32)
+            pixels, patches_IP = Patches(values_IPV, jax.ShapeDtypeStruct((rows, 2), jnp.int32)), None
+        leaves = jax.tree.leaves(jax.eval_shape(pullback, params, pixels, patches_IP, tokens_UL))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     return residuals(2) - residuals(1)

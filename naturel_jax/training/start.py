@@ -129,6 +129,8 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
         model = make_model(config, sizes, mesh)
         params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
         processor = _processor_from_scratch(sizes, folder, sources)
+    if sizes.image.naflex:
+        processor = dataclasses.replace(processor, max_patches=config.data.max_patches)
     sizes, new_bias = trained_sizes(config, sizes)
     for library, reason in export.obstacles(sizes).items():
         _LOG.warning("%s cannot hold this model as it is: %s", library, reason)

@@ -65,6 +65,8 @@ def convert(args: argparse.Namespace) -> None:
             raise UserError(f"--size {args.size} is smaller than one patch of SRC: {config.image.patch} pixels")
         config, params = resize_positions(config, params, args.size)
         processor = dataclasses.replace(processor, size=args.size)
+        if processor.resize == "naflex":
+            processor = dataclasses.replace(processor, resize="square", patch=None, max_patches=None)
     if args.drop_bias:
         config, params = _without_bias(args.source, config, params)
     loaded, options = weights.Loaded(config, params, processor), {"form": args.to, "dtype": args.dtype}

@@ -123,6 +123,11 @@ def _arrays(table: list[tables.Rule], params: Params, dtype: str) -> Arrays:
 
 def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options) -> None:
     family = family_of(config)
+    if config.image.naflex and not processor.is_bpe:
+        raise UserError(
+            "transformers reads every tokenizer of a Siglip2Model as Gemma's, a BPE, which this model's is not; export "
+            "to run instead, or at a fixed resolution (--size)"
+        )
     fields = hf.write_config(config, options.dtype, processor_files.special_ids(processor, family))
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
     arrays = _arrays(hf.TABLES[family.name], params, options.dtype)

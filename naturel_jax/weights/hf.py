@@ -23,7 +23,7 @@ from naturel_jax.weights.tables import (
 )
 from tfds_naturel.common.errors import UserError
 
-NAFLEX = "siglip2"  # model_type of a Siglip2Model, whose images keep their aspect ratio
+NAFLEX = "siglip2"  # model_type of a Siglip2Model: SigLIP 2 of fixed resolution is a SiglipModel
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 # What a config.json may omit: the defaults of transformers' configuration classes, by model_type.
@@ -135,15 +135,12 @@ def _naflex_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Map
 _READERS: dict[str, tuple[Family, Callable[..., dict[str, int]]]] = {
     "clip": (FAMILIES["clip"], _clip_sizes),
     "siglip": (FAMILIES["siglip"], _siglip_sizes),
-    NAFLEX: (FAMILIES["siglip"], _naflex_sizes),
+    NAFLEX: (FAMILIES[NAFLEX], _naflex_sizes),
 }
 
 
 def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
-    """Our config from a parsed config.json. A ``Siglip2Model`` (NaFlex) is read at its own square grid of patches.
-
-    Raises UserError naming the field that is not supported.
-    """
+    """Our config from a parsed config.json. Raises UserError naming the field that is not supported."""
     model_type = config.get("model_type")
     if model_type not in _READERS:
         raise UserError(f"model_type is {model_type!r}; expected one of {sorted(_READERS)}")
@@ -189,10 +186,11 @@ def _siglip_fields(config: TwoTowerConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-# Family -> the fields of its config.json that are not common to both.
+# Family -> the fields of its config.json that are not common to all.
 _WRITERS: dict[str, Callable[[TwoTowerConfig], dict[str, dict[str, Any]]]] = {
     "clip": _clip_fields,
     "siglip": _siglip_fields,
+    NAFLEX: _siglip_fields,
 }
 
 
@@ -234,7 +232,7 @@ def write_config(config: TwoTowerConfig, dtype: str, special: Mapping[str, int |
         "vision_config": {
             **_fields(image.transformer),
             "model_type": f"{family.name}_vision_model",
-            "image_size": image.size,
+            **({"num_patches": image.grid**2} if image.naflex else {"image_size": image.size}),
             "patch_size": image.patch,
             "num_channels": 3,
             **own["vision_config"],

@@ -177,9 +177,9 @@ def render(
         name=escape.markdown(about.name),
         model_name=family.hf_prefix.replace("Siglip", "SigLIP"),
         derived=derived,
-        use=snippets.use(form, config, repository),
+        use=snippets.use(form, config, processor, repository),
         context=str(config.text.context),
-        size=str(config.image.size),
+        size=_image_size(processor),
         training=_training(about),
         evaluation=_evaluation(about.scores),
         model=_model(config, processor, dtype),
@@ -271,15 +271,23 @@ def _evaluation(scores: Mapping[str, float]) -> str:
 
 def _model(config: TwoTowerConfig, processor: Processor, dtype: str) -> str:
     image, text = config.image, config.text
-    resize = {"short": "the short side resized, then a centre crop", "square": "both sides resized"}[processor.resize]
+    resize = {
+        "short": "the short side resized, then a centre crop",
+        "square": "both sides resized",
+        "naflex": "resized with their aspect ratio",
+    }[processor.resize]
     return "\n".join(
         [
-            f"- image tower: {image.size} pixels, patches of {image.patch}, {_tower(image.transformer)}",
+            f"- image tower: {_image_size(processor)}, patches of {image.patch}, {_tower(image.transformer)}",
             f"- text tower: {text.context} tokens of {text.vocab:,}, {_tower(text.transformer)}",
             f"- embeddings of {config.embed_dim}; weights in {dtype}",
             f"- images: {resize} ({processor.interpolation}), mean {processor.mean}, std {processor.std}",
         ]
     )
+
+
+def _image_size(processor: Processor) -> str:
+    return f"at most {processor.max_patches} patches" if processor.resize == "naflex" else f"{processor.size} pixels"
 
 
 def _tower(config: TransformerConfig) -> str:

@@ -284,6 +284,8 @@ def write_config(config: TwoTowerConfig, home: str = f"{_TIMM_SOURCES[0]}.") -> 
     """``model_cfg`` for ``config``. ``home``: where timm finds what ``write_trunk`` returns, if that is not None:
     ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``. Raises UserError if OpenCLIP has no equivalent model."""
     image, text = config.image, config.text
+    if image.naflex:
+        raise UserError("OpenCLIP has no NaFlex model; export to hf or run instead, or at a fixed resolution (--size)")
     quick = {image.transformer.activation == "quick_gelu", text.transformer.activation == "quick_gelu"}
     if len(quick) > 1:
         raise UserError("only one tower has QuickGELU; OpenCLIP has one setting for both; export to hf instead")

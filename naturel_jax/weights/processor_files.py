@@ -22,7 +22,7 @@ from naturel_jax.data.text import limited
 from naturel_jax.data.text.processor import FILTERS, Processor
 from naturel_jax.data.text.tokenizer import clip_tokenizer, padded, templated
 from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
-from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.models.two_tower import ImageConfig, TwoTowerConfig
 from naturel_jax.storage import once
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_tokenizer
@@ -103,9 +103,12 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
         processor = Processor(**read_json(path))
         limited.check(path, processor.tokenizer)
         processor.tokenize([""])
-    sizes, expected = (processor.size, processor.context), (config.image.size, config.text.context)
+    image = config.image
+    sizes, expected = (processor.size, processor.context), (image.size, config.text.context)
     if sizes != expected:
         raise UserError(f"{path}: size and context are {sizes}, the model's {expected}")
+    if processor.patch != (patch := image.patch if image.naflex else None):
+        raise UserError(f"{path}: patch is {processor.patch}; expected {patch}, as of this model")
     return processor
 
 
@@ -126,9 +129,9 @@ def _check(folder: Path, expected: Mapping[str, str]) -> None:
         )
 
 
-def hf_image(folder: Path, size: int) -> Pixels:
-    """Resize, interpolation, mean and std from a Hugging Face image processor's file. Raises UserError for a setting
-    that is not implemented."""
+def hf_image(folder: Path, image: ImageConfig) -> Pixels:
+    """Resize, interpolation, mean and std from a Hugging Face image processor's file, for the tower ``image``. Raises
+    UserError for a setting that is not implemented."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             path, config = folder / name, read_json(folder / name)
@@ -136,15 +139,34 @@ def hf_image(folder: Path, size: int) -> Pixels:
     else:
         raise UserError(f"{folder}: preprocessor_config.json is missing, so its image preprocessing is unknown")
     with malformed(path):
-        return _hf_pixels(path, config.get("image_processor", config), size)
+        return _hf_pixels(path, config.get("image_processor", config), image)
 
 
-def _hf_pixels(path: Path, config: Mapping[str, Any], size: int) -> Pixels:
+def _hf_pixels(path: Path, config: Mapping[str, Any], image: ImageConfig) -> Pixels:
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not config.get(key, True):
             raise UserError(f"{path}: {key} is false; only true is implemented")
     if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
         raise UserError(f"{path}: rescale_factor is {config['rescale_factor']}; only 1/255 is implemented")
+    if config.get("resample") not in _RESAMPLE:
+        raise UserError(f"{path}: resample is {config.get('resample')!r}; expected one of {_RESAMPLE}")
+    common: Any = {
+        "interpolation": _RESAMPLE[config["resample"]],
+        "mean": config["image_mean"],
+        "std": config["image_std"],
+    }
+    resize = _hf_patches if image.naflex else _hf_resize
+    return common | resize(path, config, image)
+
+
+def _hf_patches(path: Path, config: Mapping[str, Any], image: ImageConfig) -> dict[str, Any]:
+    if (patch := config.get("patch_size", image.patch)) != image.patch:
+        raise UserError(f"{path}: patch_size is {patch!r}, the model's {image.patch}")
+    return {"resize": "naflex", "patch": patch, "max_patches": config.get("max_num_patches", 256)}
+
+
+def _hf_resize(path: Path, config: Mapping[str, Any], image: ImageConfig) -> dict[str, Any]:
+    size = image.size
     wanted = config.get("size")
     square = isinstance(wanted, Mapping) and set(wanted) == {"height", "width"} and not config.get("do_center_crop")
     sides = set(wanted.values()) if isinstance(wanted, Mapping) else {wanted}
@@ -152,14 +174,7 @@ def _hf_pixels(path: Path, config: Mapping[str, Any], size: int) -> Pixels:
     sides |= set(crop.values()) if isinstance(crop, Mapping) else {crop}
     if sides != {size}:
         raise UserError(f"{path}: size {wanted} and crop_size {crop} do not give the model's {size} pixels")
-    if config.get("resample") not in _RESAMPLE:
-        raise UserError(f"{path}: resample is {config.get('resample')!r}; expected one of {_RESAMPLE}")
-    return {
-        "resize": "square" if square else "short",
-        "interpolation": _RESAMPLE[config["resample"]],
-        "mean": config["image_mean"],
-        "std": config["image_std"],
-    }
+    return {"resize": "square" if square else "short"}
 
 
 def openclip_image(config: Mapping[str, Any], family: Family) -> Pixels:
@@ -322,6 +337,8 @@ def write(folder: Path, processor: Processor, family: Family) -> None:
     resize: dict[str, Any] = {"size": size, "do_center_crop": False}  # CLIP's class crops by default
     if processor.resize == "short":
         resize = {"size": {"shortest_edge": processor.size}, "crop_size": size, "do_center_crop": True}
+    if processor.resize == "naflex":
+        resize = {"patch_size": processor.patch, "max_num_patches": processor.max_patches}
     _dump(
         folder / "preprocessor_config.json",
         {

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
@@ -15,18 +16,31 @@ _TEXT = Path(__file__).with_name("snippets.md").read_text("utf-8")
 _CODE = dict(re.findall(r"^## (\w+)\n\n```python\n(.*?)\n```", _TEXT, re.MULTILINE | re.DOTALL))  # templates by name
 
 
-def use(form: str, config: TwoTowerConfig, repository: str = "") -> str:
+def use(form: str, config: TwoTowerConfig, processor: Processor, repository: str = "") -> str:
     """Markdown that shows how to use an export in ``form``: from ``repository`` on the hub, else in its folder."""
     where = "" if repository else "In this folder (or with the name of its repository on the hub in place of `.`):\n\n"
-    return where + _FORMS[form](config, repository)
+    return where + _FORMS[form](config, processor, repository)
 
 
 def _code(name: str, **fields: object) -> str:
     return f"```python\n{_CODE[name].format(inputs=_CODE['inputs'], **fields)}\n```"
 
 
-def _hf(config: TwoTowerConfig, repository: str) -> str:
-    path, siglip = repository or _HERE, family_of(config).name == "siglip"
+def _is_siglip(config: TwoTowerConfig) -> bool:
+    return family_of(config).name in ("siglip", "siglip2")
+
+
+def _sizes(processor: Processor) -> str:
+    """Further arguments of transformers' processor: ``Siglip2Processor`` has sizes of its own, whatever the files
+    say."""
+    if processor.resize != "naflex":
+        return ""
+    sizes = {"max_length": processor.context, "patch_size": processor.patch, "max_num_patches": processor.max_patches}
+    return "".join(f", {name}={size}" for name, size in sizes.items())
+
+
+def _hf(config: TwoTowerConfig, processor: Processor, repository: str) -> str:
+    path, siglip = repository or _HERE, _is_siglip(config)
     probabilities = "torch.sigmoid(logits)" if siglip else "logits.softmax(dim=-1)"
     context, note = "", ""
     if siglip and config.text.context != _PIPELINE_CONTEXT:
@@ -38,7 +52,7 @@ def _hf(config: TwoTowerConfig, repository: str) -> str:
         )
     parts = [
         "With transformers:",
-        _code("transformers", path=path, probabilities=probabilities),
+        _code("transformers", path=path, probabilities=probabilities, sizes=_sizes(processor)),
         f"With its pipeline:{note}",
         _code("pipeline", path=path, context=context),
     ]
@@ -52,7 +66,7 @@ def _hf(config: TwoTowerConfig, repository: str) -> str:
     return "\n\n".join(parts)
 
 
-def _openclip(config: TwoTowerConfig, repository: str) -> str:
+def _openclip(config: TwoTowerConfig, processor: Processor, repository: str) -> str:
     path = f"hf-hub:{repository}" if repository else f"local-dir:{_HERE}"
     parts = ["With OpenCLIP:", _code("openclip", path=path)]
     if not repository and openclip.write_trunk(config):
@@ -69,7 +83,7 @@ def _openclip(config: TwoTowerConfig, repository: str) -> str:
     return "\n\n".join(parts)
 
 
-def _big_vision(config: TwoTowerConfig, repository: str) -> str:
+def _big_vision(config: TwoTowerConfig, processor: Processor, repository: str) -> str:
     def sizes(tower: TransformerConfig) -> str:
         fields = {"width": tower.width, "depth": tower.depth, "mlp_dim": tower.mlp_dim, "num_heads": tower.heads}
         return ", ".join(f'"{name}": {value}' for name, value in fields.items())
@@ -89,14 +103,15 @@ def _big_vision(config: TwoTowerConfig, repository: str) -> str:
     return f"With big_vision, whose checkout must be in `PYTHONPATH`:\n\n{text}"
 
 
-def _run(config: TwoTowerConfig, repository: str) -> str:
+def _run(config: TwoTowerConfig, processor: Processor, repository: str) -> str:
     return f"With naturel_jax; training can also start from it (`config.init = 'run:FOLDER'`):\n\n{_code('run')}"
 
 
-def _peft(config: TwoTowerConfig, repository: str) -> str:
-    probabilities = "torch.sigmoid(logits)" if family_of(config).name == "siglip" else "logits.softmax(dim=-1)"
+def _peft(config: TwoTowerConfig, processor: Processor, repository: str) -> str:
+    probabilities = "torch.sigmoid(logits)" if _is_siglip(config) else "logits.softmax(dim=-1)"
     note = "`naturel_jax.load` on this folder, and `config.init`, take the adapter with its base, too."
-    return f"With PEFT:\n\n{_code('peft', path=repository or _HERE, probabilities=probabilities)}\n\n{note}"
+    code = _code("peft", path=repository or _HERE, probabilities=probabilities, sizes=_sizes(processor))
+    return f"With PEFT:\n\n{code}\n\n{note}"
 
 
 _FORMS = {"hf": _hf, "openclip": _openclip, "big_vision": _big_vision, "run": _run, "peft": _peft}

@@ -61,7 +61,7 @@ class Loaded(NamedTuple):
 class Foreign:
     """A foreign checkpoint whose config, processor and tensor names are known and whose tensors have not been read yet.
 
-    ``form``: ``hf``, ``naflex`` (a ``Siglip2Model``), ``openclip``, ``openai``, ``big_vision``, or ``peft`` for an
+    ``form``: ``hf``, ``openclip``, ``openai``, ``big_vision``, or ``peft`` for an
     ``adapter``, whose base has the table and tensors; ``path``: the folder or file that the library of that form reads.
     """
 
@@ -295,20 +295,18 @@ def _open_tensors(path: Path) -> Tensors:
 
 def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
     config = _parsed(hf.read_config, raw, folder / "config.json")
-    naflex = raw["model_type"] == hf.NAFLEX
     processor = processor_files.read_own(folder, config)
     if processor is None:
         family = family_of(config)
         text = processor_files.tokenizer(folder, family, config.text.context)
-        # NaFlex's own preprocessing keeps the aspect ratio; at its square grid it equals SigLIP 2's.
-        pixels = family.pixels if naflex else processor_files.hf_image(folder, config.image.size)
+        pixels = processor_files.hf_image(folder, config.image)
         with processor_files.malformed(folder):
             context, size = config.text.context, config.image.size
             processor = Processor(context=context, size=size, to_rgb="on_white", **text, **pixels)
             processor.tokenize([""])
     tensors = _without(_open_tensors(file), hf.IGNORED)
     table = hf.TABLES[raw["model_type"]]
-    return Foreign("naflex" if naflex else "hf", folder, config, processor, table, tensors)
+    return Foreign("hf", folder, config, processor, table, tensors)
 
 
 def _parsed(read: Callable[[Any], TwoTowerConfig], raw: Any, path: Path) -> TwoTowerConfig:
@@ -322,6 +320,8 @@ def _without(tensors: Tensors, ignored: tuple[str, ...]) -> Tensors:
 
 
 def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
+    if known and known.image.naflex:
+        raise UserError(f"{path}: a NaFlex model is read from transformers' folder, with its config.json")
     tensors = _open_tensors(path)
     if path.suffix == ".npz":
         tensors = tensors.renamed(big_vision.names(tensors.shapes))
@@ -372,7 +372,7 @@ def _processor(
     if preprocess:
         pixels = processor_files.openclip_image(preprocess, family)
     elif (folder / "preprocessor_config.json").is_file():
-        pixels = processor_files.hf_image(folder, config.image.size)
+        pixels = processor_files.hf_image(folder, config.image)
     processor = Processor(context=context, size=config.image.size, **text, **pixels)
     if clean:
         processor = dataclasses.replace(processor, centre="round", to_rgb="last")

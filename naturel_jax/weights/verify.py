@@ -1,7 +1,8 @@
 """Compares our outputs for a checkpoint with those of its own library, tokenizer and image processor, on many kinds of
 images and captions.
 
-Shape letters: I images, H, W pixels, C channels, U captions, L tokens, N names, X values of each, D embedding.
+Shape letters: I images, H, W pixels, C channels, P patches, V values of a patch, U captions, L tokens, N rows, X
+values of each, D embedding.
 """
 
 import functools
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
+from naturel_jax.models.naflex import Patches
+from naturel_jax.models.two_tower import Images, Model, Params, TwoTowerConfig, normalize
 from naturel_jax.weights import openclip, processor_files, torch_files
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common import extras
@@ -30,14 +31,15 @@ TOLERANCE = 1e-5  # difference between cosines
 _SAME_PIXELS = 1e-4  # difference between normalized values; two libraries that both follow Pillow differ by less
 _LISTED = 5  # most names of images or captions that a message lists
 
-Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (pixels [I, H, W, 3], ids [U, L]) -> logits [I, U]
+Pixels = np.ndarray | Patches  # normalized: [I, H, W, 3], or of a NaFlex model
+Forward = Callable[[Any, np.ndarray], np.ndarray]  # (pixels, ids [U, L]) -> logits [I, U]
 
 
 class Seen(NamedTuple):
-    """A library's outputs for images and captions, preprocessed by itself: normalized pixels [I, H, W, 3], token ids
-    [U, L], and logits [I, U]; and ``forward``, its model on any pixels and ids."""
+    """A library's outputs for images and captions, preprocessed by itself: pixels, token ids [U, L], and logits [I, U];
+    and ``forward``, its model on any pixels and ids."""
 
-    pixels_IHWC: np.ndarray
+    pixels: Pixels
     tokens_UL: np.ndarray
     logits_IU: np.ndarray
     forward: Forward
@@ -107,9 +109,9 @@ def preprocessed_otherwise(
     before: Processor, after: Processor, images: Mapping[str, bytes], texts: Sequence[str]
 ) -> str:
     """The images and captions whose pixels or ids two processors of one model differ in; '' if there are none."""
-    pixels = [np.stack([one.image(data) for data in images.values()]) for one in (before, after)]
-    tokens = [one.tokenize(texts) for one in (before, after)]
-    other_I, other_U = (np.any(a != b, axis=tuple(range(1, a.ndim))) for a, b in (pixels, tokens))
+    files = list(images.values())
+    other_I = _differ(_batch(before, files), _batch(after, files), 0)
+    other_U = _differ(before.tokenize(texts), after.tokenize(texts), 0)
     parts = [
         (_names(images, other_I), len(images), "images"),
         (_names(map(repr, texts), other_U), len(texts), "captions"),
@@ -179,7 +181,7 @@ def compare(path: Path, form: str, loaded: Loaded, images: Mapping[str, bytes], 
         raise UserError(f"{path}: {library} fails: {' '.join(str(error).split()) or repr(error)}") from error
     our = ours(loaded, list(images.values()), texts)
     end = loaded.config.text.eos_id
-    other_I = _differ(our.pixels_IHWC, theirs.pixels_IHWC, _SAME_PIXELS)
+    other_I = _differ(our.pixels, theirs.pixels, _SAME_PIXELS)
     other_U = _differ(_until(our.tokens_UL, end), _until(theirs.tokens_UL, end), 0)
     same_IU = ~other_I[:, None] & ~other_U[None]
     difference_IU = np.abs(our.logits_IU - theirs.logits_IU)
@@ -188,7 +190,7 @@ def compare(path: Path, form: str, loaded: Loaded, images: Mapping[str, bytes], 
         images=len(images),
         captions=len(texts),
         scale=float(np.exp(loaded.params["logit_scale"])),
-        difference=float(np.abs(our.logits_IU - theirs.forward(our.pixels_IHWC, our.tokens_UL)).max()),
+        difference=float(np.abs(our.logits_IU - theirs.forward(our.pixels, our.tokens_UL)).max()),
         whole=float(difference_IU[same_IU].max(initial=0)),
         other=float(difference_IU[~same_IU].max(initial=0)),
         other_images=_names(images, other_I),
@@ -196,11 +198,21 @@ def compare(path: Path, form: str, loaded: Loaded, images: Mapping[str, bytes], 
     )
 
 
-def _differ(ours_NX: np.ndarray, theirs_NX: np.ndarray, most: float) -> np.ndarray:
-    """Whether each of the N differs by more than ``most`` anywhere, bool [N]; all if the shapes do."""
-    if ours_NX.shape != theirs_NX.shape:
-        return np.ones(len(ours_NX), bool)
-    return np.abs(ours_NX - theirs_NX).max(axis=tuple(range(1, ours_NX.ndim))) > most
+def _differ(ours: Any, theirs: Any, most: float) -> np.ndarray:
+    """Whether each of N rows differs by more than ``most`` anywhere, bool [N], in arrays or tuples of arrays; all if
+    the shapes do."""
+
+    def differ(ours_NX: np.ndarray, theirs_NX: np.ndarray) -> np.ndarray:
+        if ours_NX.shape != theirs_NX.shape:
+            return np.ones(len(ours_NX), bool)
+        return np.abs(ours_NX.astype(float) - theirs_NX).max(axis=tuple(range(1, ours_NX.ndim))) > most
+
+    both = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return np.logical_or.reduce([differ(a, b) for a, b in both])
+
+
+def _batch(processor: Processor, images: Sequence[bytes]) -> np.ndarray | Patches:
+    return processor.batch(dict(enumerate(map(processor.image, images))), len(images))
 
 
 def _until(tokens_UL: np.ndarray, end: int | None) -> np.ndarray:
@@ -215,23 +227,23 @@ def ours(loaded: Loaded, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
     """Our outputs for images and captions."""
     config, params, processor = loaded
 
-    def forward(pixels_IHWC: np.ndarray, tokens_UL: np.ndarray) -> np.ndarray:
-        zimg_ID, ztxt_UD = embeddings(config, params, pixels_IHWC, tokens_UL)
+    def forward(pixels: Pixels, tokens_UL: np.ndarray) -> np.ndarray:
+        zimg_ID, ztxt_UD = embeddings(config, params, pixels, tokens_UL)
         return np.asarray(np.exp(params["logit_scale"]) * zimg_ID @ ztxt_UD.T + params.get("logit_bias", 0.0))
 
-    uint8_IHWC = jnp.stack([processor.image(data) for data in images])
-    pixels_IHWC = np.asarray(normalize(uint8_IHWC, processor.mean, processor.std))
+    uint8 = jax.device_put(_batch(processor, images))
+    pixels: Pixels = jax.device_get(normalize(uint8, processor.mean, processor.std))
     tokens_UL = processor.tokenize(texts)
-    return Seen(pixels_IHWC, tokens_UL, forward(pixels_IHWC, tokens_UL), forward)
+    return Seen(pixels, tokens_UL, forward(pixels, tokens_UL), forward)
 
 
 def embeddings(
-    config: TwoTowerConfig, params: Params, pixels_IHWC: np.ndarray | jax.Array, tokens_UL: np.ndarray
+    config: TwoTowerConfig, params: Params, pixels: Pixels | Images, tokens_UL: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Our unit embeddings [I, D] and [U, D] of normalized pixels and token ids."""
     encode_image, encode_text = _encoders(config)
     with jax.default_matmul_precision("highest"):
-        return np.asarray(encode_image(params, pixels_IHWC)), np.asarray(encode_text(params, tokens_UL))
+        return np.asarray(encode_image(params, pixels)), np.asarray(encode_text(params, tokens_UL))
 
 
 @functools.cache
@@ -253,17 +265,37 @@ def _transformers(path: Path, config: TwoTowerConfig, images: Sequence[bytes], t
     # Resizing with torchvision, the other backend, differs from Pillow's in the last bit of a pixel.
     processor = transformers.AutoProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
     padding = {"padding": "max_length", "truncation": True, "max_length": config.text.context}
-    batch = processor(images=_opened(images), text=list(texts), return_tensors="pt", **padding)
+    # Siglip2Processor has sizes of its own, whatever its image processor's file says.
+    named = (name for name in ("patch_size", "max_num_patches") if config.image.naflex)
+    sizes = {name: getattr(processor.image_processor, name) for name in named}
+    batch = processor(images=_opened(images), text=list(texts), return_tensors="pt", **padding, **sizes)
 
     @torch.no_grad()
     def logits(**inputs: torch.Tensor) -> np.ndarray:
         return model(**inputs).logits_per_image.numpy()
 
-    def forward(pixels_IHWC: np.ndarray, tokens_UL: np.ndarray) -> np.ndarray:
-        return logits(pixel_values=_channels_first(pixels_IHWC), input_ids=torch.tensor(tokens_UL, dtype=torch.long))
+    def forward(pixels: Pixels, tokens_UL: np.ndarray) -> np.ndarray:
+        return logits(**transformers_images(pixels), input_ids=torch.tensor(tokens_UL, dtype=torch.long))
 
-    pixels_IHWC = batch["pixel_values"].permute(0, 2, 3, 1).numpy()
-    return Seen(pixels_IHWC, batch["input_ids"].numpy(), logits(**batch), forward)
+    if config.image.naflex:
+        pixels: Pixels = Patches(batch["pixel_values"].numpy(), batch["spatial_shapes"].numpy())
+    else:
+        pixels = batch["pixel_values"].permute(0, 2, 3, 1).numpy()
+    return Seen(pixels, batch["input_ids"].numpy(), logits(**batch), forward)
+
+
+def transformers_images(pixels: Pixels) -> dict[str, Any]:
+    """The arguments of a transformers model for normalized images."""
+    import torch
+
+    if not isinstance(pixels, Patches):
+        return {"pixel_values": _channels_first(pixels)}
+    mask_IP = np.arange(pixels.patches_IPV.shape[1]) < pixels.lengths_I[:, None]
+    return {
+        "pixel_values": torch.tensor(pixels.patches_IPV),
+        "pixel_attention_mask": torch.tensor(mask_IP.astype(np.int32)),
+        "spatial_shapes": torch.tensor(pixels.grid_I2.astype(np.int64)),
+    }
 
 
 def _channels_first(pixels_IHWC: np.ndarray) -> Any:
@@ -347,7 +379,6 @@ WITHOUT_PEER = {
     "big_vision": "big_vision cannot be installed as a package, so only its own checkout can run this file",
     "run": "a run is our own format, which no other library reads",
     "peft": "PEFT is not a dependency; PeftModel.from_pretrained(BASE, FOLDER) runs this adapter",
-    "naflex": "Siglip2Model keeps the aspect ratio of images, which is not supported here",
 }
 
 

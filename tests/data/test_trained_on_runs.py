@@ -57,7 +57,7 @@ def scores(workdir: Path) -> dict[int, float]:
     return {line["step"]: line["mine/accuracy"] for line in lines if "mine/accuracy" in line}
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypatch, capsys):
     """Scored on the schedule, evaluated and compared; a run that starts from another leaves out what both saw."""
     monkeypatch.chdir(tmp_path)

@@ -192,7 +192,7 @@ def test_what_does_not_matter_cannot_be_made(folder):
     assert mistakes.MISTAKES["base"].make(causal) is None, "not a run"
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_base_is_what_the_run_started_from(folder, tmp_path, caplog):
     flags = ("--config.duration=2 steps", "--config.optim.warmup=0 steps")
     Run(tmp_path / "first", *flags, form="sigmoid").finish()

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flax import traverse_util
 
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.models.families import family_of
+from naturel_jax.models.naflex import Patches
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import hf, openclip, processor_files, tables, verify
@@ -32,11 +34,17 @@ CAPTIONS = ["the cat is under the table", "a dog on a chair", "a person holds th
 
 @functools.cache
 def tiny(name: str, seed: int = 0) -> Loaded:
-    """The preset ``name`` with random parameters, and a processor of its family trained on ``CAPTIONS``."""
+    """The preset ``name`` with random parameters, and a processor of its family trained on ``CAPTIONS``; for NaFlex, it
+    has a tokenizer like the published one."""
     config = preset(name)
-    family = family_of(config)
-    tokenizer = train_tokenizer(family.name, CAPTIONS, 300, config.text.context)
-    processor = Processor(tokenizer, config.text.context, config.image.size, **family.pixels)
+    family, context = family_of(config), config.text.context
+    if config.image.naflex:
+        with tempfile.TemporaryDirectory() as folder:
+            gemma_tokenizer(Path(folder), CAPTIONS)
+            tokenizer = processor_files.tokenizer(Path(folder), family, context)["tokenizer"]
+    else:
+        tokenizer = train_tokenizer(family.name, CAPTIONS, 300, context)
+    processor = Processor(tokenizer, context, config.image.size, **family.pixels)
     return Loaded(config, random_params(config, seed), processor)
 
 
@@ -95,11 +103,16 @@ def reduced(name: str, depth: int = 1, vocab: int = 300) -> TwoTowerConfig:
     return dataclasses.replace(config, **towers)
 
 
-def inputs(config: TwoTowerConfig, images: int = 2, texts: int = 3, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Normalized images [I, S, S, 3] and token ids [U, L]. CLIP's texts end at different positions and are padded with
-    the end token."""
+def inputs(config: TwoTowerConfig, images: int = 2, texts: int = 3, seed: int = 1) -> tuple[Any, np.ndarray]:
+    """Normalized images [I, S, S, 3], or for a NaFlex model grids of 3 x 5, 4 x 4, 5 x 3 ... with room for 20 patches,
+    and token ids [U, L]. CLIP's texts end at different positions and are padded with the end token."""
     rng = np.random.default_rng(seed)
-    pixels = rng.standard_normal((images, config.image.size, config.image.size, 3), np.float32)
+    pixels: Any = rng.standard_normal((images, config.image.size, config.image.size, 3), np.float32)
+    if config.image.naflex:
+        grid_I2 = np.array([(3 + n % 3, 5 - n % 3) for n in range(images)], np.int32)
+        values_IPV = rng.standard_normal((images, 20, 3 * config.image.patch**2), np.float32)
+        values_IPV[np.arange(20) >= grid_I2.prod(axis=1)[:, None]] = 0
+        pixels = Patches(values_IPV, grid_I2)
     tokens = rng.integers(3, config.text.vocab - 1, (texts, config.text.context)).astype(np.int32)
     if (end := config.text.eos_id) is not None:
         tokens[tokens == end] = 5

@@ -237,7 +237,7 @@ def find(folder: Path) -> None:
     use(found.processor)
 
 
-_MODELS = {"clip": "tiny-clip", "siglip": "tiny-siglip", hf.NAFLEX: "tiny-siglip"}
+_MODELS = {"clip": "tiny-clip", "siglip": "tiny-siglip", hf.NAFLEX: "tiny-naflex"}
 
 
 def _model_files(model_type: str, folder: Path) -> list[Path]:

@@ -12,13 +12,14 @@ from naturel_jax.models.presets import PRESETS, preset
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_family_of_every_preset_matches_its_name(name):
-    assert family_of(preset(name)).name == ("siglip" if "siglip" in name else "clip")
+    expected = "siglip2" if "naflex" in name else "siglip" if "siglip" in name else "clip"
+    assert family_of(preset(name)).name == expected
 
 
 def test_towers_of_unknown_family_are_rejected():
     config = preset("tiny-clip")
     mixed = dataclasses.replace(config, text=preset("tiny-siglip").text)
-    with pytest.raises(ValueError, match=r"no family \(clip, siglip\) has these towers"):
+    with pytest.raises(ValueError, match=r"no family \(clip, siglip, siglip2\) has these towers"):
         family_of(mixed)
 
 

@@ -16,7 +16,7 @@ from naturel_jax.models.positions import resize_positions
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
 from naturel_jax.models.two_tower import Model, TwoTowerConfig, config_from_dict
-from naturel_jax.weights import hf, openclip, tables
+from naturel_jax.weights import hf, openclip, tables, verify
 from tests.helpers.losses import QUICK
 from tests.helpers.model_files import hf_model, inputs, openclip_model, random_params, reduced, torch_inputs
 from tfds_naturel.common.errors import UserError
@@ -51,12 +51,13 @@ def logits(model: Model, params: dict, pixels: jax.Array, tokens: jax.Array):
 
 def torch_logits(peer: torch.nn.Module, pixels: np.ndarray, tokens: np.ndarray):
     """Logits and unit embeddings of a transformers or OpenCLIP model, with gradients enabled."""
-    images, ids = torch_inputs(pixels, tokens)
+    ids = torch.from_numpy(tokens).long()
     if hasattr(peer, "encode_image"):
+        images, _ = torch_inputs(pixels, tokens)
         zimg, ztxt = peer.encode_image(images, normalize=True), peer.encode_text(ids, normalize=True)
         bias = peer.logit_bias if peer.logit_bias is not None else 0.0
         return peer.logit_scale.exp() * zimg @ ztxt.T + bias, (zimg, ztxt)
-    out = peer(input_ids=ids, pixel_values=images)
+    out = peer(input_ids=ids, **verify.transformers_images(pixels))
     return out.logits_per_image, (out.image_embeds, out.text_embeds)
 
 
@@ -110,7 +111,7 @@ def check_openclip(config: TwoTowerConfig) -> None:
     check_parity(config, openclip_model(config, params), openclip.TABLES[family_of(config).name], params)
 
 
-@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip", "tiny-naflex"])
 def test_parity_with_transformers(name):
     check_transformers(odd_tiny(name))
 

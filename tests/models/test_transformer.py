@@ -12,8 +12,9 @@ import pytest
 
 from naturel_jax import config as c
 from naturel_jax.devices.sharding import make_mesh
+from naturel_jax.models.cudnn import padded_attention
 from naturel_jax.models.presets import PRESETS, preset
-from naturel_jax.models.transformer import Compute, padded_attention
+from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training.choices import make_model
 from tests.helpers import tiny_config

@@ -365,6 +365,7 @@ def test_stand_in_data_makes_the_largest_batch(name, captions, sentinel):
         ("hf:openai/clip-vit-large-patch14-336", "clip-l14-336"),
         ("hf:google/siglip-so400m-patch14-384", "siglip-so400m14-384"),
         ("hf:google/siglip2-giant-opt-patch16-384", "siglip2-g16-384"),
+        ("hf:google/siglip2-base-patch16-naflex", "siglip2-b16-naflex"),
         ("hf:someone/clip-vit-base-patch32", None),
     ],
 )

@@ -56,7 +56,12 @@ def test_ring_memory_is_constant_and_dense_memory_grows_with_devices(objective):
 
 
 @pytest.mark.parametrize(
-    ("name", "peers"), [("tiny-clip", ["transformers", "OpenCLIP"]), ("tiny-siglip", ["transformers", "OpenCLIP"])]
+    ("name", "peers"),
+    [
+        ("tiny-clip", ["transformers", "OpenCLIP"]),
+        ("tiny-siglip", ["transformers", "OpenCLIP"]),
+        ("tiny-naflex", ["transformers"]),
+    ],
 )
 def test_towers_are_compared_with_other_libraries(name, peers, capsys):
     towers.main([f"--preset={name}", "--images=2", "--captions=2", "--repeats=1", "--train"])
@@ -82,6 +87,7 @@ def test_checksums_of_copies_are_measured():
     assert re.match(r"28 files, 64 MiB: found current in [\d.]+ s; their checksums take another [\d.]+ s", done.stdout)
 
 
+@pytest.mark.proof
 def test_pipeline_is_compared_with_other_loaders(tmp_path, capsys):
     """Also with loaders that fork, after JAX has started threads in this process."""
     loaders = pipeline.contenders(pipeline.write_images(tmp_path, pipeline.BATCH), 1, threads=[1], workers=[1])

@@ -95,7 +95,7 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
     assert_same_run(workdir, one_device)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_killed_run_on_own_data_matches_an_uninterrupted_one(folder):
     """Also with a photo that cannot be read, which another one stands in for."""
     (folder / "own").mkdir()
@@ -172,7 +172,7 @@ def test_run_of_eight_devices_continues_on_one_device_and_on_two_processes(eight
     close(losses(one.workdir), losses(eight_devices), 1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_three_axes_match_one_device(one_device, folder):
     cut = Run(folder / "cut", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
     cut.finish()

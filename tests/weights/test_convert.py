@@ -45,6 +45,33 @@ def test_siglip_round_trips_through_big_vision(tmp_path, capsys):
     assert weights.load(str(tmp_path / "c")).processor == weights.load(str(tmp_path / "a")).processor
 
 
+def test_naflex_is_verified_by_transformers(tmp_path, capsys):
+    """On images of nine aspect ratios. Read again, its processor keeps the number of patches."""
+    config, params, processor = tiny("tiny-naflex")
+    export.save(tmp_path / "run", config, params, dataclasses.replace(processor, max_patches=20), form="run")
+    convert.main([f"run:{tmp_path}/run", str(tmp_path / "a"), "--verify"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "logits within" in line]
+    assert float(line.split(" within ")[1].split(" ")[0]) < 1e-5
+    assert line.endswith("its image processor and tokenizer give the same pixels and ids")
+    (tmp_path / "a/processor.json").unlink()
+    got = weights.load(str(tmp_path / "a"))
+    assert_same(got.params, params)
+    assert got.config == config
+    assert got.processor == dataclasses.replace(processor, max_patches=20, to_rgb="on_white")
+
+
+@pytest.mark.slow
+def test_naflex_at_a_fixed_size_embeds_square_images_as_before(tmp_path):
+    config, params, processor = tiny("tiny-naflex")
+    processor = dataclasses.replace(processor, max_patches=config.image.grid**2)
+    export.save(tmp_path / "a", config, params, processor, form="hf")
+    convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--size", str(config.image.size), "--verify"])
+    assert weights.load(str(tmp_path / "b")).config.image == dataclasses.replace(config.image, naflex=False)
+    image = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    one, other = (naturel_jax.load(tmp_path / name).encode_image([image]) for name in "ab")
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_interpolation_is_the_weighted_mean(tmp_path):
     config, base, processor = tiny("tiny-clip", seed=0)
     tuned = tiny("tiny-clip", seed=1).params
@@ -77,6 +104,8 @@ def test_size_resamples_positions_and_updates_the_processor(tmp_path):
         (["{a}/absent", "{out}"], "absent: no such file or folder"),
         (["run:{a}", "{out}"], "is not a run directory with a checkpoint"),
         (["{a}", "{out}", "--to", "big_vision"], "big_vision's two-tower model is SigLIP"),
+        (["run:{n}", "{out}"], "transformers reads every tokenizer of a Siglip2Model as Gemma's"),
+        (["run:{n}", "{out}", "--to", "openclip"], "OpenCLIP has no NaFlex model; export to hf or run"),
         (["{a}", "{out}", "--size", "8"], "--size 8 is smaller than one patch of SRC: 12 pixels"),
         (["{a}", "{out}", "--interpolate", "{s}"], "is a different model from SRC: image, text, "),
     ],
@@ -84,10 +113,13 @@ def test_size_resamples_positions_and_updates_the_processor(tmp_path):
 def test_errors_name_the_fix_and_leave_no_files(tmp_path, arguments, message):
     export.save(tmp_path / "a", *tiny("tiny-clip"), form="hf")
     export.save(tmp_path / "s", *tiny("tiny-siglip"), form="hf")
-    places = {"a": tmp_path / "a", "s": tmp_path / "s", "out": tmp_path / "out"}
+    naflex = tiny("tiny-naflex")
+    processor = dataclasses.replace(naflex.processor, tokenizer=tiny("tiny-siglip").processor.tokenizer)
+    export.save(tmp_path / "n", naflex.config, naflex.params, processor, form="run")
+    places = {"a": tmp_path / "a", "s": tmp_path / "s", "n": tmp_path / "n", "out": tmp_path / "out"}
     with pytest.raises((UserError, OSError), match=re.escape(message)):
         convert.main([argument.format(**places) for argument in arguments])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "s"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "n", "s"]
 
 
 def test_interpolation_rejects_different_shapes():

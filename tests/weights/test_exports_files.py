@@ -13,7 +13,7 @@ from naturel_jax.models.families import family_of
 from naturel_jax.weights import export
 from tests.helpers.model_files import CAPTIONS, tiny
 
-NAMES = ["tiny-clip", "tiny-siglip"]
+NAMES = ["tiny-clip", "tiny-siglip", "tiny-naflex"]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,9 @@ def test_config_is_one_that_its_class_would_write(folders, name, tmp_path):
         towers[tower] = sizes | {"intermediate_size": part.mlp_dim}
     ids = {key: saved["text_config"].get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     towers["text_config"] |= {"vocab_size": config.text.vocab, "max_position_embeddings": config.text.context, **ids}
-    towers["vision_config"] |= {"image_size": config.image.size, "patch_size": config.image.patch}
-    width = {} if family.name == "siglip" else {"projection_dim": config.embed_dim}
+    grid = {"num_patches": config.image.grid**2} if config.image.naflex else {"image_size": config.image.size}
+    towers["vision_config"] |= {"patch_size": config.image.patch, **grid}
+    width = {"projection_dim": config.embed_dim} if family.name == "clip" else {}
     new = kind(text_config=towers["text_config"] | width, vision_config=towers["vision_config"] | width, **width)
     new.save_pretrained(tmp_path / "new")
     differences = contained(saved, read(tmp_path / "new", "config.json"))

@@ -13,13 +13,12 @@ import torch
 import transformers
 
 from naturel_jax import weights
-from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import Model
-from naturel_jax.weights import hf, processor_files, tables, verify
+from naturel_jax.weights import tables
 from tests.helpers.model_files import CAPTIONS, assert_same, inputs, save_hf, tiny, torch_inputs, torch_tensors
 
 
-@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip", "tiny-naflex"])
 def test_reads_what_transformers_writes(tmp_path, name):
     config, params, processor = tiny(name)
     got_config, got, got_processor = weights.load(str(save_hf(tmp_path / "model", name)))
@@ -68,38 +67,6 @@ def test_reads_the_abbreviated_configs_of_older_files(tmp_path):
     zimg = theirs.get_image_features(torch_inputs(pixels, np.zeros((1, 1)))[0]).pooler_output.detach().numpy()
     zimg /= np.linalg.norm(zimg, axis=-1, keepdims=True)
     np.testing.assert_allclose(Model(got).encode_image(params, pixels), zimg, atol=1e-6)
-
-
-def test_reads_siglip2_naflex_at_its_own_grid(tmp_path):
-    """On a square image with exactly its number of patches, ``Siglip2Model`` gives the same embeddings as ours."""
-    config, params, processor = tiny("tiny-siglip")
-    fields = hf.write_config(config, "float32", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1})
-    vision = fields["vision_config"]
-    vision["num_patches"] = config.image.grid**2
-    del vision["image_size"], vision["model_type"], fields["text_config"]["model_type"]
-    model = transformers.Siglip2Model(
-        transformers.Siglip2Config(text_config=fields["text_config"], vision_config=vision)
-    ).eval()
-    model.load_state_dict(torch_tensors(tables.write(hf.TABLES["siglip2"], params)))
-    model.save_pretrained(tmp_path / "naflex")
-    processor_files.write(tmp_path / "naflex", processor, FAMILIES["siglip"])
-    (tmp_path / "naflex" / processor_files.OWN).unlink()
-    transformers.Siglip2ImageProcessor(
-        patch_size=config.image.patch, max_num_patches=config.image.grid**2
-    ).save_pretrained(tmp_path / "naflex")
-    got_config, got, got_processor = weights.load(str(tmp_path / "naflex"))
-    assert got_config == config
-    assert (got_processor.resize, got_processor.interpolation, got_processor.size) == ("square", "bilinear", 48)
-    pixels, tokens = inputs(config)
-    i, (g, p) = len(pixels), (config.image.grid, config.image.patch)
-    patches = pixels.reshape(i, g, p, g, p, 3).swapaxes(2, 3).reshape(i, g * g, -1)
-    with torch.no_grad():
-        mask, shapes = torch.ones(i, g * g, dtype=torch.long), torch.tensor([[g, g]] * i)
-        grids = {"pixel_attention_mask": mask, "spatial_shapes": shapes}
-        out = model(input_ids=torch.from_numpy(tokens).long(), pixel_values=torch.from_numpy(patches), **grids)
-    zimg, ztxt = verify.embeddings(config, got, pixels, tokens)
-    np.testing.assert_allclose(zimg, out.image_embeds, atol=1e-5)
-    np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)
 
 
 def test_places_each_parameter_with_its_sharding(tmp_path):

@@ -32,11 +32,12 @@ from naturel_jax.data.batches.stages import (
     Tokens,
 )
 from naturel_jax.data.images.augment import Crops
+from naturel_jax.data.images.naflex import PatchCrops
 from naturel_jax.data.items.items import Items, Source
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import batch_sharding, batch_shards
 from naturel_jax.losses.batch import Batch
-from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.models.two_tower import ImageConfig, TwoTowerConfig
 from naturel_jax.storage import staging
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
@@ -144,7 +145,7 @@ class Pipeline:
         image_rows = place_rows(local.rows, len(image_labels.mult_I))
         caption_rows = place_rows(local.caption_rows, len(caption_labels.mult_U))
         return Batch(
-            image_rows(images),
+            jax.tree.map(image_rows, images),
             self.captions.place(tokens, caption_rows, whole),
             jax.tree.map(whole, image_labels),
             jax.tree.map(whole, caption_labels),
@@ -208,7 +209,7 @@ def make_pipeline(
         whole_batches=config.data.turns == "batches",
     )
     data, count = config.data, model.image.grid**2
-    crops = HostCrops(sources, Crops(model.image.size, data.crop_scale, data.shrink_by))
+    crops = HostCrops(sources, _crops(data, model.image, processor))
     return Pipeline(
         planner,
         EmbeddedImages(crops, model.embed_dim) if data.cache == "embeddings" else crops,
@@ -219,6 +220,13 @@ def make_pipeline(
         kept_patches=(count, patches.kept(count, data.patch_dropout)) if data.patch_dropout else None,
         max_bad=data.max_bad,
     )
+
+
+def _crops(data: Data, image: ImageConfig, processor: Processor) -> Crops | PatchCrops:
+    if not image.naflex:
+        return Crops(image.size, data.crop_scale, data.shrink_by)
+    assert processor.max_patches  # every NaFlex model's has them
+    return PatchCrops(image.patch, processor.max_patches, data.crop_scale, data.shrink_by)
 
 
 def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tuple[int, ...]] | None:

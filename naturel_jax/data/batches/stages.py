@@ -10,7 +10,7 @@ embedding.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -18,15 +18,17 @@ import numpy as np
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import ImageRow, ImageRows, Plan
 from naturel_jax.data.batches.replaced import Replaced
-from naturel_jax.data.images.augment import Blank, Crops, Encoded, join
+from naturel_jax.data.images.augment import Blank, Crops, Encoded, Opened, join
 from naturel_jax.data.images.boxes import Boxes, random_boxes
-from naturel_jax.data.items.decoded import Kept
+from naturel_jax.data.images.naflex import PatchCrops
 from naturel_jax.data.items.embedded import EmbeddedCaptions
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.random.draws import AUGMENT, Draws
+from naturel_jax.models.naflex import Patches
 from tfds_naturel.common.errors import UserError
 
-Load = Callable[[ImageRows, np.ndarray], tuple[np.ndarray, list[Replaced]]]
+Images = np.ndarray | Patches
+Load = Callable[[ImageRows, np.ndarray], tuple[Images, list[Replaced]]]
 LoadCaptions = Callable[[Plan, np.ndarray], np.ndarray]
 Place = Callable[[np.ndarray], jax.Array]
 
@@ -40,8 +42,8 @@ class ImageStage(Protocol):
         for this stage."""
         ...
 
-    def shape(self, rows: int) -> jax.ShapeDtypeStruct:
-        """The images that a step takes."""
+    def shape(self, rows: int) -> Any:
+        """The images that a step takes: arrays or ``jax.ShapeDtypeStruct``."""
         ...
 
 
@@ -50,16 +52,17 @@ class ImageStage(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class HostCrops(ImageStage):
-    """Images of ``sources``, one for each part of the planner, that the host decodes, crops, resizes and mirrors."""
+    """Images of ``sources``, one for each part of the planner, that the host decodes, crops, resizes and mirrors; for a
+    NaFlex model, it also cuts them into patches."""
 
     sources: Sequence[Source]
-    crops: Crops
+    crops: Crops | PatchCrops
 
     def loader(self, seed: int) -> Load:
         return functools.partial(_fill_crops, seed, self.sources, self.crops, Buffers())
 
-    def shape(self, rows: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, self.crops.size, self.crops.size, 3), np.uint8)
+    def shape(self, rows: int) -> Any:
+        return self.crops.empty(rows, functools.partial(jax.ShapeDtypeStruct, dtype=np.uint8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +86,21 @@ class EmbeddedImages(ImageStage):
 
 
 def _fill_crops(
-    seed: int, sources: Sequence[Source], crops: Crops, buffers: Buffers, batch: ImageRows, local: np.ndarray
-) -> tuple[np.ndarray, list[Replaced]]:
-    """Images uint8 [R, size, size, 3]. Raises UserError if no image of the batch can be read."""
-    images, replaced = buffers.array((len(local), crops.size, crops.size, 3)), []
+    seed: int,
+    sources: Sequence[Source],
+    crops: Crops | PatchCrops,
+    buffers: Buffers,
+    batch: ImageRows,
+    local: np.ndarray,
+) -> tuple[Images, list[Replaced]]:
+    """uint8 images. Raises UserError if no image of the batch can be read."""
+    images, replaced = crops.empty(len(local), buffers.array), []
     for n, (broken, error) in _fill(seed, sources, crops, batch.at(local), images).items():
         at = int(local[n])
         row = batch[at]
         for other in _others(batch, at):
             stand_in = batch[other]._replace(sample=row.sample)
-            if not _fill(seed, sources, crops, [stand_in], images[n : n + 1]):
+            if not _fill(seed, sources, crops, [stand_in], images, first=n):
                 name = f"{sources[broken.source].items.name}/{sources[broken.source].items.image_ids[broken.item]}"
                 replaced.append(Replaced(at, other, name, str(error)))
                 break
@@ -102,39 +110,46 @@ def _fill_crops(
 
 
 def _fill(
-    seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[ImageRow], images: np.ndarray
+    seed: int, sources: Sequence[Source], crops: Any, rows: Sequence[ImageRow], images: Images, first: int = 0
 ) -> dict[int, tuple[ImageRow, UserError]]:
-    """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Two that are joined are
-    each squeezed to a half: one above the other if they are wide, else side by side. Returns the numbers of rows with
-    an image that is missing or broken, this image, and why; they are left undefined."""
+    """Fills ``images`` with random crops of these rows, from number ``first`` on. Two that are joined are each squeezed
+    to a half: one above the other if they are wide, else side by side. Returns the numbers of rows with an image that
+    is missing or broken, this image, and why; they are left undefined."""
     joined = [
         (n, row._replace(item=row.joined, sample=row.sample + 1)) for n, row in enumerate(rows) if row.joined >= 0
     ]
     singles = [*rows, *(second for _, second in joined)]
-    squares = np.empty((len(joined), *images.shape[1:]), np.uint8)
-    opened, errors = _fill_each(seed, sources, crops, singles, [*images, *squares])
-    for k, ((n, _), square) in enumerate(zip(joined, squares, strict=True), len(rows)):
-        wide = opened[n].width * opened[k].width >= opened[n].height * opened[k].height
-        join(images[n], square, images[n], above=wide)
+    seconds = crops.empty(len(joined), functools.partial(np.empty, dtype=np.uint8))
+    places = [*((images, first + n) for n in range(len(rows))), *((seconds, n) for n in range(len(joined)))]
+    opened, errors = _fill_each(seed, sources, crops, singles, places)
+    for number, (n, _) in enumerate(joined):  # squares: ``make_pipeline`` refuses others
+        one, other = opened[n], opened[len(rows) + number]
+        image, wide = images[first + n], one.width * other.width >= one.height * other.height
+        join(image, seconds[number], image, above=wide)
     owners = [*range(len(rows)), *(n for n, _ in joined)]
     return {owners[k]: (singles[k], error) for k, error in errors.items()}
 
 
 def _fill_each(
-    seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[ImageRow], images: Sequence[np.ndarray]
-) -> tuple[list[Encoded | Kept | Blank], dict[int, UserError]]:
-    """Fills each of ``images``, uint8 [size, size, 3], with a random crop of the image of its row; returns the images,
-    and why those of some rows are missing or broken."""
-    opened, failed = list[Encoded | Kept | Blank](), dict[int, UserError]()
+    seed: int,
+    sources: Sequence[Source],
+    crops: Any,
+    rows: Sequence[ImageRow],
+    places: Sequence[tuple[Images, int]],
+) -> tuple[list[Opened], dict[int, UserError]]:
+    """Fills each of ``places``, images and a number of them, with a random crop of the image of its row; returns the
+    images, and why those of some rows are missing or broken."""
+    opened, failed = list[Opened](), dict[int, UserError]()
     for n, row in enumerate(rows):
         try:
             opened.append(_open(sources, row))
         except _Broken as error:
             opened.append(Blank())
             failed[n] = error
-    for n, (image, box, out) in enumerate(zip(opened, _boxes(seed, rows, opened, crops).each(), images, strict=True)):
+    boxes = _boxes(seed, rows, opened, crops).each()
+    for n, (image, box, (images, number)) in enumerate(zip(opened, boxes, places, strict=True)):
         try:
-            image.fill(box, out, crops.shrink_by)
+            crops.fill(image, box, images, number)
         except (ValueError, OSError) as error:
             failed[n] = _with_name(sources, rows[n], error)
     return opened, failed
@@ -161,18 +176,18 @@ def _read_embeddings(
     return zimg_RD, []
 
 
-def _boxes(seed: int, rows: Sequence[ImageRow], opened: Sequence[Encoded | Kept | Blank], crops: Crops) -> Boxes:
+def _boxes(seed: int, rows: Sequence[ImageRow], opened: Sequence[Opened], crops: Crops | PatchCrops) -> Boxes:
     """A random box in the image of each row."""
-    width_R, height_R = np.array([image[:2] for image in opened]).T
+    width_R, height_R = np.array([(image.width, image.height) for image in opened]).T
     sample_R, mirror_R = np.array([row.sample for row in rows]), np.array([row.mirror for row in rows], bool)
-    return random_boxes(width_R, height_R, mirror_R, crops.scale, Draws(seed, AUGMENT, sample_R))
+    return crops.boxes(width_R, height_R, mirror_R, Draws(seed, AUGMENT, sample_R))
 
 
 class _Broken(UserError):
     """A missing or invalid image. Other disk errors say nothing about the image."""
 
 
-def _open(sources: Sequence[Source], row: ImageRow) -> Encoded | Kept | Blank:
+def _open(sources: Sequence[Source], row: ImageRow) -> Opened:
     """The image of a row. Raises _Broken, and UserError if the disk failed."""
     if row.source < 0:
         return Blank()

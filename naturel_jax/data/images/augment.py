@@ -1,15 +1,20 @@
 """Pixels of training images: decodes, crops, resizes, mirrors. Fast (scaled JPEG decoding, OpenCV), not bit-exact with
-PIL. ``boxes.py`` chooses the boxes."""
+PIL. ``boxes.py`` chooses the boxes.
+
+Shape letters: B boxes; H, W rows and columns of pixels.
+"""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from naturel_jax.data.images.boxes import Box
+from naturel_jax.data.images.boxes import Box, Boxes, random_boxes
 from naturel_jax.data.images.decode import decoded, open_image, to_array
+from naturel_jax.data.random.draws import Draws
 from tfds_naturel.common.photos import check_scans, jpeg_cost, most_pixels
 
 cv2.setNumThreads(0)  # the pipeline has its own threads
@@ -26,6 +31,19 @@ class Crops(NamedTuple):
     size: int
     scale: tuple[float, float]
     shrink_by: str = "area"
+
+    def empty(self, rows: int, new: Callable) -> np.ndarray:
+        """Images for ``fill``; ``new`` makes a uint8 array of a shape."""
+        images: np.ndarray = new((rows, self.size, self.size, 3))
+        return images
+
+    def boxes(self, width_B: np.ndarray, height_B: np.ndarray, may_mirror_B: np.ndarray, draws: Draws) -> Boxes:
+        """A random box in each image."""
+        return random_boxes(width_B, height_B, may_mirror_B, self.scale, draws)
+
+    def fill(self, image: "Opened", box: Box, images: np.ndarray, n: int) -> None:
+        """Fills row ``n`` of ``images`` with a box of an image. Raises what ``image.fill`` raises."""
+        image.fill(box, images[n], self.shrink_by)
 
 
 def sides(data: bytes) -> tuple[int, int]:
@@ -102,7 +120,25 @@ def _unreadable(data: bytes, error: ValueError) -> ValueError:
     return ValueError(f"not a readable JPEG ({len(data)} bytes): {error}")
 
 
-# ---- One image of a batch before it is cropped; decoded.Kept is another ----------------------------------------------
+# ---- One image of a batch before it is cropped -----------------------------------------------------------------------
+
+
+class Opened(Protocol):
+    """``Encoded``, ``Blank`` or ``decoded.Kept``."""
+
+    @property
+    def width(self) -> int:
+        """Of the whole image, in pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Of the whole image, in pixels."""
+        ...
+
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
+        """Fills ``out``, uint8 [H, W, 3], with a box. Raises ValueError for an image that is not readable."""
+        ...
 
 
 class Encoded(NamedTuple):
@@ -118,16 +154,16 @@ class Encoded(NamedTuple):
         return cls(*sides(data), data)
 
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
-        """Fills ``out``, uint8 [size, size, 3], with a box. Raises ValueError for an image that is not readable."""
+        """See ``Opened.fill``."""
         augment(self.data, self.width, self.height, box, out, shrink_by)
 
 
 class Blank(NamedTuple):
-    """The sentinel: a white image."""
+    """The sentinel: a white square."""
 
-    width: int = 1
-    height: int = 1
+    width: int = 256
+    height: int = 256
 
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
-        """Fills ``out``, uint8 [size, size, 3]."""
+        """See ``Opened.fill``."""
         out.fill(WHITE)

@@ -70,6 +70,21 @@ def random_boxes(
     return Boxes(left_B, top_B, box_width_B, box_height_B, may_mirror_B & (drawn[0] < 0.5))
 
 
+def boxes_of_own_ratio(
+    width_B: np.ndarray, height_B: np.ndarray, may_mirror_B: np.ndarray, scale: tuple[float, float], draws: Draws
+) -> Boxes:
+    """As ``random_boxes``, but each box has the aspect ratio of its image, up to rounding; with a ``scale`` of (1, 1),
+    it is the whole image."""
+    mirror_B, of_left_B, of_top_B, of_area_B = draws.uniform(4).T
+    factor_B = np.sqrt(scale[0] + (scale[1] - scale[0]) * of_area_B)
+    box_width_B, box_height_B = (
+        np.maximum(np.rint(side * factor_B), 1).astype(np.int64) for side in (width_B, height_B)
+    )
+    left_B, top_B = (of_left_B * (width_B - box_width_B + 1)), (of_top_B * (height_B - box_height_B + 1))
+    corner = (left_B.astype(np.int64), top_B.astype(np.int64))
+    return Boxes(*corner, box_width_B, box_height_B, may_mirror_B & (mirror_B < 0.5))
+
+
 def is_fixed(scale: tuple[float, float]) -> bool:
     """Whether every box of an image is the same."""
     return scale == (1.0, 1.0)

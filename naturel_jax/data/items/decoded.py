@@ -82,7 +82,7 @@ class Kept(NamedTuple):
         return self.pixels[top:bottom, left:right]
 
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
-        """Fills ``out``, uint8 [size, size, 3], with a box."""
+        """See ``augment.Opened.fill``."""
         resize(self.crop(box), box.mirrored, out, shrink_by)
 
 

@@ -6,9 +6,10 @@ import dataclasses
 import functools
 import html
 import itertools
+import json
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ftfy
@@ -17,10 +18,12 @@ import sentencepiece
 import tokenizers
 from PIL import Image
 
+from naturel_jax.data.images import naflex
 from naturel_jax.data.images.decode import decoded, to_rgb, without_transparent_color
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import Channels, family_of
-from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.models.naflex import Patches
+from naturel_jax.models.two_tower import ImageConfig, TwoTowerConfig
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_tokenizer
 
@@ -111,8 +114,10 @@ class Processor:
 
     ``tokenizer`` is the JSON of a ``tokenizers.Tokenizer`` that normalizes, adds the special tokens, truncates and
     pads to ``context``, or a sentencepiece model (SigLIP's spiece.model) in base64, whose end token also pads.
-    ``resize``: ``short`` (short side to ``size``, centre crop: CLIP) or ``square`` (both sides: SigLIP). ``mean`` and
-    ``std`` are per channel, for pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``.
+    ``resize``: ``short`` (short side to ``size``, centre crop: CLIP), ``square`` (both sides: SigLIP) or ``naflex`` (to
+    at most ``max_patches`` squares of ``patch`` pixels with the image's aspect ratio: ``naflex.grid``). ``patch`` and
+    ``max_patches`` are None unless the model takes ``Patches``. ``mean`` and ``std`` are per channel, for pixels in
+    [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``.
 
     ``to_rgb``: what happens to transparency and palettes, as in the code that a model comes with. ``first``: converted
     to RGB, dropping the alpha channel, then resized; big_vision (``tf.io.decode_image`` with three channels), the
@@ -133,10 +138,12 @@ class Processor:
     clean: str = "none"
     centre: str = "floor"
     to_rgb: str = "first"
+    patch: int | None = None
+    max_patches: int | None = None
 
     def __post_init__(self) -> None:
         choices: dict[str, Iterable[str]] = {
-            "resize": ("short", "square"),
+            "resize": ("short", "square", "naflex"),
             "interpolation": FILTERS,
             "clean": CLEANERS,
             "centre": CENTRES,
@@ -145,9 +152,14 @@ class Processor:
         for field, values in choices.items():
             if (value := getattr(self, field)) not in list(values):
                 raise UserError(f"processor.{field} is {value!r:.80}: expected one of {', '.join(values)}")
-        for field in ("context", "size"):
+        sizes = ["context", "size"]
+        if self.resize == "naflex" or self.patch is not None or self.max_patches is not None:
+            sizes += ["patch", "max_patches"]
+        for field in sizes:
             if type(value := getattr(self, field)) is not int or not 0 < value <= _LARGEST:
                 raise UserError(f"processor.{field} is {value!r:.80}: expected a whole number from 1 to {_LARGEST}")
+        if self.patch and self.max_patches and self.max_patches * self.patch**2 > _LARGEST**2:
+            raise UserError(f"processor.max_patches is {self.max_patches}: too many patches of {self.patch} pixels")
         for field, smallest in (("mean", -_FARTHEST), ("std", 1 / _FARTHEST)):
             if not _is_channels(value := getattr(self, field), smallest):
                 raise UserError(f"processor.{field} is {value!r:.80}: expected three numbers from {smallest:g}")
@@ -157,12 +169,17 @@ class Processor:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serializable form; ``Processor(**d)`` reads it back."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
     @property
     def sentencepiece(self) -> bytes | None:
         """The sentencepiece model, if the tokenizer is one."""
         return None if self.tokenizer.startswith("{") else base64.b64decode(self.tokenizer, validate=True)
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether the tokenizer is byte-pair encoding."""
+        return not self.sentencepiece and json.loads(self.tokenizer)["model"]["type"] == "BPE"
 
     @functools.cached_property
     def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
@@ -204,7 +221,8 @@ class Processor:
         return ids.reshape(len(texts), self.context)
 
     def image(self, data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
-        """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3].
+        """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3], or the whole
+        patches of a NaFlex model.
 
         The pixels are exactly those of transformers' PIL image processors, and of OpenAI's and OpenCLIP's transforms
         (with ``centre`` ``round``); for images with transparency or a palette, with that library's ``to_rgb``. Like all
@@ -227,7 +245,21 @@ class Processor:
         scales = (image.width / width, image.height / height) * 2
         left, top, right, bottom = (side * scale for side, scale in zip(crop, scales, strict=True))
         within = (left, top, min(right, image.width), min(bottom, image.height))
-        return image.resize((self.size, self.size), filtered, box=within)
+        return image.resize((crop[2] - crop[0], crop[3] - crop[1]), filtered, box=within)
+
+    def batch(self, images: Mapping[int, np.ndarray], rows: int) -> np.ndarray | Patches:
+        """What a tower takes of ``rows`` images from ``image``, by row, uint8; those that are not there are black.
+        Raises ValueError for an image with more than ``max_patches`` patches."""
+        black = functools.partial(np.zeros, dtype=np.uint8)
+        if self.patch is None or self.max_patches is None:
+            block: np.ndarray = black((rows, self.size, self.size, 3))
+            for n, pixels in images.items():
+                block[n] = pixels
+            return block
+        patches = naflex.empty(rows, self.patch, self.max_patches, black)
+        for n, pixels in images.items():
+            naflex.put(patches, n, pixels, self.patch)
+        return patches
 
     def for_benchmarks(self) -> "Processor":
         """This processor for the images of benchmarks, whose published code converts them to RGB before anything
@@ -239,6 +271,11 @@ class Processor:
         size = self.size
         if self.resize == "square":
             return size, size, (0, 0, size, size)
+        if self.resize == "naflex":
+            assert self.patch and self.max_patches  # checked above
+            rows, columns = naflex.grid(width, height, self.patch, self.max_patches)
+            w, h = columns * self.patch, rows * self.patch
+            return w, h, (0, 0, w, h)
         w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
         left, top = (CENTRES[self.centre](side - size) for side in (w, h))
         return w, h, (left, top, left + size, top + size)
@@ -262,14 +299,22 @@ def _encode_pieces(pieces: sentencepiece.SentencePieceProcessor, texts: list[str
 
 def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:
     """The processor of a model with random parameters: a tokenizer of its family trained on ``captions``, and images
-    squashed to a square with values from -1 to 1."""
+    as ``resizing`` says, with values from -1 to 1."""
     text = config.text
     return Processor(
         tokenizer=train_tokenizer(family_of(config).name, captions, text.vocab, text.context),
         context=text.context,
-        size=config.image.size,
-        resize="square",
         interpolation="bilinear",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        **resizing(config.image),
     )
+
+
+def resizing(image: ImageConfig, max_patches: int | None = None) -> dict[str, Any]:
+    """The fields by which the processor of a new model resizes images: squashed to a square, or for a NaFlex model, to
+    at most ``max_patches`` (default: as many as it has positions)."""
+    if not image.naflex:
+        return {"size": image.size, "resize": "square"}
+    most = image.grid**2 if max_patches is None else max_patches
+    return {"size": image.size, "resize": "naflex", "patch": image.patch, "max_patches": most}
