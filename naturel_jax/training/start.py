@@ -40,9 +40,8 @@ _POLL_S = 5.0  # between looks at a base that another process trains
 class Start(NamedTuple):
     """What a run starts from. ``model`` is for evaluation and caches: how the trained one computes is chosen once the
     batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet. ``adapter``: what is
-    trained instead of ``params``, its base. ``digest``: ``adapters.digest`` of ``params`` as ``config.init`` stores
-    them; "" if they are random, computed when they are read (``weights.is_computed``), or an adapter's base, whose
-    digest is the adapter's."""
+    trained instead of ``params``, its base. ``digest``: of ``params`` as ``config.init`` stores
+    them; "" if they are random, computed (``weights.is_computed``), or an adapter's base."""
 
     model: Model
     params: Params
