@@ -164,7 +164,8 @@ def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         try:
             shape, _, dtype = readers[np.lib.format.read_magic(file)](file, max_header_size=_NPY_HEADER)
         except _DAMAGE as error:
-            raise UserError(f"{path}: {info.filename!r} is not an array ({escape.line(str(error))})") from error
+            what = f"an array with a header of up to {_NPY_HEADER} bytes"
+            raise UserError(f"{path}: {info.filename!r} is not {what} ({escape.line(str(error)):.80})") from error
         expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.hasobject:
         raise UserError(f"{path}: {info.filename!r} holds pickled objects; refused")
