@@ -134,7 +134,7 @@ def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, An
     }
     token = {"id": "a", "ids": [1] * 20_000, "tokens": ["a"] * 20_000}
     charsmap = base64.b64encode(struct.pack("<I", 4) + bytes(4) + b"a" * 500_000 + b"\0").decode()
-    largest = state["model"] | {"vocab": dict(state["model"]["vocab"], a=rng.choice((200_000_000, (1 << 32) - 1)))}
+    largest = state["model"] | {"vocab": dict(state["model"]["vocab"], a=rng.choice((200_000_000, 4_000_000_000)))}
     deep = {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0], ["x" * 2_000_000, -1.0]]}
     change: dict[str, Any] = rng.choice(
         (
@@ -232,9 +232,9 @@ def _shared_storage(rng: random.Random, sound: bytes) -> bytes:
     reference = b"(" + _unicode("storage") + b"ctorch\nFloatStorage\n" + _unicode("0") + _unicode("cpu")
     reference += b"J" + struct.pack("<i", numel) + b"tQq\x02"
     sides = rng.choice((b"K\x01\x85K\x01\x85", b"K\x02\x85J" + struct.pack("<i", numel - 1) + b"\x85"))
-    tensor = b"(h\x02K\x00" + sides + b"\x89NtR"
-    program = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x010" + reference + b"0}("
-    program += b"".join(_unicode(f"{n}") + b"h\x01" + tensor for n in range(count)) + b"u."
+    rest = b"K\x00" + sides + b"\x89NtR"
+    program = b"\x80\x02}(" + _unicode("first") + b"ctorch._utils\n_rebuild_tensor_v2\nq\x01(" + reference + rest
+    program += b"".join(_unicode(f"{n}") + b"h\x01(h\x02" + rest for n in range(count)) + b"u."
     buffer = io.BytesIO(_archive(program, False))
     with zipfile.ZipFile(buffer, "a") as file:
         file.writestr("archive/data/0", bytes(4 * numel))

@@ -192,8 +192,10 @@ class Processor:
         """Raises UserError for a tokenizer that cannot be used, or that has ids which a model with ``vocab`` tokens
         does not embed."""
         added, opened = self.tokenize([""]), self._opened  # what is added to a text need not be in the vocabulary
-        is_pieces = isinstance(opened, sentencepiece.SentencePieceProcessor)
-        largest = opened.vocab_size() - 1 if is_pieces else max(opened.get_vocab().values(), default=0)
+        if isinstance(opened, tokenizers.Tokenizer):
+            largest = max(opened.get_vocab().values(), default=0)
+        else:
+            largest = opened.vocab_size() - 1
         for number in (largest, *added[0].tolist()):
             if not 0 <= number < vocab:
                 raise UserError(f"the tokenizer has the token id {number}; expected 0 to {vocab - 1}, as in the model")
