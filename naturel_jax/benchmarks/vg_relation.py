@@ -27,10 +27,11 @@ def read(folder: Path) -> Benchmark:
     excluded = load_json(path, list) if path.exists() else []
     if not all(isinstance(name, str) for name in excluded):
         raise BenchmarkError(f"{path}: expected a list of names")
+    left_out = frozenset(excluded)
 
     def tags(row: Record) -> dict[str, str]:
         name = row["relation_name"]
-        return {"relation": name} | ({} if name in excluded else {"counted": name, "kind": "asymmetric"})
+        return {"relation": name} | ({} if name in left_out else {"counted": name, "kind": "asymmetric"})
 
     problems: list[str] = []
     items = aro.read(folder, "visual_genome_relation.json", {"relation_name": str}, tags, problems)

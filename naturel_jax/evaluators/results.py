@@ -24,7 +24,7 @@ from naturel_jax.evaluators import blind, confidence, examples
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import in_store
-from tfds_naturel.common.arrow_files import parquet_batches
+from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_arrow
 
@@ -287,7 +287,7 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
     with reading_arrow(path, f"evaluate {model!r} again"):
-        schema = pq.read_schema(path)
+        schema = parquet_schema(path)
         columns = [name for name in schema.names if name not in without]
         rows = [row for batch in parquet_batches(path, _ROWS, columns, kept=True) for row in batch.to_pylist()]
     try:
@@ -310,7 +310,7 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
     rows = path.with_name("items.parquet")
     try:
         with reading_arrow(rows, "evaluate again"):
-            schema = pq.read_schema(rows)
+            schema = parquet_schema(rows)
     except (FileNotFoundError, UserError):
         return None
     return result if _same_evaluation(schema, path) else None

@@ -71,8 +71,9 @@ class TransformerConfig:
     eps: float
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "mlp_dim"):
+        for name in ("width", "heads", "mlp_dim"):
             check_size(name, getattr(self, name), 1 << 16)
+        check_size("depth", self.depth, 1 << 10)  # each block has names in the tables of weights
         if not isinstance(self.eps, float) or not 0 < self.eps < 1:
             raise ValueError(f"eps {self.eps!r:.80}: expected a number between 0 and 1")
         if self.activation not in ACTIVATIONS:

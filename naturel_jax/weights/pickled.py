@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 WORK = 500_000  # most per pickle; a checkpoint with 1,000 tensors and their optimizer state takes 150,000
 _MAX_ARGUMENTS = 8  # of a call: a tensor has six
 _MAX_NAME = 1000  # characters of a global
+_MAX_KEY = 1 << 24  # of a dictionary: larger numbers, and floats, can be chosen so that many have one hash
 
 # Storage class -> dtype, by safetensors' names.
 DTYPES = {
@@ -132,9 +133,11 @@ _SCRIPT = "__torch__"  # first package of every TorchScript class
 
 
 def _hashable_key(key: object) -> object:
-    """``key``, if it is of a type that hashes fast: nested tuples can take forever."""
-    if type(key) not in (str, int, float, bool, type(None)):
+    """``key``, if it hashes fast (nested tuples can take forever), and unlike others."""
+    if type(key) not in (str, int, bool, type(None)):
         raise Malformed(f"a key is a {type(key).__name__}")
+    if isinstance(key, int) and abs(key) > _MAX_KEY:
+        raise Malformed(f"a key is a number beyond {_MAX_KEY:,}")
     return key
 
 
@@ -174,6 +177,8 @@ class _Machine:
         return items
 
     def put(self, index: int) -> None:
+        if index > WORK:
+            raise Malformed(f"numbers a value higher than {WORK:,}")
         self.memo[index] = self.stack[-1]
 
     def name(self, name: str) -> None:

@@ -102,7 +102,7 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     with malformed(path):
         processor = Processor(**read_json(path))
         limited.check(path, processor.tokenizer)
-        processor.tokenize([""])
+        processor.check_ids(config.text.vocab)
     image = config.image
     sizes, expected = (processor.size, processor.context), (image.size, config.text.context)
     if sizes != expected:

@@ -303,7 +303,7 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
         with processor_files.malformed(folder):
             context, size = config.text.context, config.image.size
             processor = Processor(context=context, size=size, to_rgb="on_white", **text, **pixels)
-            processor.tokenize([""])
+            processor.check_ids(config.text.vocab)
     tensors = _without(_open_tensors(file), hf.IGNORED)
     table = hf.TABLES[raw["model_type"]]
     return Foreign("hf", folder, config, processor, table, tensors)
@@ -376,5 +376,6 @@ def _processor(
     processor = Processor(context=context, size=config.image.size, **text, **pixels)
     if clean:
         processor = dataclasses.replace(processor, centre="round", to_rgb="last")
-    processor.tokenize([""])
+    with processor_files.malformed(folder):
+        processor.check_ids(config.text.vocab)
     return processor

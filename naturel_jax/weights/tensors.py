@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
@@ -24,6 +25,7 @@ _HEADER_LIMIT = 100 << 20  # safetensors' own limit
 # Bytes that an archive may unpack to beyond twice its size: TorchScript compresses its code, and nothing compresses
 # tensors.
 _SLACK = 16 << 20
+_NPY_HEADER = 256  # most bytes of the header of an array, which Python's parser reads; NumPy's have 118
 
 
 # What the readers of zip archives, NumPy's and safetensors' files raise for a damaged file.
@@ -160,9 +162,10 @@ def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with archive.open(info) as file:
         try:
-            shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+            shape, _, dtype = readers[np.lib.format.read_magic(file)](file, max_header_size=_NPY_HEADER)
         except _DAMAGE as error:
-            raise UserError(f"{path}: {info.filename!r} is not an array ({error})") from error
+            what = f"an array with a header of up to {_NPY_HEADER} bytes"
+            raise UserError(f"{path}: {info.filename!r} is not {what} ({escape.line(str(error)):.80})") from error
         expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.hasobject:
         raise UserError(f"{path}: {info.filename!r} holds pickled objects; refused")

@@ -1,5 +1,6 @@
 """Untrusted PyTorch files (``torch.save``'s two formats, TorchScript archives), read as data and without torch."""
 
+import collections
 import io
 import math
 import os
@@ -19,10 +20,14 @@ from tfds_naturel.common.errors import UserError
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
 _MAX_NAMES = 100_000  # modules and tensors of one TorchScript archive; a module under several names counts for each
 _MAX_CHARACTERS = 8_000_000  # of those names
-_MAX_SHARED = 4  # elements of all tensors over those of all storages: tied weights are two tensors on one storage
+# Elements of all tensors, and between their first and last ones, over those of all storages: tied weights are two
+# tensors on one storage, and columns of a matrix reach over all of it.
+_MAX_SHARED = 4
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_LOCAL_HEADER = 30  # bytes before the name of a member of a zip archive
+_CHUNK = 1 << 20
 
-Read = Callable[[Storage], bytes]  # the bytes of a storage
+Read = Callable[[Storage, int, int], bytes]  # the bytes of a storage from one to before another
 
 
 def open_torch(path: Path) -> Tensors:
@@ -44,23 +49,32 @@ def open_torch(path: Path) -> Tensors:
     script = isinstance(loaded, Module)
     tensors = dict(_attributes(path, loaded)) if isinstance(loaded, Module) else _state_dict(path, loaded)
     stored = sum({tensor.storage.key: tensor.storage.numel for tensor in tensors.values()}.values())
-    if (elements := sum(math.prod(tensor.shape) for tensor in tensors.values())) > _MAX_SHARED * stored:
+    spans = {key: _span(tensor) for key, tensor in tensors.items()}
+    elements = sum(max(math.prod(tensors[key].shape), stop - start) for key, (start, stop) in spans.items())
+    if elements > _MAX_SHARED * stored:
         raise UserError(
             f"{path}: tensors of {elements:,} elements on storages of {stored:,}; tied weights take twice theirs, so "
             "this is refused"
         )
 
     def get(key: str) -> np.ndarray:
-        tensor = tensors[key]
+        tensor, (start, stop) = tensors[key], spans[key]
         dtype = float_dtype(path, key, tensor.storage.dtype)
         with explained(path, "PyTorch"):
-            array = np.frombuffer(read(tensor.storage), dtype)
+            data = read(tensor.storage, start * dtype.itemsize, stop * dtype.itemsize)
+            array = np.frombuffer(data, dtype, stop - start)
         strides = [step * dtype.itemsize for step in tensor.strides]
         if not array.size:
             return array.reshape(tensor.shape)
-        return np.lib.stride_tricks.as_strided(array[tensor.offset :], tensor.shape, strides)
+        return np.lib.stride_tricks.as_strided(array, tensor.shape, strides)
 
     return Tensors(str(path), {key: tensor.shape for key, tensor in tensors.items()}, get, script)
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Where the elements of a tensor begin in its storage, and where they end."""
+    steps = [(side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True)]
+    return tensor.offset, tensor.offset + (1 + sum(steps) if math.prod(tensor.shape) else 0)
 
 
 def _state_dict(path: Path, loaded: Any) -> Mapping[str, Tensor]:
@@ -116,7 +130,23 @@ def _open_zip(path: Path) -> tuple[Any, Read]:
         if member is None or member.file_size != _size(storage):
             found = "is missing" if member is None else f"has {member.file_size:,} bytes"
             raise pickled.Malformed(f"storage {storage.key!r:.80} {found}, expected {_size(storage):,} bytes")
-    return loaded, lambda storage: archive.read(f"{folder}data/{storage.key}")  # checks the CRC
+    checked = set[str]()
+
+    def read(storage: Storage, start: int, stop: int) -> bytes:
+        member = members[f"{folder}data/{storage.key}"]
+        if (start, stop) == (0, _size(storage)):
+            return archive.read(member)  # checks the CRC
+        if storage.key not in checked:
+            with archive.open(member) as whole:
+                collections.deque(iter(lambda: whole.read(_CHUNK), b""), 0)
+            checked.add(storage.key)
+        with path.open("rb") as file:
+            file.seek(member.header_offset + _LOCAL_HEADER - 4)
+            lengths = struct.unpack("<HH", file.read(4))  # of the name and the fields between header and data
+            file.seek(sum(lengths) + start, os.SEEK_CUR)
+            return file.read(stop - start)
+
+    return loaded, read
 
 
 def _open_old(path: Path) -> tuple[Any, Read]:
@@ -135,10 +165,10 @@ def _open_old(path: Path) -> tuple[Any, Read]:
             if numel != storages[key].numel or file.seek(_size(storages[key]), os.SEEK_CUR) > end:
                 raise pickled.Malformed(f"storage {key!r:.80} has {numel:,} elements, or the file ends in it")
 
-    def read(storage: Storage) -> bytes:
+    def read(storage: Storage, start: int, stop: int) -> bytes:
         with path.open("rb") as file:
-            file.seek(starts[storage.key])
-            return file.read(_size(storage))
+            file.seek(starts[storage.key] + start)
+            return file.read(stop - start)
 
     return loaded, read
 

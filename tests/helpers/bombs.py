@@ -75,6 +75,13 @@ def _many_columns(rng: random.Random, sound: bytes) -> bytes:
     return names + b"\n" + b"\n".join([sound.split(b"\n")[-2]] * 20_000) + b"\n"
 
 
+def _long_names(rng: random.Random, sound: bytes) -> bytes:
+    """Rows without what is asked for, under names that a message about each of them could repeat."""
+    mark = b"\t" if b"\t" in sound else b","
+    names = [letter.encode() * 100_000 for letter in "abcdefgh"[: rng.choice((1, 8))]]
+    return mark.join(names) + b"\n" + (mark.join([b"x"] * len(names)) + b"\n") * 5000
+
+
 def _blank_lines(rng: random.Random, sound: bytes) -> bytes:
     return sound + rng.choice((b"\n", b"x\n", b"{}\n", b"a,\n", b"\r")) * 100_000
 
@@ -97,7 +104,7 @@ def _large_numbers(rng: random.Random, sound: bytes) -> bytes:
         if isinstance(value, dict):
             return {key: grown(inner) for key, inner in value.items()}
         if isinstance(value, int) and not isinstance(value, bool) and rng.random() < 0.3:
-            return rng.choice((value * 1000, 1 << 14, 1 << 20, 10**9, 1 << 40))
+            return rng.choice((value * 1000, 1 << 14, 1 << 16, 1 << 20, 10**9, 1 << 40))
         return value
 
     return json.dumps(grown(json.loads(sound))).encode()
@@ -106,7 +113,17 @@ def _large_numbers(rng: random.Random, sound: bytes) -> bytes:
 def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, Any]:
     """``state`` with one part that grows without end, in its normalizer, patterns, padding or template."""
     replace = {"type": "Replace", "pattern": {"String": rng.choice("aet")}, "content": rng.choice(("aa", "tt" * 50))}
-    regex = rng.choice((r"(a+)+$", "(?:(?:a{1,30000}b){1,30000}c){1,30000}", "[ab]{90000}" * 500, "(x*)*y"))
+    alternatives = "(?:[a-z ]|[a-z ]){21}#"
+    regex = rng.choice(
+        (
+            r"((a+))+$",
+            alternatives,
+            r"\w*\w*\w*\w*#",
+            "(?:(?:a{1,30000}b){1,30000}c){1,30000}",
+            "[ab]{90000}" * 500,
+            "(x*)*y",
+        )
+    )
     split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
     padding = {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a", "pad_to_multiple_of": None}
     size = rng.choice((10**8, 3 * 10**8, 10**12))
@@ -117,6 +134,7 @@ def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, An
     }
     token = {"id": "a", "ids": [1] * 20_000, "tokens": ["a"] * 20_000}
     charsmap = base64.b64encode(struct.pack("<I", 4) + bytes(4) + b"a" * 500_000 + b"\0").decode()
+    largest = state["model"] | {"vocab": dict(state["model"]["vocab"], a=rng.choice((200_000_000, 4_000_000_000)))}
     deep = {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0], ["x" * 2_000_000, -1.0]]}
     change: dict[str, Any] = rng.choice(
         (
@@ -127,6 +145,7 @@ def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, An
             {"padding": {**padding, "strategy": "BatchLongest", "pad_to_multiple_of": size}},
             {"post_processor": {**template, "special_tokens": {"a": token}}},
             {"model": deep},
+            {"model": largest},
         )
     )
     return state | change
@@ -192,6 +211,10 @@ def _program(rng: random.Random) -> bytes:
                 for n in range(20)
             )
             + b".",
+            # numbers that have one hash
+            b"\x80\x02}("
+            + b"".join(b"\x8a\x0a" + (n * ((1 << 61) - 1)).to_bytes(10, "little") + b"N" for n in range(40_000))
+            + b"u.",
             b"\x80\x02" + b"}" * many + b".",
             b"\x80\x02" + b"}q\x00" * many + b".",
             b"\x80\x02" + _unicode("a" * 1_000_000) + b"q\x00" + b"h\x00h\x00\x93" * 1000 + b".",
@@ -201,6 +224,21 @@ def _program(rng: random.Random) -> bytes:
 
 def _pickle(rng: random.Random, sound: bytes) -> bytes:
     return _archive(_program(rng), rng.random() < 0.7)
+
+
+def _shared_storage(rng: random.Random, sound: bytes) -> bytes:
+    """Small tensors on one large storage, each of which is a part of it or reaches over all of it."""
+    numel, count = 1_000_000, 8000
+    reference = b"(" + _unicode("storage") + b"ctorch\nFloatStorage\n" + _unicode("0") + _unicode("cpu")
+    reference += b"J" + struct.pack("<i", numel) + b"tQq\x02"
+    sides = rng.choice((b"K\x01\x85K\x01\x85", b"K\x02\x85J" + struct.pack("<i", numel - 1) + b"\x85"))
+    rest = b"K\x00" + sides + b"\x89NtR"
+    program = b"\x80\x02}(" + _unicode("first") + b"ctorch._utils\n_rebuild_tensor_v2\nq\x01(" + reference + rest
+    program += b"".join(_unicode(f"{n}") + b"h\x01(h\x02" + rest for n in range(count)) + b"u."
+    buffer = io.BytesIO(_archive(program, False))
+    with zipfile.ZipFile(buffer, "a") as file:
+        file.writestr("archive/data/0", bytes(4 * numel))
+    return buffer.getvalue()
 
 
 def _old_pickle(rng: random.Random, sound: bytes) -> bytes:
@@ -214,6 +252,16 @@ def _zip_bomb(rng: random.Random, sound: bytes) -> bytes:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (size // 4,)})
         file.writestr("a.npy", header.getvalue() + bytes(size))
+    return buffer.getvalue()
+
+
+def _long_headers(rng: random.Random, sound: bytes) -> bytes:
+    """Arrays without elements, whose headers Python's parser reads."""
+    header = "{'descr':'<f4','fortran_order':False,'shape':(0" + ",1" * rng.choice((90, 4900)) + ")}\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for n in range(1500):
+            file.writestr(f"{n}.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header.encode())
     return buffer.getvalue()
 
 
@@ -253,6 +301,14 @@ def _parquet(rng: random.Random, sound: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _no_rows(rng: random.Random, sound: bytes) -> bytes:
+    """Many columns and no rows."""
+    buffer = io.BytesIO()
+    schema = pa.schema([(f"{n:x}", pa.bool_()) for n in range(200_000)])
+    pq.ParquetWriter(buffer, schema, store_schema=False).close()
+    return buffer.getvalue()
+
+
 def _arrow(rng: random.Random, sound: bytes) -> bytes:
     table, buffer = _tables(rng, sound), io.BytesIO()
     codec = rng.choice(("zstd", "lz4"))
@@ -268,14 +324,14 @@ def _tar(rng: random.Random, sound: bytes) -> bytes:
             {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(10**12)},
             {"GNU.sparse.map": "0,1," * 100_000 + "0,1", "GNU.sparse.size": str(10**12)},
             {f"k{n}": "v" for n in range(20_000)},
+            {"path": "a" * 500_000},
         )
     )
-    with tarfile.open(
-        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=rng.choice(({}, headers))
-    ) as tar:
-        for n in range(20):
+    everywhere = rng.choice(({}, headers))
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=everywhere) as tar:
+        for n in range(rng.choice((20, 6000))):
             member = tarfile.TarInfo(f"{n}.{rng.choice(('jpg', 'txt', 'json'))}")
-            member.pax_headers = headers if len(headers) < 100 or n == 0 else {}
+            member.pax_headers = headers if len(str(headers)) < 1000 or n == 0 else {}
             tar.addfile(member)
     return buffer.getvalue()
 
@@ -300,6 +356,11 @@ def _flat(form: str, rng: random.Random, sound: bytes) -> bytes:
         sides = (min(sides[0], 3000), min(sides[1], 3000))
     Image.new(mode, sides).save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def _comments(rng: random.Random, sound: bytes) -> bytes:
+    """A pixel in decimal digits, after comments."""
+    return b"P3 1 1 255\n" + b"#\n" * 500_000 + b"0 0 0\n"
 
 
 def _tags(rng: random.Random, sound: bytes) -> bytes:
@@ -338,21 +399,19 @@ def _texts(rng: random.Random, sound: bytes) -> bytes:
 BOMBS: dict[str, Sequence[Bomb]] = {
     "bytes": (_long_text, lambda rng, sound: bytes(1_000_000), lambda rng, sound: sound * 20),
     "text": (_long_text, _blank_lines, _prompts, _many_rows),
-    "table": (_wide, _many_columns, _blank_lines, _many_rows, _long_text),
+    "table": (_wide, _many_columns, _long_names, _blank_lines, _many_rows, _long_text),
     "lines": (_deep, _small_values, _blank_lines, _many_rows, _long_text),
     "json": (_deep, _small_values, _equal_keys, _long_key, _many_rows, _long_text),
     "config": (_large_numbers, _deep, _small_values),
     "tokenizer": (_tokenizer, _small_values),
     "processor": (_processor, _large_numbers),
-    "pickle": (_pickle, _old_pickle, _many_members),
-    "zip": (_zip_bomb, _many_members),
-    "parquet": (_parquet,),
+    "pickle": (_pickle, _old_pickle, _many_members, _shared_storage),
+    "zip": (_zip_bomb, _many_members, _long_headers),
+    "parquet": (_parquet, _no_rows),
     "arrow": (_arrow,),
     "tar": (_tar, _long_text),
-    **{
-        f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),)
-        for form in ("GIF", "BMP", "PPM", "WEBP")
-    },
+    **{f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),) for form in ("GIF", "BMP", "WEBP")},
+    "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
     "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif),
     "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts),
     "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags),

@@ -41,19 +41,48 @@ def test_published_tokenizer_passes():
     ("pattern", "refused"),
     [
         (r"(a+)+$", True),
+        (r"((a+))+$", True),
+        (r"(?:[b-z ,]|[b-z ,]){18}#", True),
+        (r"(?:a?){30}#", True),
+        (r"a*b*c*#", True),
+        (r"(?#[)(?:a|a){30}", True),
+        (r"\c[(?:a|a){30}", True),
         (r"(?:x*y)*", True),
         (r"(a)\1", True),
         (r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", False),
-        (r"(\p{L}|[a*])+", False),
+        (r"[\p{L}(a*)]+(?:\p{L}|[a*])?", False),
     ],
 )
-def test_patterns_that_repeat_what_is_repeated_are_refused(pattern, refused):
+def test_patterns_that_match_in_too_many_ways_are_refused(pattern, refused):
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     text = json.dumps(json.loads(SOUND) | {"pre_tokenizer": split})
     if not refused:
         return limited.check("a", text)
-    with pytest.raises(UserError, match="repeats what is repeated"):
+    with pytest.raises(UserError, match="can take forever: "):
         limited.check("a", text)
+
+
+def test_random_ids_are_refused():
+    state = json.loads(SOUND)
+    state["model"]["dropout"] = 0.1
+    with pytest.raises(UserError, match=r"^a: model\.dropout is 0\.1, so its ids are random; expected null"):
+        limited.check("a", json.dumps(state))
+
+
+@pytest.mark.parametrize("place", ["vocabulary", "template", "padding"])
+def test_ids_that_the_model_has_no_embedding_for_are_refused(tmp_path, place):
+    loaded = tiny("tiny-clip")
+    state, vocab = json.loads(loaded.processor.tokenizer), loaded.config.text.vocab
+    if place == "vocabulary":
+        state["model"]["vocab"]["of no text"] = vocab
+    elif place == "template":
+        next(iter(state["post_processor"]["special_tokens"].values()))["ids"] = [vocab]
+    else:
+        state["padding"]["pad_id"] = vocab
+    hostile = dataclasses.replace(loaded.processor, tokenizer=json.dumps(state))
+    (tmp_path / processor_files.OWN).write_text(json.dumps(hostile.to_dict()))
+    with pytest.raises(UserError, match=rf"processor\.json: the tokenizer has the token id {vocab}; expected 0 to"):
+        processor_files.read_own(tmp_path, loaded.config)
 
 
 def test_own_processor_is_checked(tmp_path):

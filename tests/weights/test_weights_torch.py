@@ -206,7 +206,12 @@ HOSTILE = {
     "no end": (b"\x80\x02}", {}, r"truncated or not a PyTorch file"),
     "empty stack": (b"\x80\x02R.", {}, r"the stack is empty"),
     "a string of 4 GB": (b"\x80\x02X\xff\xff\xff\xffabc.", {}, r"truncated or not a PyTorch file"),
-    "memo of 4 GB": (b"\x80\x02Nr\xff\xff\xff\xff.", {}, r"holds NoneType, expected a mapping"),
+    "memo of 4 GB": (b"\x80\x02Nr\xff\xff\xff\xff.", {}, r"numbers a value higher than 500,000"),
+    "keys of one hash": (
+        b"\x80\x02}\x8a\x08" + ((1 << 61) - 1).to_bytes(8, "little") + b"Ns.",
+        {},
+        r"beyond 16,777,216",
+    ),
     "numbers": (state(b"K\x01"), {}, r"holds dict, expected a mapping of names to tensors"),
 }
 
@@ -259,8 +264,9 @@ def test_old_files_with_wrong_storages_are_refused(tmp_path):
             open_torch(tmp_path / "a.bin")
 
 
-def test_flipped_bits_in_a_storage_are_found(tmp_path):
-    torch.save({"a": torch.ones(64)}, tmp_path / "a.bin")
+@pytest.mark.parametrize("part", [slice(0, 64), slice(8, 16)], ids=str)
+def test_flipped_bits_in_a_storage_are_found(tmp_path, part):
+    torch.save({"a": torch.ones(64)[part]}, tmp_path / "a.bin")
     data = bytearray((tmp_path / "a.bin").read_bytes())
     data[data.index(np.ones(64, np.float32).tobytes()) + 7] ^= 1
     with pytest.raises(UserError, match="Bad CRC-32"):

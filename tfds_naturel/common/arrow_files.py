@@ -19,6 +19,7 @@ _KEPT = (32 << 20, 20)  # bytes of all batches, if all are kept
 _ROWS = (200_000, 1 / 8)
 _VALUES = (2_000_000, 8)
 _LISTED = (500_000, 1 / 2)  # values of lists in a row group: one row may have them all
+_FOOTER = (1 << 18, 1 / 8)  # bytes of a Parquet file's schema and row groups: Arrow makes up to 200 of each
 
 _VALUE = 16  # bytes that a value counts for, beside its own
 _CHUNK = 1 << 16  # bytes read for the header of a page
@@ -54,6 +55,21 @@ class _Limits:
         self.check(what, self._counted[what], limit)
 
 
+def parquet_schema(path: os.PathLike[str]) -> pa.Schema:
+    """The schema of a Parquet file. Raises UserError for one of too many columns for a file of this size, and pyarrow's
+    errors for a damaged file."""
+    with open(path, "rb") as file:
+        _check_footer(_Limits(path, os.fstat(file.fileno()).st_size), file)
+        return pq.read_schema(file)
+
+
+def _check_footer(limits: _Limits, file: BinaryIO) -> None:
+    """Raises UserError for a footer that is too large; its length is in the last eight bytes. Rewinds the file."""
+    file.seek(-min(8, file.seek(0, os.SEEK_END)), os.SEEK_END)
+    limits.check("bytes of columns and row groups", int.from_bytes(file.read(4), "little"), _FOOTER)
+    file.seek(0)
+
+
 def parquet_batches(
     path: os.PathLike[str], rows: int, columns: Sequence[str] | None = None, kept: bool = False
 ) -> Iterator[pa.RecordBatch]:
@@ -71,6 +87,7 @@ def parquet_batches(
 def _batches(
     limits: _Limits, file: BinaryIO, rows: int, columns: Sequence[str] | None, kept: bool
 ) -> Iterator[pa.RecordBatch]:
+    _check_footer(limits, file)
     metadata = pq.read_metadata(file)
     limits.check("rows", metadata.num_rows, _ROWS)
     for group in range(metadata.num_row_groups):

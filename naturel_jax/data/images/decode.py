@@ -13,6 +13,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import check_scans, jpeg_cost, most_pixels
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that call other programs
+_PLAIN = (b"P1", b"P2", b"P3")  # Pillow reads their digits in Python, in quadratic time if there are comments
 PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20  # texts beside the pixels, unpacked; Pillow's limit is 64 MB
 
 # Bytes of memory for each pixel: Pillow's, and those that a format's decoder needs beside them.
@@ -32,6 +33,8 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
     """The image in its own mode, its size checked before its pixels are decoded. Makes every error a UserError."""
     try:
         _check_tags(data)
+        if data[:2] in _PLAIN:
+            raise UserError("image is a plain PPM, PGM or PBM, in decimal digits; save it as a binary one")
         # Pillow would read the Exif data of a JPEG for its resolution, which nothing here asks for.
         image = Image.open(io.BytesIO(_EXIF.sub(rb"\1Exif\0-", data)), formats=_FORMATS)
         if image.width * image.height > (most := most_pixels(len(data), _cost(image, data))):

@@ -183,7 +183,8 @@ def _next(shard: Shard, described: Iterator[dict[str, Any]]) -> list[dict[str, A
     with reading_arrow(shard.file, "copy or download it again"):
         for record in itertools.islice(described, _BATCH):
             records.append(record)
-            characters += sum(len(text) for name in _LISTS for text in record[name])
+            texts = itertools.chain([record["name"], record["problem"]], *(record[name] for name in _LISTS))
+            characters += sum(map(len, texts))
             if characters > _BATCH_TEXT:
                 break
     return records

@@ -3,6 +3,7 @@ part of the record (``record_fields.Fields``)."""
 
 import dataclasses
 import functools
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 
 
+_LISTED = 20  # names of fields in the message about a bad record, of which a file may have a million
 ADDRESS = re.compile(r"(https?|ftp):/", re.IGNORECASE)  # Path makes one / of two
 
 
@@ -178,7 +180,9 @@ def _missing(row: Mapping[str, Any], chosen: Chosen, part: str) -> BadRecord:
     blank = [name for name in names if name in row]
     if blank:
         return BadRecord(f"field {blank[0]!r} ({part}) is empty")
-    return BadRecord(f"no field {_either(names)} ({part}); it has {', '.join(map(repr, row))}")
+    listed = ", ".join(repr(str(name)[:40]) for name in itertools.islice(row, _LISTED))
+    more = f" and {len(row) - _LISTED:,} more" if len(row) > _LISTED else ""
+    return BadRecord(f"no field {_either(names)} ({part}); it has {listed}{more}")
 
 
 @functools.cache  # a file may have a million bad records

@@ -14,11 +14,12 @@ _STARTS = {"binary": np.int32, "large_binary": np.int64}  # type -> dtype of whe
 class _BatchRow(Mapping[str, Any]):
     """Row ``n`` of ``batch``; values are converted on use, so unused columns cost nothing.
 
-    ``within``: the file that the batch is mapped from; bytes are then returned as parts of it.
+    ``names``: of its columns, which Arrow would copy for each question. ``within``: the file that the batch is mapped
+    from; bytes are then returned as parts of it.
     """
 
-    def __init__(self, batch: pa.RecordBatch, n: int, within: pa.Buffer | None):
-        self._batch, self._n, self._within = batch, n, within
+    def __init__(self, batch: pa.RecordBatch, names: Mapping[str, None], n: int, within: pa.Buffer | None):
+        self._batch, self._names, self._n, self._within = batch, names, n, within
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -27,13 +28,13 @@ class _BatchRow(Mapping[str, Any]):
             raise BadRecord(f"{name} is not UTF-8 ({error.reason})") from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._batch.schema.names)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return self._batch.num_columns
+        return len(self._names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._batch.schema.names
+        return name in self._names
 
     def _convert(self, column: pa.Array) -> Any:
         if pa.types.is_struct(column.type) and not column.slice(self._n, 1).null_count:
@@ -57,5 +58,6 @@ class _BatchRow(Mapping[str, Any]):
 def rows(batches: Iterable[pa.RecordBatch], within: pa.Buffer | None = None) -> Iterator[Row]:
     """The rows of ``batches``, each valid as long as its batch. Raises pyarrow's errors for damaged ones."""
     for batch in batches:
+        names = dict.fromkeys(batch.schema.names)
         for n in range(batch.num_rows):
-            yield _BatchRow(batch, n, within)
+            yield _BatchRow(batch, names, n, within)

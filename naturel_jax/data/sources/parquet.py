@@ -5,11 +5,9 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from naturel_jax.data.items.records import Row, Shard, Table, check_split
 from naturel_jax.data.sources import arrow
-from tfds_naturel.common.arrow_files import parquet_batches
+from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 
@@ -25,7 +23,7 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
         raise UserError(f"parquet:{name}: no such file; expected a path or a pattern such as data/*.parquet")
     for path in paths:
         with reading_arrow(path, "copy or download it again"):
-            _ = pq.read_schema(path).names  # decodes them
+            _ = parquet_schema(path).names  # decodes them
     shards = [Shard(str(path), functools.partial(_rows, path)) for path in paths]
     return Table(f"parquet:{name}", str(paths[0].parent), paths, shards)
 

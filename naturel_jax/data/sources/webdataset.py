@@ -19,6 +19,7 @@ from tfds_naturel.common.files import parse_json
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
 _DAMAGE = (ValueError, LookupError, OverflowError, RecursionError)  # what tarfile raises besides its own errors
 _LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size
+_LARGEST_GLOBAL = 1 << 12  # characters of the headers that tarfile adds to those of each member; git's have 52
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -50,6 +51,11 @@ def _rows(path: Path) -> Iterator[Row]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
+                if (size := sum(len(key) + len(value) for key, value in tar.pax_headers.items())) > _LARGEST_GLOBAL:
+                    raise UserError(
+                        f"{path}: has global headers of {size:,} characters; the limit is {_LARGEST_GLOBAL:,}; pack it "
+                        "with tar --format=ustar"
+                    )
                 if member.issparse():
                     raise UserError(f"{path}: {member.name:.80} is a sparse file; pack it with tar without --sparse")
                 if not member.isfile():

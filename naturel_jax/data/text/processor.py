@@ -29,6 +29,7 @@ from tfds_naturel.common.files import reading_tokenizer
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
+_Tokenizer = sentencepiece.SentencePieceProcessor | tokenizers.Tokenizer
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SIGLIP_SPECIAL = re.compile(r"\s*(</s>|<unk>)\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -182,18 +183,31 @@ class Processor:
         return not self.sentencepiece and json.loads(self.tokenizer)["model"]["type"] == "BPE"
 
     @functools.cached_property
-    def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
-        with reading_tokenizer("processor.tokenizer"):
-            return self._read_tokenizer()
-
-    def _read_tokenizer(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
+    def _opened(self) -> _Tokenizer:
         if model := self.sentencepiece:
-            pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-            end, length = pieces.eos_id(), self.context
+            return sentencepiece.SentencePieceProcessor(model_proto=model)
+        return tokenizers.Tokenizer.from_str(self.tokenizer)
+
+    def check_ids(self, vocab: int) -> None:
+        """Raises UserError for a tokenizer that cannot be used, or that has ids which a model with ``vocab`` tokens
+        does not embed."""
+        added, opened = self.tokenize([""]), self._opened  # what is added to a text need not be in the vocabulary
+        if isinstance(opened, tokenizers.Tokenizer):
+            largest = max(opened.get_vocab().values(), default=0)
+        else:
+            largest = opened.vocab_size() - 1
+        for number in (largest, *added[0].tolist()):
+            if not 0 <= number < vocab:
+                raise UserError(f"the tokenizer has the token id {number}; expected 0 to {vocab - 1}, as in the model")
+
+    @functools.cached_property
+    def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
+        tokenizer = self._opened
+        if isinstance(tokenizer, sentencepiece.SentencePieceProcessor):
+            end, length = tokenizer.eos_id(), self.context
             return lambda texts: (
-                ids[: length - 1] + [end] * max(1, length - len(ids)) for ids in _encode_pieces(pieces, texts)
+                ids[: length - 1] + [end] * max(1, length - len(ids)) for ids in _encode_pieces(tokenizer, texts)
             )
-        tokenizer = tokenizers.Tokenizer.from_str(self.tokenizer)
         padding = tokenizer.padding or {}
         if padding.get("direction") != "right" or padding["length"] != self.context:
             return lambda texts: (encoding.ids for encoding in tokenizer.encode_batch_fast(texts))
