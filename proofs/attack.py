@@ -78,13 +78,13 @@ def _bombs(name: str) -> None:
 for _name in READERS:
     _bombs(_name)
 _tests("hostile pickles", "tests/weights/test_weights_torch.py", "-k", "hostile or instructions or limited")
-_tests("images larger than their bytes allow", "tests/data/test_processor.py", "-k", "bombs or strip")
+_tests("images larger than their bytes allow", "tests/data/text/test_processor.py", "-k", "bombs or strip")
 _tests("tokenizers that grow", "tests/weights/test_tokenizers_limited.py")
 _tests("bits of a workdir and its caches", "tests/faults/test_flips.py")
 _tests("bits of a checkpoint", "tests/checkpoints/test_manifest.py")
 _tests(
     "bits of other caches",
-    *("tests/data/test_decoded.py", "tests/data/test_items_on_disk.py", "tests/data/test_data_check.py"),
+    *("tests/data/items/test_decoded.py", "tests/data/items/test_items_on_disk.py", "tests/data/test_data_check.py"),
     *(
         "tests/evaluators/test_evaluators_cache.py",
         "tests/storage/test_once.py",
@@ -105,8 +105,8 @@ _tests("stops while the step is compiled", "tests/devices/test_preemption.py", "
 _tests("stops in all else", "tests/devices/test_preemption.py", "-k", "not compiled")
 _tests("failed saves", "tests/checkpoints/test_checkpoint.py", "-k", "failed_save")
 _tests("too little memory", "tests/faults/test_memory.py")
-_tests("hub and other servers", "tests/storage/test_hub.py", "tests/tfds_naturel/test_fetch_servers.py")
-_tests("paths out of a folder", "tests/data/test_data_index.py", "-k", "leave_the_folder")
+_tests("hub and other servers", "tests/storage/test_hub.py", "tests/tfds_naturel/open_images/test_fetch_servers.py")
+_tests("paths out of a folder", "tests/data/items/test_data_index.py", "-k", "leave_the_folder")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")
 
 

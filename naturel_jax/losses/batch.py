@@ -54,8 +54,7 @@ class CaptionLabels(NamedTuple):
 class Batch(NamedTuple):
     """One batch: images uint8 [I, H, W, 3] or ``naflex.Patches``, tokens int32 [U, L], and labels. For a frozen tower,
     unit embeddings, float32 [I, D] or [U, D], may replace images or tokens; their dtype tells them apart.
-    ``patches_IP``: int32, indices of the patches that the image tower sees, counted from 0 in row-major order; None:
-    all."""
+    ``patches_IP``: int32, the patches that the image tower sees, from 0 in row-major order; None: all."""
 
     images: Array
     tokens: Array

@@ -129,6 +129,10 @@ class Metrics:
         for writer in self._writers:
             writer.image(step, name, png, caption)
 
+    def first_batch(self, png: bytes) -> None:
+        """Writes the picture of the first batch."""
+        self.image(0, "first_batch", png, "The first batch as the model gets it, with its captions")
+
     def final(self, step: int, scores: Values, intervals: Intervals, mistakes: Sequence[Example]) -> None:
         """Writes the scores of the last evaluation as a table, and what it gets wrong as an image."""
         rows = [

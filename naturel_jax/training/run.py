@@ -22,7 +22,6 @@ from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
-from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
 from naturel_jax.training import first_batch, frozen, interpolation, loop, observe, optim, ready, run_folder, train
@@ -147,9 +146,6 @@ def train_and_evaluate(
     def log(done: int, values: dict[str, float]) -> None:
         metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
 
-    def show(png: bytes) -> None:
-        metrics.image(0, "first_batch", png, "The first batch as the model gets it, with its captions")
-
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
             evaluate(first, state, [name for name in loop.due(schedule, first) if name not in metrics.evaluated])
@@ -158,7 +154,7 @@ def train_and_evaluate(
                 state, finished = loop.loop(
                     training.step,
                     state,
-                    first_batch.batches(training.pipeline, folder, first, schedule.total, show),
+                    first_batch.batches(training.pipeline, folder, first, schedule.total, metrics.first_batch),
                     start=first,
                     schedule=schedule,
                     save=save,
@@ -177,8 +173,7 @@ def train_and_evaluate(
         out = run_folder.results_of(folder, config)
         scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.merged(state), *out))
         metrics.evaluation(schedule.total, scores)
-        found = examples.load(out[0] / results.file_name(out[1])) if jax.process_index() == 0 else []
-        metrics.final(schedule.total, scores, intervals, [example for example in found if not example.right])
+        metrics.final(schedule.total, scores, intervals, run_folder.mistakes(*out[:2]))
         if config.eval.interpolate:
             preemption.abandonable(lambda: interpolation.curve(config, folder, start.merged(state), scores, evaluator))
         return scores, intervals
@@ -188,10 +183,7 @@ def restore_or_start(
     config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
 ) -> tuple[int, train.State]:
     """(step, state) of the newest checkpoint; without one, of the initial state, with its bias calibrated if it is new
-    or ``config.objective.calibrate_bias`` asks for it.
-
-    Raises UserError for the checkpoint of another run.
-    """
+    or ``config.objective.calibrate_bias`` asks for it. Raises UserError for the checkpoint of another run."""
     wanted, state, start = train.abstract(training.state), training.state, training.start
     if checkpoint.saved_steps(folder):  # both may not fit; ``restore`` returns one or raises
         jax.tree.map(lambda x: x.delete(), state.arrays())

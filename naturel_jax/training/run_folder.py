@@ -27,7 +27,8 @@ from naturel_jax.data.seen import trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices import machine, preemption
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import examples, results
+from naturel_jax.evaluators.examples import Example
 from naturel_jax.evaluators.results import LeftOut
 from tfds_naturel.common.errors import UserError
 
@@ -107,6 +108,12 @@ def results_of(folder: epath.Path, config: Config) -> tuple[epath.Path, str, str
     the name of the model, and a digest of the config that made it."""
     identity = hashlib.blake2b(json.dumps(versions.to_json(config), sort_keys=True).encode(), digest_size=16)
     return folder / results.FOLDER, config.name, identity.hexdigest()
+
+
+def mistakes(out: epath.Path, model: str) -> list[Example]:
+    """The examples in the results of ``model`` that it gets wrong; of several processes, only the first has any."""
+    found = examples.load(out / results.file_name(model)) if jax.process_index() == 0 else []
+    return [example for example in found if not example.right]
 
 
 def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:

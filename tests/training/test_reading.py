@@ -22,7 +22,7 @@ from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT, data_dir
 
 PACKAGE = ROOT / "naturel_jax"
-FILES, LINES = 10, 2010
+FILES, LINES = 10, 2000
 
 
 def section() -> str:

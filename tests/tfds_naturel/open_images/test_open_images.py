@@ -16,7 +16,7 @@ from tfds_naturel.open_images import annotations, attribution, releases
 from tfds_naturel.open_images.annotations import Box, Buckets, Rejects, Relation, Vocabulary
 from tfds_naturel.open_images.attribution import Attribution
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VOCABULARY = Vocabulary(CLASSES, ATTRIBUTES, frozenset(RELATIONS))
 CAT_ON_TABLE = Triplet("Cat", "on", "Table")
 
