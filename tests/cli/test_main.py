@@ -70,7 +70,10 @@ def test_what_the_command_line_changes_in_the_config_file_is_known(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--config=configs/nothing.py"], ["--config configs/nothing.py not found; expected a file or one of: clip,"]),
+        (
+            ["--config=configs/nothing.py"],
+            ["--config configs/nothing.py not found; expected a file or one of: clic, clip,"],
+        ),
         ([TINY, "--config.optim.lrr=1"], ["--config.optim.lrr=1", "no field 'optim.lrr'", "did you mean 'optim.lr'?"]),
         ([TINY, "--config.optim.lr=abc"], ["config.optim.lr=abc", "float"]),
         (

@@ -213,7 +213,7 @@ def test_mining_reads_and_writes_in_a_store(url, tmp_path, capsys):
     assert Location(f"{url}/n.parquet").get()[0] == (tmp_path / "n.parquet").read_bytes()
     rows = pq.read_table(tmp_path / "n.parquet").num_rows
     assert rows > 0 and f"{url}/n.parquet: negatives for {rows:,} of" in capsys.readouterr().out
-    assert set(Location(url).names()) == {"n.parquet", "naturel"}
+    assert set(Location(url).names()) == {"n.parquet", "n.parquet.json", "naturel"}
 
 
 @pytest.mark.slow

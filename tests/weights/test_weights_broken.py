@@ -135,7 +135,7 @@ BROKEN = {
     "gray images": (config("vision_config", "num_channels", value=1), r"vision_config\.num_channels is 1; only 3"),
     "absurd depth": (
         config("vision_config", "num_hidden_layers", value=10**9),
-        r"depth 1000000000: expected a whole number from 1 to 65536",
+        r"depth 1000000000: expected a whole number from 1 to 1024",
     ),
     "config of another shape": (config("vision_config", value=[1]), r"config\.json: malformed"),
     "config not JSON": (text("config.json", "{"), r"config\.json: not readable as JSON"),

@@ -66,7 +66,9 @@ def parquet_schema(path: os.PathLike[str]) -> pa.Schema:
 def _check_footer(limits: _Limits, file: BinaryIO) -> None:
     """Raises UserError for a footer that is too large; its length is in the last eight bytes. Rewinds the file."""
     file.seek(-min(8, file.seek(0, os.SEEK_END)), os.SEEK_END)
-    limits.check("bytes of columns and row groups", int.from_bytes(file.read(4), "little"), _FOOTER)
+    length, magic = file.read(4), file.read()
+    if magic == b"PAR1":  # others are refused by Arrow
+        limits.check("bytes of columns and row groups", int.from_bytes(length, "little"), _FOOTER)
     file.seek(0)
 
 

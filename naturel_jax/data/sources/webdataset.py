@@ -68,12 +68,21 @@ def _rows(path: Path) -> Iterator[Row]:
                     row = {}
                 row["__key__"] = key
                 row[field.lower()] = _value(path, tar, member, field.lower())
+            _check_end(path, tar.offset)
     except (tarfile.TarError, *_DAMAGE) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not a readable tar file: {error}") from error
     if row:
         yield _merged(row)
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Raises UserError unless zeros or nothing follow: at a damaged header, tarfile ends as at the last one."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise UserError(f"{path}: no member can be read at byte {offset:,}: the shard is damaged; copy it again")
 
 
 def _value(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:

@@ -4,7 +4,7 @@ The kind of the index follows from the pool's size and the budget (``choose``). 
 embeddings themselves, and its effort (lists or nodes that are visited) is doubled until, of the ten nearest of sampled
 images, it finds at least ``RECALL``.
 
-Shape letters: N images of the pool, Q queries, K results, D embedding.
+Shape letters: N images of the pool, Q queries, K results, F distinct results of all queries, D embedding.
 """
 
 import functools

@@ -159,7 +159,7 @@ def test_wrong_columns_and_descriptions_are_rejected(tmp_path):
 READ = """
 import contextlib, sys, tracemalloc
 from pathlib import Path
-from tests.tfds_naturel import test_open_images as these
+from tests.tfds_naturel.open_images import test_open_images as these
 from tfds_naturel.open_images import annotations, releases
 annotations.BUCKET_BYTES = 20_000
 folder = Path(sys.argv[1])
