@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
-from naturel_jax.devices import preemption
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -26,6 +24,8 @@ def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
         if not wait:
             raise BlockingIOError(f"{os.fspath(path)} is locked by another process") from error
         _LOG.info("waiting for another process of this host, which holds %s", path)
+        from naturel_jax.devices import preemption  # loads JAX, which many commands do not need
+
         with preemption.interruptible():  # whoever waits has done nothing yet
             held = lock.acquire()
     with held:
