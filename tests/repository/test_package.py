@@ -17,7 +17,7 @@ from tfds_naturel.common import cli
 from tfds_naturel.scenes.scene import VERSION
 
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-BUILT_ON_JAX = ("naturel-train", "naturel-evaluate", "naturel-convert", "naturel-data-check")
+BUILT_ON_JAX = ("naturel-train", "naturel-evaluate", "naturel-convert", "naturel-embed", "naturel-data-check")
 PARSE = "import sys; from naturel_jax.cli import config_flags; print(config_flags.parse(sys.argv).name)"
 
 
