@@ -8,11 +8,10 @@ PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages pictures setup setup-test clean
 
-# Huge pages halve the time that the kernel spends on XLA's buffers; where there are none the setting is ignored. Small
-# models do not earn back what XLA's further optimizations cost, which change no more than rounding.
-FAST = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1"
+# Huge pages halve the time that the kernel spends on XLA's buffers; where there are none the setting is ignored.
+HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 demo: setup
-	$(FAST) $(BIN)/python -m naturel_jax.main --config configs/demo.py
+	$(HUGE_PAGES) $(BIN)/python -m naturel_jax.main --config configs/demo.py
 
 test: setup-test lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not proof"
