@@ -26,7 +26,7 @@ def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
 def losses(workdir: epath.Path) -> list[tuple[int, float]]:
     """(steps done, training loss) of the steps that were logged, those that are finite."""
     lines = storage.read_json_lines(workdir / FILE)
-    return [(line["step"], line[LOSS]) for line in lines if math.isfinite(line.get(LOSS, math.nan))]
+    return [(line["step"], line[LOSS]) for line in lines if _is_number(line.get(LOSS))]
 
 
 def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:

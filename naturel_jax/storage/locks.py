@@ -26,7 +26,7 @@ def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
         _LOG.info("waiting for another process of this host, which holds %s", path)
         from naturel_jax.devices import preemption  # loads JAX, which many commands do not need
 
-        with preemption.interruptible():  # whoever waits has done nothing yet
+        with preemption.interruptible():  # the same command waits again
             held = lock.acquire()
     with held:
         yield
