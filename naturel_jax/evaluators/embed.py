@@ -105,15 +105,12 @@ class Encoder:
         in memory, however many images there are. For processes that are not joined."""
         reasons: collections.deque[list[str]] = collections.deque()
 
-        def blocks() -> Iterator[np.ndarray]:
+        def blocks() -> Iterator[Block]:
             loaded = _prefetch(pool, self._load, images, 2 * self.batch_size)
             while batch := list(itertools.islice(loaded, self.batch_size)):
-                block = np.zeros((self.batch_size, self.processor.size, self.processor.size, 3), np.uint8)
-                for row, (pixels, _) in zip(block, batch, strict=False):
-                    if pixels is not None:
-                        row[:] = pixels
                 reasons.append([reason for _, reason in batch])
-                yield block
+                pixels = {n: pixels for n, (pixels, _) in enumerate(batch) if pixels is not None}
+                yield self.processor.batch(pixels, self.batch_size)
 
         pool = concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1))
         try:

@@ -60,6 +60,15 @@ def concatenated(out, kind) -> np.ndarray:
     return np.concatenate([np.load(path) for path in sorted((out / kind).glob("*.npy"))])
 
 
+def test_images_of_any_aspect_ratio_are_streamed():
+    config, params, processor = tiny("tiny-naflex")
+    encoder = embed.Encoder(Model(config), processor, batch_size=8)
+    pictures = [Image(str(n), records.image(n).__bytes__) for n in range(9)] + [Image("bad", b"".__bytes__)]
+    streamed, reasons = zip(*encoder.stream(params, pictures), strict=True)
+    np.testing.assert_array_equal(streamed[:9], encoder.images(params, pictures[:9])[0])
+    assert [bool(reason) for reason in reasons] == [False] * 9 + [True]
+
+
 def metadata(out) -> list[dict[str, str]]:
     paths = sorted((out / "metadata").glob("*.parquet"))
     return pa.concat_tables([pq.read_table(path) for path in paths]).to_pylist()
