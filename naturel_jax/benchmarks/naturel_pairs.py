@@ -17,7 +17,7 @@ from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, P
 
 SOURCE = Source(
     "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",
-    "README, 'Build NatuRel'",
+    "docs/naturel.md",
     "a prepared TFDS folder such as data/naturel/full/4.0.0 (--naturel)",
     prepared=True,
     origins=(

@@ -1,4 +1,5 @@
-"""CLIC (arXiv 2505.24424): NegCLIP on two images and their captions joined, with steps of plain CLIP between.
+"""CLIC (arXiv 2505.24424): CLIP on two images and their captions joined, with a hard negative made by exchanging words;
+every other batch is plain CLIP.
 
 docs/methods.md says what differs from the published code.
 """

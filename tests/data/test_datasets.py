@@ -29,7 +29,7 @@ def test_prepared_dataset_opens_with_and_without_prefix():
 @pytest.mark.parametrize(
     ("dataset", "split", "match"),
     [
-        ("naturel/full", "train", r"'naturel/full' is not prepared under .*See 'Build NatuRel' in the README"),
+        ("naturel/full", "train", r"'naturel/full' is not prepared under .*See docs/naturel\.md"),
         ("naturel/tiny", "dev", r"has no split 'dev'; expected one of: .*train"),
     ],
 )

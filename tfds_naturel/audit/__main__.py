@@ -7,7 +7,7 @@ of the fetcher. If any caption fails a check, the command fails after writing th
 ``report.md`` on text-only models and the captions of a drawn world.
 
     python -m tfds_naturel.audit --review review/ --sample 120 --assign anna,ben,carla --overlap 2
-    python -m tfds_naturel.audit --agreement agreement/ --decisions decisions-*.csv [--adjudicated decisions-dora.csv]
+    python -m tfds_naturel.audit --agreement agreement/ --decisions decisions-*.csv [--adjudicated adjudicated-dora.csv]
 
 write the page alone, with a sample of the pairs divided among people; and, from their files, how far they agree, where
 they do not, a page on which somebody decides those, and the decisions for the builder.

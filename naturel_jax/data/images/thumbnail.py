@@ -7,7 +7,7 @@ from PIL import Image as PilImage
 
 from naturel_jax.data.images.decode import open_image
 
-SMALL = 160  # pixels; images up to this size are kept as they are, and enlarged without smoothing
+SMALL = 160  # pixels; images up to this size are PNGs, which pages enlarge without smoothing
 
 
 class Thumbnail(NamedTuple):
