@@ -1,4 +1,4 @@
-"""Embeds a pool of images, of any size, and their captions.
+"""Embeds an image pool of any size, and its captions.
 
     python -m naturel_jax.embed --model hf:openai/clip-vit-base-patch32 --source 'webdataset:pool/{0000..0099}.tar' \
         --out embedded
@@ -9,6 +9,7 @@ same command continues after an interruption: a part of the pool is done, or not
 """
 
 import argparse
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -31,7 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="run:DIR, hf:owner/name, a folder or a file")
-    sources = "webdataset:, parquet:, hf:, folder:, csv:, jsonl: or tfds: and a name, as in config.data.mixture"
+    sources = (
+        "a dataset as in config.data.mixture: naturel/full, or webdataset:, parquet:, hf:, folder:, csv: and a name"
+    )
     parser.add_argument("--source", required=True, help=sources)
     parser.add_argument("--out", type=epath.Path, required=True, help="folder; the same command continues in it")
     parser.add_argument("--split", default="train")
@@ -40,12 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fields", nargs="*", default=[], metavar="PART=NAME", help="as in config.data.mixture")
     share = "embed only each COUNT-th shard of the source. Default: all, or those of this task of a SLURM array"
     parser.add_argument("--share", default="", metavar="INDEX/COUNT", help=share)
-    stored = "of the files; float16, as clip-retrieval writes, rounds a cosine by 0.0005 at most"
-    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help=stored)
-    arithmetic = "of the towers' arithmetic; bfloat16 is faster on accelerators"
-    parser.add_argument("--compute_dtype", choices=("float32", "bfloat16"), default="float32", help=arithmetic)
+    stored = "dtype of the files; float16, as in clip-retrieval, changes a cosine by at most 0.001"
+    parser.add_argument("--store", choices=("float16", "float32"), default="float16", help=stored)
+    arithmetic = "dtype in which the towers compute; bfloat16 is faster on accelerators"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=arithmetic)
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--rows", type=int, default=32_768, help="of a part: the most that an interruption repeats")
+    parser.add_argument("--rows", type=int, default=32_768, help="rows of a part; an interrupted one is embedded again")
     return parser
 
 
@@ -59,24 +62,25 @@ def main(arguments: Sequence[str]) -> None:
     processes.check_limits()
     preemption.install_handler()
     compilation_cache.enable()
+    storage.check_writable(options.out, flag="--out")
     source = options.source, options.data_dir, options.split
     pool = images.open_pool(*source, fields, options.rows, options.cache_dir)
-    encoder, params = load_encoder(options.model, dtype=options.compute_dtype, batch_size=options.batch_size)
+    encoder, params = load_encoder(options.model, dtype=options.dtype, batch_size=options.batch_size)
     made_from = {
         "source": options.source,
         "split": options.split,
-        "fields": options.fields,
+        "fields": dataclasses.asdict(fields),
         "files": pool.digest(),
         "model": model_fingerprint(encoder.model, params, encoder.processor),
-        "dtype": options.dtype,
+        "dtype": options.store,
     }
-    storage.check_writable(options.out, flag="--out")
     output, start = files.Output(options.out, pool, made_from), time.monotonic()
-    good, bad = embedding.embed(pool, embedding.Embeddings(encoder, params, options.dtype), output, share)
+    good, bad = embedding.embed(pool, embedding.Embeddings(encoder, params, options.store), output, share)
     rate = (good + bad) / (time.monotonic() - start)
     print(f"{options.out}: embedded {good:,} images, {rate:,.1f} images/s; {bad:,} rows are bad")
-    parts, good, bad = files.count(options.out)
-    print(f"{options.out}: {good:,} images in {parts:,} parts; {bad:,} bad rows are listed in {options.out / 'done'}")
+    if share.count == 1:  # others would each read what all have done
+        parts, good, bad = files.count(options.out)
+        print(f"{options.out}: {good:,} images in {parts:,} parts; bad rows ({bad:,}) are listed in {files.DONE}/")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from naturel_jax.evaluators.pool import files, index
+from naturel_jax.evaluators.pool import embedded, index
 from tfds_naturel.common import cli
 
 ROWS = 50_000  # of a file
@@ -43,7 +43,7 @@ def write(folder: Path, count: int, dim: int) -> None:
 def build(folder: Path, budget: int) -> None:
     """Builds and searches the index; prints what is known of it, and this process's peak of memory."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    pool = files.Embedded(folder)
+    pool = embedded.Embedded(folder)
     found = index.load_or_build(pool, budget)
     seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = sum(path.stat().st_size for path in folder.glob(f"{index.NAME}*"))

@@ -19,6 +19,16 @@ from naturel_jax.models.two_tower import Params
 from tfds_naturel.common.progress import Progress
 
 
+class Row(NamedTuple):
+    """The name, caption and embedding [D] of an image of a part, and why it cannot be read, or ""."""
+
+    part: Part
+    name: str
+    caption: str
+    z_D: np.ndarray
+    reason: str
+
+
 class Embeddings(NamedTuple):
     """What embeds: ``dtype`` is that of the files."""
 
@@ -32,20 +42,23 @@ def embed(pool: Pool, embeddings: Embeddings, output: Output, share: Share) -> t
 
     Raises OSError for a disk that fails, Stopped, and what storage raises.
     """
-    waiting = collections.deque[Entry]()
+    waiting = collections.deque[tuple[Part, str, str]]()  # not the images, which may hold their bytes
     good = bad = 0
 
     def images() -> Iterator[Image]:
         for entry in _left(pool, output, share):
-            waiting.append(entry)
+            waiting.append((entry.part, entry.image.key, entry.caption))
             yield entry.image
 
-    results = embeddings.encoder.stream(embeddings.params, images())
-    rows = ((waiting.popleft(), z_D, reason) for z_D, reason in results)
+    def rows() -> Iterator[Row]:
+        for z_D, reason in embeddings.encoder.stream(embeddings.params, images()):
+            progress.update()
+            yield Row(*waiting.popleft(), z_D, reason)
+
     try:
         with Progress(unit="image", desc="embedding") as progress:
-            for part, of_part in itertools.groupby(rows, key=lambda row: row[0].part):
-                counts = _write(pool, embeddings, output, part, list(_counted(of_part, progress)))
+            for part, of_part in itertools.groupby(rows(), key=lambda row: row.part):
+                counts = _write(pool, embeddings, output, part, list(of_part))
                 good, bad = good + counts[0], bad + counts[1]
                 progress.set_postfix_str(f"{bad:,} bad", refresh=False)
     except DiskError as error:
@@ -69,23 +82,14 @@ def _left(pool: Pool, output: Output, share: Share) -> Iterator[Entry]:
             yield from pool.entries(shard, wanted)
 
 
-Row = tuple[Entry, np.ndarray, str]  # an image, its embedding [D], and why it cannot be read, if so
-
-
-def _counted(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:
-    for row in rows:
-        progress.update()
-        yield row
-
-
 def _write(pool: Pool, embeddings: Embeddings, output: Output, part: Part, rows: Sequence[Row]) -> tuple[int, int]:
     """Writes a part, with the embeddings of its captions; returns the numbers of images and of bad rows."""
-    good = [(entry, z_D) for entry, z_D, reason in rows if not reason]
-    bad = [{"name": entry.image.key, "reason": reason} for entry, _, reason in rows if reason]
-    metadata = {"image_path": [entry.image.key for entry, _ in good]}
-    arrays = {"img_emb": np.array([z_D for _, z_D in good], embeddings.dtype)}
+    good = [row for row in rows if not row.reason]
+    bad = [{"name": row.name, "reason": row.reason} for row in rows if row.reason]
+    metadata = {"image_path": [row.name for row in good]}
+    arrays = {"img_emb": np.array([row.z_D for row in good], embeddings.dtype)}
     if pool.captioned:
-        metadata["caption"] = [entry.caption for entry, _ in good]
+        metadata["caption"] = [row.caption for row in good]
         arrays["text_emb"] = _texts(embeddings, metadata["caption"]).astype(embeddings.dtype)
     output.write(part, metadata, arrays, bad)
     return len(good), len(bad)

@@ -35,6 +35,7 @@ from naturel_jax.data.sources import tfds
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 
+_LOOKED_AT = 1000  # images, for a caption
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -43,7 +44,7 @@ class DiskError(Exception):
 
 
 class Part(NamedTuple):
-    """``rows`` consecutive rows of a shard, the last part of which has fewer."""
+    """Consecutive rows of a shard, ``Pool.rows`` of them, or fewer at its end."""
 
     shard: int
     number: int
@@ -67,8 +68,8 @@ class Pool:
 
     @functools.cached_property
     def captioned(self) -> bool:
-        """Whether the first image has a caption."""
-        return any(entry.caption for entry in itertools.islice(self.entries(0), 1))
+        """Whether one of the first images has a caption."""
+        return any(entry.caption for entry in itertools.islice(self.entries(0), _LOOKED_AT))
 
     def digest(self) -> str:
         """Identifies the files of the source by their names and sizes."""

@@ -20,9 +20,10 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.evaluators.pool.files import Embedded
+from naturel_jax.evaluators.pool.embedded import Embedded
 from naturel_jax.storage.locks import locked
 from tfds_naturel.common.extras import library
+from tfds_naturel.common.files import version_of
 from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
@@ -48,9 +49,9 @@ class Kind(NamedTuple):
 def choose(images: int, dim: int, budget: int) -> Kind:
     """The kind of index for so many images, of which at most ``budget`` bytes are in memory.
 
-    Exact up to 200,000 images; HNSW up to two million; if half of the budget holds their embeddings (and links). Else
-    lists by a coarse quantizer with a code of a byte for eight dimensions (IVF-PQ): about 4 sqrt(N) lists, but no more
-    than a quarter of the budget holds training images for.
+    Exact for up to 200,000 images and HNSW for up to two million, provided that embeddings (and links) fit in half of
+    the budget. Otherwise IVF-PQ with one byte per eight dimensions and about 4 sqrt(N) lists, or as many as can be
+    trained within a quarter of the budget.
     """
     size = 4 * dim * images
     if images <= EXACT and size <= budget // 2:
@@ -95,20 +96,20 @@ def load_or_build(pool: Embedded, budget: int) -> Index:
     """
     faiss = library("faiss", "mine")
     path = pool.folder / NAME
-    about_path = epath.Path(f"{path}.json")
+    about_path, made_from = epath.Path(f"{path}.json"), version_of(*pool.files)
     with locked(f"{path}.lock"):
-        if not storage.exists(about_path) or storage.read_json(about_path)["images"] != len(pool):
+        about = storage.read_json(about_path) if storage.exists(about_path) and path.exists() else {}
+        if about.get("made_from") != made_from:
             storage.delete(about_path)
             kind = choose(len(pool), pool.dim, budget)
             _LOG.info("%s: indexing %s images of %d dimensions: %s", path, f"{len(pool):,}", pool.dim, kind.key)
             build(faiss, pool, path, kind, budget)
-            storage.write_json(
-                about_path, {"images": len(pool), "kind": kind.key, **_tune(faiss, pool, path, kind.key)}
-            )
-    about = storage.read_json(about_path)
+            about = {"made_from": made_from, "images": len(pool), "kind": kind.key}
+            about |= _tune(faiss, pool, path, kind.key)
+            storage.write_json(about_path, about)
     searched = _open(faiss, path, about["kind"])
     _set_effort(faiss, searched, about["effort"])
-    return Index(pool, searched, about)
+    return Index(pool, searched, {name: value for name, value in about.items() if name != "made_from"})
 
 
 def build(faiss: Any, pool: Embedded, path: Path, kind: Kind, budget: int) -> None:

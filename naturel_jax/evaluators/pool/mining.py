@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from naturel_jax.evaluators.pool import index
-from naturel_jax.evaluators.pool.files import Embedded
+from naturel_jax.evaluators.pool.embedded import Embedded
 from naturel_jax.evaluators.pool.index import Index
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
