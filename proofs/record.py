@@ -8,8 +8,6 @@ changes (other than results) is rejected.
 
 import argparse
 import datetime
-import os
-import platform
 import re
 import shlex
 import shutil
@@ -20,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from naturel_jax.devices import machine as hardware
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 
@@ -74,11 +73,7 @@ def commit(folder: Path, allow_dirty: bool) -> str:
 
 def machine() -> str:
     """CPU model, cores, memory, and GPUs if there are any."""
-    info = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text("utf-8"), re.MULTILINE) if info.exists() else []
-    cpu = models[0] if models else platform.processor() or platform.machine()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    parts = [cpu, f"{os.cpu_count()} cores", f"{memory:.0f} GiB"]
+    parts = [hardware.processor()]
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         parts += subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[:-1]

@@ -232,11 +232,13 @@ class Origin(NamedTuple):
 
 class Verified(NamedTuple):
     """What a reader was tried on: it read ``items`` from the official files without a fault, and scored random cosines
-    as the official code does. ``sha256``: of these files one after the other, in the order of their paths."""
+    as the official code does. ``sha256``: of these files one after the other, in the order of their paths; ``part``:
+    which of them, if not all."""
 
     sha256: str
     items: int
     date: str
+    part: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +270,9 @@ class Source:
         """How far the reader is known to be right, in words."""
         if not self.verified:
             return "format only"
-        return f"verified (sha256 {self.verified.sha256[:12]}, {self.verified.items:,} items, {self.verified.date})"
+        sha256, items, date, part = self.verified
+        of = f" on {part}" if part else ""
+        return f"verified{of} (sha256 {sha256[:12]}, {items:,} items, {date})"
 
     @property
     def downloadable(self) -> bool:

@@ -7,11 +7,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import constants
 
-from naturel_jax.benchmarks.benchmark import Box, Image, Item
+from naturel_jax.benchmarks.benchmark import Box, Image
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import dict_rows, is_unicode, parse_json, reading_csv, version_of
 from tfds_naturel.common.photos import MAX_PIXELS
@@ -20,6 +20,7 @@ MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it
 
 _MAX_ID = 1000  # characters of an id, which EqBen's files make of all keys above a record
 
+T = TypeVar("T")
 Record = dict[str, Any]
 Fields = Mapping[str, type | tuple[type, ...]]  # field -> the types it may have
 
@@ -116,9 +117,9 @@ def read_items(
     file: str,
     rows: Iterable[tuple[str, Any]],
     fields: Fields,
-    make: Callable[[str, Record], Item | None],
+    make: Callable[[str, Record], T | None],
     problems: list[str],
-) -> list[Item]:
+) -> list[T]:
     """``make(id, record)`` for each of ``records(...)``, except where it returns None. A record for which it raises
     BenchmarkError is reported in ``problems``.
     """

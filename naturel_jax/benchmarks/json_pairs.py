@@ -2,7 +2,7 @@
 common; Ray et al., NeurIPS 2023, arXiv 2305.03689) and NaturalBench-Retrieval (photos and captions that models confuse;
 Li et al., NeurIPS 2024, arXiv 2410.14669).
 
-Of Cola, it is the multi-object setting; that of single objects is scored by mean average precision over labels.
+Cola: the multi-object setting; the single-object one is scored by mean average precision and is not read.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 
 from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Item, Metric, Origin, Overlap, Source, Verified
-from naturel_jax.benchmarks.files import Folder, Record, load_json, numbered, read_items
+from naturel_jax.benchmarks.files import Folder, Record, load_json, numbered, read_items, safe_name
 
 FIELDS = dict.fromkeys(("image_0", "caption_0", "image_1", "caption_1"), str)
 COLA_FILE = "cola/COLA_multiobjects_matching_benchmark.json"
@@ -44,7 +44,8 @@ def cola_images(folder: Path) -> dict[str, str]:
     """Path -> URL of Cola's images on the authors' server; other addresses are not followed."""
     rows = [row for row in map(_named, load_json(folder / COLA_FILE, list)) if isinstance(row, dict)]
     links = {str(row.get(f"image_{k}")) for row in rows for k in (0, 1)}
-    return {f"cola/images/{PurePosixPath(link).name}": link for link in sorted(links) if link.startswith(COLA_IMAGES)}
+    names = {link: link.removeprefix(COLA_IMAGES) for link in sorted(links) if link.startswith(COLA_IMAGES)}
+    return {f"cola/images/{safe_name(name)}": link for link, name in names.items()}
 
 
 COLA = Entry(

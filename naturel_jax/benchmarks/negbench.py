@@ -26,7 +26,6 @@ from naturel_jax.benchmarks.files import (
     load_csv,
     numbered,
     read_items,
-    records,
     strings,
 )
 
@@ -93,14 +92,13 @@ def choice(folder: Path, name: str, file: str, collection: Collection, published
 def retrieve(folder: Path, name: str, file: str, collection: Collection, published: int) -> Benchmark:
     """Reads ``negbench/<file>``: images, each with a Python list of captions in one cell."""
     image = collection.opener(folder)
+
+    def item(key: str, row: Record) -> tuple[str, Image, tuple[str, ...]]:
+        return key, image(row["filepath"]), strings("captions", row["captions"])
+
     problems: list[str] = []
-    found = []
     rows = numbered(load_csv(folder / "negbench" / file))
-    for key, row in records(file, rows, {"filepath": str, "captions": str}, problems):
-        try:
-            found.append((key, image(row["filepath"]), strings("captions", row["captions"])))
-        except BenchmarkError as error:
-            problems.append(f"{file} record {key}: {error}")
+    found = read_items(file, rows, {"filepath": str, "captions": str}, item, problems)
     return retrieval.benchmark(name, found, published, problems)
 
 

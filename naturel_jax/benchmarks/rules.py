@@ -50,12 +50,11 @@ def first_of_many(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outco
     one is the first argmax, in the order in which the benchmark lists them: the true one at the index in the tag
     ``answer``, or first, where a tie counts as right.
     """
-    right, tie = (np.zeros(len(cosines)) for _ in range(2))
-    for n, (item, s) in enumerate(zip(items, cosines, strict=True)):
-        true, others = s.flat[0], s.ravel()[1:]
-        before = int(str(item.tags.get("answer", 0)))
-        right[n] = (true > others[:before]).all() and (true >= others[before:]).all()
-        tie[n] = true == others.max()
+    before = [int(str(item.tags.get("answer", 0))) for item in items]
+    tie = np.array([s.flat[0] == s.ravel()[1:].max() for s in cosines], float)
+    right = np.array([s.argmax() == 0 for s in cosines], float)  # of equals, the first
+    for n in np.flatnonzero((tie == 1) & (right == 1)).tolist():
+        right[n] = (cosines[n].flat[0] > cosines[n].ravel()[1 : before[n] + 1]).all()
     return {"right": right, "tie": tie}
 
 

@@ -98,5 +98,7 @@ SOURCE = Source(
         Origin("COCO (V-COCO, HAKE)", _PAPER, (Overlap("COCO", "V-COCO is of train2014 and val2014"),)),
         Origin("Open Images (HAKE)", _PAPER, (Overlap("Open Images", "no count is known"),)),
     ),
-    verified=Verified("a105955e2de520d033c9f09420bfec766d3dbb4a69e6c8d97ca70a6164ea2bc4", 372_274, "2026-11-29"),
+    verified=Verified(
+        "a105955e2de520d033c9f09420bfec766d3dbb4a69e6c8d97ca70a6164ea2bc4", 372_274, "2026-11-29", "46 of 56 files"
+    ),
 )

@@ -42,6 +42,7 @@ def evaluate(
     trained_on = weights.trained_on(source)
     cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / fingerprint)
     scored: list[tuple[Benchmark, results.Result]] = []
+    shown = examples.per_benchmark(len(benchmarks))
     for whole in benchmarks:
         benchmark = hold_out(whole, trained_on)
         pair = results.pair_fingerprint(fingerprint, benchmark)
@@ -53,7 +54,6 @@ def evaluate(
         start = time.perf_counter()
         embedded = preemption.abandonable(functools.partial(cosines, benchmark.whole.items, cached))
         norms, known = _text_norms(benchmark, encoder, params), count_overlaps(whole, trained_on)
-        shown = examples.of_each(len(benchmarks))
         result = results.save(out, name, benchmark, pair, embedded, norms, known, shown)
         scored.append((benchmark, result))
         mirror.publish(without=_EMBEDDINGS)

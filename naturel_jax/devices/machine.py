@@ -1,5 +1,6 @@
 """The machine and the code that a result comes from, in words."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -14,7 +15,7 @@ _ROOT = Path(__file__).parents[2]  # a clone of the repository, or site-packages
 
 def describe() -> dict[str, str]:
     """The ``code`` and the ``processor`` of this process."""
-    return {"code": _code(), "processor": _processor()}
+    return {"code": _code(), "processor": processor()}
 
 
 def accelerators() -> str:
@@ -25,6 +26,7 @@ def accelerators() -> str:
     return ", ".join(f"{number} x {kind}" for kind, number in kinds.items()) or "none"
 
 
+@functools.cache  # what this process has imported
 def _code() -> str:
     """The version of this package and, in a clone of its repository, the commit."""
     version = importlib.metadata.version("naturel_jax")
@@ -39,7 +41,7 @@ def _code() -> str:
     return f"{version}, commit {head.stdout.strip()}" + " with uncommitted changes" * bool(changed.stdout)
 
 
-def _processor() -> str:
+def processor() -> str:
     """The model of the processor, its cores, and the memory."""
     info = Path("/proc/cpuinfo")
     models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text("utf-8"), re.MULTILINE) if info.exists() else []

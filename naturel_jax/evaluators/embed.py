@@ -29,7 +29,7 @@ from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
 from naturel_jax.weights.sources import Loaded
 
 LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled
-_TEXTS = 1 << 18  # tokens of at most about so many texts are kept
+_TEXTS = 1 << 18  # the token cache is emptied beyond this many texts
 # Annotated boxes may extend a few pixels past the image; beyond this share of a side, a box is another image's.
 BOX_SLACK = 0.05
 

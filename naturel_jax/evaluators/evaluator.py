@@ -74,7 +74,7 @@ class Evaluator:
             scores |= {name: score["value"] for name, score in result.scores.items()}
             bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
             if out is not None and jax.process_index() == 0:
-                picked = results.pick(benchmark, table, examples.of_each(len(self._benchmarks)))
+                picked = results.pick(benchmark, table, examples.per_benchmark(len(self._benchmarks)))
                 results.write(results.folder_of(out, model, benchmark.name), result, table, picked)
         return scores, bounds
 

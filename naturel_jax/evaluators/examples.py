@@ -34,7 +34,7 @@ class Example(NamedTuple):
     true_captions: int
 
 
-def of_each(benchmarks: int) -> int:
+def per_benchmark(benchmarks: int) -> int:
     """How many right and how many wrong examples each of ``benchmarks`` benchmarks has, so that all have ``SHOWN``."""
     return math.ceil(SHOWN / 2 / benchmarks)
 

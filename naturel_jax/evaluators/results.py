@@ -166,11 +166,10 @@ def score(
 
 
 def write(folder: epath.Path, result: Result, table: pa.Table, picked: Sequence[Example] = ()) -> None:
-    """Writes both files, and examples if there are any, to ``folder``, which this process alone writes to."""
+    """Writes both files, and the examples, to ``folder``, which this process alone writes to."""
     if not in_store(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if picked:  # first: with scores, an evaluation is finished
-        examples.write(folder, picked)
+    examples.write(folder, picked)  # first: with scores, an evaluation is finished
     rows = io.BytesIO()
     pq.write_table(table, rows, compression="zstd", write_page_checksum=True)
     storage.write(folder / "items.parquet", rows.getvalue())

@@ -22,7 +22,7 @@ from huggingface_hub import constants
 from tfds_naturel.common import addresses
 from tfds_naturel.common.errors import UserError
 
-if TYPE_CHECKING or huggingface_hub.__version__ >= "2":
+if TYPE_CHECKING or int(huggingface_hub.__version__.split(".")[0]) >= 2:
     import httpx2 as httpx
 else:  # before it moved to the successor, which has the same names
     import httpx
@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
 _LARGEST_ANSWER = 64 << 20  # bytes of an answer that is not a file, or does not say how large it is
-_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # the cache has a file of this name
+_NO_REVISION = re.compile(r"^[/-]|//|/$|\.\.")  # as in git; the cache has a file of this name
 _SHA1, _SHA256 = (re.compile(rf"[0-9a-f]{{{length}}}") for length in (40, 64))
 
 
@@ -40,7 +40,7 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
 
     Raises UserError, in one line, if that fails.
     """
-    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
+    if _NO_REVISION.search(revision) or not revision.isprintable():
         raise UserError(f"{repository}: revision {revision!r:.80} is not the name of a branch or tag, or a commit")
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     hooks = huggingface_hub.get_session().event_hooks

@@ -202,8 +202,8 @@ def _remove(path: epath.Path, is_expected: Callable[[str], bool]) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: epath.Path) -> Iterator[None]:
-    """Holds the kernel's lock on a folder of a disk, where its file system has locks, and nobody else has this one for
-    longer than any of us does."""
+    """Holds the kernel's lock on a folder, if its file system has locks. After ``_LOCKED_S`` seconds it goes on
+    without: no process of ours holds the lock that long."""
     file = os.open(folder, os.O_RDONLY)
     try:
         deadline = time.monotonic() + _LOCKED_S

@@ -36,7 +36,7 @@ def save(out, name: str, number: int = 16) -> None:
         matrices.append(np.array([[0.25 if n % 2 == 0 else -0.25, *[0.0] * (len(captions) - 1)]]))
     metrics = (Metric(f"{name}/all", "right"),)
     benchmark = Benchmark(name, tuple(items), first, metrics, true_captions=1)
-    norms, shown = {text: 1.0 for item in items for text in item.captions}, examples.of_each(2)
+    norms, shown = {text: 1.0 for item in items for text in item.captions}, examples.per_benchmark(2)
     results.save(out, "CLIP", benchmark, "f", (items, matrices, []), norms, shown=shown)
 
 
