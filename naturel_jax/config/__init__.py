@@ -59,8 +59,8 @@ def part(dataset: str, recipe: str, **fields: Any) -> ConfigDict:
 
 
 def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured_on: str) -> ConfigDict:
-    """The config of several runs; see ``Suite``. The base of a run that is one of the others is that one: another
-    config of it would be evaluated again, in its place."""
+    """The config of several runs; see ``Suite``. A run's base that is itself one of the runs shares that run's config;
+    otherwise it would be evaluated with another one, under the same name."""
     for run in runs.values():
         for name in run.bases.keys() & runs.keys():
             run.bases[name] = runs[name]

@@ -8,6 +8,8 @@ from naturel_jax.config import durations, own_benchmarks
 from naturel_jax.config.schema import Config, Part
 from tfds_naturel.common.errors import UserError
 
+_AVERAGING = "naturel_jax.training.optim:AVERAGING"  # names of the optimizers that have an average of their own
+
 
 def check(config: Config, path: str = "config") -> Config:
     """Returns ``config``. Raises UserError if fields that are valid on their own contradict each other."""
@@ -84,8 +86,13 @@ def _check_objective(config: Config, path: str) -> None:
         raise UserError(
             f"{path}.objective.label_smoothing is {options.label_smoothing}: not defined for {where}; set 0"
         )
+    if options.hard_negative_weight != 1 and not objectives[options.name].has_negatives:
+        raise UserError(
+            f"{path}.objective.hard_negative_weight is {options.hard_negative_weight}, but the {options.name} loss has "
+            "no hard negatives; set it to 1.0"
+        )
     averages = [name for name, term in options.terms.items() if term.of_average]
-    if averages and not (config.optim.ema or config.optim.name in _averaging()):
+    if averages and not (config.optim.ema or config.optim.name in pkgutil.resolve_name(_AVERAGING)):
         raise UserError(
             f"{path}.objective.terms.{averages[0]}.of_average is True, but there is no average: set {path}.optim.ema, "
             "such as 0.9996"
@@ -101,15 +108,9 @@ def _check_objective(config: Config, path: str) -> None:
         )
 
 
-def _averaging() -> tuple[str, ...]:
-    """Names of the optimizers that have an average of their own."""
-    names: tuple[str, ...] = pkgutil.resolve_name("naturel_jax.training.optim:AVERAGING")
-    return names
-
-
 def _check_optimizer(config: Config, path: str) -> None:
     name, optim = config.optim.name, config.optim
-    if name in _averaging() and (optim.ema or not optim.b1):
+    if name in pkgutil.resolve_name(_AVERAGING) and (optim.ema or not optim.b1):
         raise UserError(
             f"{path}.optim.name is {name!r}, {path}.optim.ema {optim.ema} and {path}.optim.b1 {optim.b1}: it "
             "evaluates an average of its own, made with b1; set ema to 0.0 and b1 above 0"
@@ -145,7 +146,7 @@ def check_folder(name: str, where: str) -> None:
 
 
 def _check_part(config: Config, part: Part, path: str, where: str) -> None:
-    """Raises UserError for images that cannot be joined, or hard images whose captions cannot be exchanged ones."""
+    """Raises UserError for a recipe that does not fit the part's hard images or the cache."""
     row = pkgutil.resolve_name("naturel_jax.data.batches.recipes:RECIPES")[part.recipe]  # loads the data libraries
     if row.joins and part.hard_images:
         raise UserError(
@@ -170,10 +171,10 @@ def _check_part(config: Config, part: Part, path: str, where: str) -> None:
 
 def _check_exchanged(config: Config, path: str) -> None:
     exchanged = any(part.hard_captions == "exchanged" for part in config.data.mixture.values())
-    if "exchanged_images" in config.objective.terms and not exchanged:
+    if exchanged != ("exchanged_images" in config.objective.terms):
         raise UserError(
-            f"{path}.objective.terms has 'exchanged_images', but no part of {path}.data.mixture has hard images with "
-            "hard_captions 'exchanged'; set it, or leave out the term"
+            f"{path}.objective.terms has 'exchanged_images' if, and only if, a part of {path}.data.mixture has hard "
+            "images with hard_captions 'exchanged'; set both or neither"
         )
 
 

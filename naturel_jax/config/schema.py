@@ -83,10 +83,10 @@ class Data:
         fraction(),
     )
     max_patches: int = setting(
-        256,
+        0,
         "patches that an image of a NaFlex model is resized to at most, with its aspect ratio, also in evaluation and "
-        "in exports",
-        between(1, 1 << 14),
+        "in exports; 0: as many as ``init`` says, or of a new model, as its positions",
+        between(0, 1 << 14),
     )
     shrink_by: str = setting(
         "area",

@@ -14,7 +14,7 @@ from naturel_jax.losses.batch import CaptionLabels, ImageLabels
 
 
 def only(images: ImageLabels, kept_I: jax.Array, *, as_columns: bool = False) -> ImageLabels:
-    """The labels without the images that are not ``kept_I`` (bool), or, ``as_columns``, with these as images without
+    """The labels of the images ``kept_I`` (bool) alone, or, ``as_columns``, with the others as images without
     captions: negatives of every caption, as the sentinel is."""
     return images._replace(
         mult_I=images.mult_I if as_columns else jnp.where(kept_I, images.mult_I, 0),
@@ -40,14 +40,15 @@ def over_positives(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         captions: CaptionLabels,
         **options: Any,
     ) -> jax.Array:
-        total = present = jnp.zeros((), zimg_ID.dtype)
-        for k in range(images.positives_IK.shape[1]):
-            own_I1 = images.positives_IK[:, k : k + 1]
-            copies_I = jnp.where(own_I1[:, 0] >= 0, images.mult_I, 0)
+        def add(sums: tuple[jax.Array, jax.Array], own_I: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+            own_I1, copies_I = own_I[:, None], jnp.where(own_I >= 0, images.mult_I, 0)
             mult_U = jnp.sum(jnp.where(own_I1 == captions.id_U, copies_I[:, None], 0), axis=0)
             labels = images._replace(positives_IK=own_I1, negatives_IK=jnp.full_like(own_I1, -1))
-            total += loss(zimg_ID, zcap_UD, scale, labels, captions._replace(mult_U=mult_U), **options)
-            present += jnp.sum(copies_I) > 0
+            value = loss(zimg_ID, zcap_UD, scale, labels, captions._replace(mult_U=mult_U), **options)
+            return (sums[0] + value, sums[1] + (jnp.sum(copies_I) > 0)), None
+
+        zero = jnp.zeros((), zimg_ID.dtype)
+        (total, present), _ = jax.lax.scan(add, (zero, zero), images.positives_IK.T)  # one at a time in memory
         return total / present
 
     return mean

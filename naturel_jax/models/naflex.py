@@ -27,7 +27,7 @@ class Patches(NamedTuple):
 
 
 def normalize(images: Patches, mean: tuple[float, ...], std: tuple[float, ...]) -> Patches:
-    """uint8 patches as ``two_tower.normalize`` makes them, float32; padding is 0."""
+    """uint8 patches as ``two_tower.normalize`` makes them, float32; padding is 0, as in transformers."""
     values, count = images.patches_IPV.astype(jnp.float32) / 255.0, images.patches_IPV.shape[-1] // 3
     values = (values - jnp.tile(jnp.asarray(mean), count)) / jnp.tile(jnp.asarray(std), count)
     is_own_IP = jnp.arange(values.shape[1]) < images.lengths_I[:, None]
@@ -35,7 +35,7 @@ def normalize(images: Patches, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 
 def embed(images: Patches, table_GD: jax.Array, layer: Callable[[jax.Array], jax.Array], dtype: str) -> jax.Array:
-    """What a tower's blocks take of normalized images, [I, P, D]: patches through a linear ``layer``, and positions."""
+    """The blocks' input [I, P, D] for normalized images: patches through a linear ``layer``, and positions."""
     position_IPD = positions(table_GD, images.grid_I2, images.patches_IPV.shape[1])
     return layer(images.patches_IPV.astype(dtype)) + position_IPD.astype(dtype)
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,22 +151,15 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, *, causal: bool, lengths_B: jax.Array | None = None) -> jax.Array:
         q, k, v = (self._project(x_BLD, part) for part in range(3))
+        masked = causal or lengths_B is not None
         if self.attention == "cudnn":
             y_BLHF = cudnn.padded_attention(q, k, v, causal=causal, implementation="cudnn", lengths_B=lengths_B)
-        elif (
-            self.attention == "splash"
-            and self.mesh
-            and lengths_B is None
-            and not causal
-            and x_BLD.shape[1] >= splash.LONG
-        ):
+        elif self.attention == "splash" and self.mesh and not masked and x_BLD.shape[1] >= splash.LONG:
             y_BLHF = splash.splash_attention(q, k, v, self.mesh)
         else:
-            implementation: Literal["xla"] | None = "xla" if self.attention == "xla" else None
-            y_BLHF = jax.nn.dot_product_attention(
-                q, k, v, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
-            )
-            y_BLHF = checkpoint_name(y_BLHF, splash.RESIDUALS)
+            options: dict[str, Any] = {"is_causal": causal, "key_value_seq_lengths": lengths_B}
+            options["implementation"] = "xla" if self.attention == "xla" else None
+            y_BLHF = checkpoint_name(jax.nn.dot_product_attention(q, k, v, **options), splash.RESIDUALS)
         if not self.flat:
             return self.out(y_BLHF)
         assert self.out.bias is not None  # use_bias is on by default

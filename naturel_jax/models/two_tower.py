@@ -187,7 +187,7 @@ class ImageTower(nnx.Module):
         return self.projection(x_ID) if c.projection else x_ID
 
     def _embed(self, images_IHWC: jax.Array, patches_IP: jax.Array | None) -> jax.Array:
-        """What the blocks take of square images."""
+        """The blocks' input for square images."""
         c = self.config
         i, (g, p) = images_IHWC.shape[0], (c.grid, c.patch)
         if images_IHWC.shape[1:] != (c.size, c.size, 3):

@@ -55,9 +55,9 @@ class _Processor(Processor):
         return tokens
 
 
-def processor(sizes: TwoTowerConfig, tokens: int, max_patches: int | None = None) -> Processor:
+def processor(sizes: TwoTowerConfig, tokens: int, max_patches: int = 0) -> Processor:
     """A processor whose tokenizer makes every text ``tokens`` long, special tokens included, or as long as the context
-    if that is shorter. ``max_patches``: of an image of a NaFlex model."""
+    if that is shorter. ``max_patches``: see ``resizing``."""
     return _Processor(
         tokenizer="",
         context=sizes.text.context,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from naturel_jax.config import Config, Data
+from naturel_jax.config import Config
 from naturel_jax.data.batches.pipeline import Pipeline
 from naturel_jax.data.batches.recipes import RECIPES
 from naturel_jax.devices.sharding import batch_sharding
@@ -56,7 +56,6 @@ def make_model(
     options, platform = config.compute, mesh.devices.flat[0].platform
     remat = remat or ("none" if options.remat == "auto" else options.remat)
     _check_attention(options.attention, remat, sizes, platform)
-    _check_naflex(config, sizes)
     compute = Compute(
         options.dtype_on(platform),
         remat,
@@ -71,30 +70,27 @@ def make_model(
     return Model(sizes, compute)
 
 
-def _check_naflex(config: Config, sizes: TwoTowerConfig) -> None:
+def check_naflex(config: Config, sizes: TwoTowerConfig) -> None:
     """Raises UserError for a field that NaFlex models do not have, or only they have."""
     if not sizes.image.naflex:
-        if config.data.max_patches != Data.max_patches:
+        if config.data.max_patches:
             raise UserError(
                 f"config.data.max_patches is {config.data.max_patches}, but the model is not a NaFlex model: it takes "
-                f"images of {sizes.image.size} pixels; leave the field out"
+                f"images of {sizes.image.size} pixels; set it to 0"
             )
         return
+    joins = {name: part.recipe for name, part in config.data.mixture.items() if RECIPES[part.recipe].joins}
     without = {
-        "data.patch_dropout": config.data.patch_dropout,
-        "data.cache": config.data.cache,
-        "compute.attention": config.compute.attention == "splash" and "splash",
-        **{
-            f"data.mixture.{name}.recipe": part.recipe
-            for name, part in config.data.mixture.items()
-            if part.recipe in RECIPES and RECIPES[part.recipe].joins  # to a square
-        },
+        "data.patch_dropout": (config.data.patch_dropout, "0.0"),
+        "data.cache": (config.data.cache, "''"),
+        "compute.attention": (config.compute.attention == "splash" and "splash", "None"),
+        **{f"data.mixture.{name}.recipe": (recipe, "one that joins no images") for name, recipe in joins.items()},
     }
-    for name, found in without.items():
+    for name, (found, instead) in without.items():
         if found:
             raise UserError(
                 f"config.{name} is {found!r}, which is not implemented for a NaFlex model, whose images have a number "
-                "of patches of their own; leave the field out"
+                f"of patches of their own; set it to {instead}"
             )
 
 

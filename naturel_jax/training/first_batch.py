@@ -62,7 +62,7 @@ def _pictures(batch: Batch, rows: Sequence[int]) -> list[np.ndarray]:
     images = jax.tree.map(_local_rows, batch.images)
     if not isinstance(images, Patches):
         return [images[row] for row in rows]
-    return [naflex.joined(images.patches_IPV[row], *images.grid_I2[row].tolist()) for row in rows]
+    return [naflex.uncut(images.patches_IPV[row], *images.grid_I2[row].tolist()) for row in rows]
 
 
 def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:

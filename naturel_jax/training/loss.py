@@ -46,7 +46,7 @@ class Loss:
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._terms = objective.terms
         self.needs_base, self.of_average = objective.needs_base, objective.of_average
-        self._hard_images_apart = any(term.is_apart for term in objective.terms.values())
+        self._drops_hard_images = any(term.drops_hard_images for term in objective.terms.values())
         self.adapter = options.adapter
         self._trained = adapters.weights_of_a_block(params) if self.adapter.rank else None
         self._factors = optim.multipliers(options.optim, params)
@@ -120,7 +120,7 @@ class Loss:
         ``params``, and have gradients even if they are frozen."""
         images, captions = batch.image_labels, batch.caption_labels
         if images.exchanged_I is not None:
-            images = only(images, ~images.exchanged_I, as_columns=not self._hard_images_apart)
+            images = only(images, ~images.exchanged_I, as_columns=not self._drops_hard_images)
         scale, bias = _scale_and_bias(params)
         return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, images=images, captions=captions)
 

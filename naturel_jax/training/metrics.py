@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import tqdm
@@ -23,22 +23,14 @@ from naturel_jax.training.writers import Values
 
 _LOG = logging.getLogger(__name__)
 
-# What a line of the log shows of a step, in this order, and how; and of many scores, which come first and how many.
-_OF_A_STEP = {
+_LOGGED = 6  # scores in a line of the log
+_STEP_FORMATS = {  # fields of a step in a line of the log
     "loss": "loss {:.4f}",
     "grad_norm": "gradient norm {:.3g}",
     "lr": "rate {:.2g}",
     "images_per_s": "{:,.0f} images/s",
     "mfu": "MFU {:.2f}",
 }
-_FIRST = (
-    "naturel/simple",
-    "naturel/complex",
-    "naturel_contrast/complex_group",
-    "vg_relation/macro",
-    "winoground/text",
-    "sugarcrepe/swap_att",
-)
 
 
 class Metrics:
@@ -97,7 +89,7 @@ class Metrics:
         self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:,.0f} images/s")
         values |= {"images_per_s": rate} if used is None else {"images_per_s": rate, "mfu": used}
         if self._writers and not self._terminal:
-            shown = ", ".join(form.format(values[name]) for name, form in _OF_A_STEP.items() if name in values)
+            shown = ", ".join(form.format(values[name]) for name, form in _STEP_FORMATS.items() if name in values)
             _LOG.info("%s step %d of %d: %s", self._name, step, self._total, shown)
         self.write(step, {f"train/{name}": value for name, value in values.items() if name != "flops"})
 
@@ -110,10 +102,8 @@ class Metrics:
         if headline:
             self.write(step, headline)
             if self._writers:
-                order = {name: n for n, name in enumerate(_FIRST)}
                 firsts = {name.split("/")[0]: name for name in reversed(headline)}.values()  # of each benchmark
-                ranks = {name: (order.get(name, len(order)), name not in firsts) for name in headline}
-                chosen = sorted(headline, key=lambda name: ranks[name])[: len(_FIRST)]
+                chosen = sorted(headline, key=lambda name: name not in firsts)[:_LOGGED]
                 shown = ", ".join(f"{name} {headline[name]:.3f}" for name in chosen)
                 more = len(headline) - len(chosen)
                 rest = f"; {more} more in {recorded.FILE}" if more else ""
@@ -133,16 +123,16 @@ class Metrics:
         """Writes the picture of the first batch."""
         self.image(0, "first_batch", png, "The first batch as the model gets it, with its captions")
 
-    def final(self, step: int, scores: Values, intervals: Intervals, mistakes: Sequence[Example]) -> None:
+    def final(self, step: int, scores: Values, intervals: Intervals, mistakes: Callable[[], Sequence[Example]]) -> None:
         """Writes the scores of the last evaluation as a table, and what it gets wrong as an image."""
         rows = [
             (name, score, *intervals.get(name, (None, None))) for name, score in scores.items() if is_headline(name)
         ]
         for writer in self._writers:
             writer.table(step, "scores", ("score", "value", "low (95%)", "high (95%)"), rows)
-        if mistakes and any(writer.image is not writers.ignore for writer in self._writers):
-            caption = "; ".join(f"{one.benchmark} {one.id}: {' / '.join(one.captions)}" for one in mistakes)
-            self.image(step, "mistakes", mistakes_lib.draw(mistakes), caption)
+        if any(writer.image is not writers.ignore for writer in self._writers) and (shown := mistakes()):
+            caption = "; ".join(f"{one.benchmark} {one.id}: {' / '.join(one.captions)}" for one in shown)
+            self.image(step, "mistakes", mistakes_lib.draw(shown), caption)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

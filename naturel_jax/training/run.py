@@ -173,7 +173,7 @@ def train_and_evaluate(
         out = run_folder.results_of(folder, config)
         scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.merged(state), *out))
         metrics.evaluation(schedule.total, scores)
-        metrics.final(schedule.total, scores, intervals, run_folder.mistakes(*out[:2]))
+        metrics.final(schedule.total, scores, intervals, lambda: run_folder.mistakes(*out[:2]))
         if config.eval.interpolate:
             preemption.abandonable(lambda: interpolation.curve(config, folder, start.merged(state), scores, evaluator))
         return scores, intervals

@@ -25,7 +25,7 @@ from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.models import adapters, presets
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.training import run_folder
-from naturel_jax.training.choices import make_model
+from naturel_jax.training.choices import check_naflex, make_model
 from naturel_jax.training.train import State
 from naturel_jax.weights import Adapter, export, tables
 from naturel_jax.weights.processor_files import malformed
@@ -128,7 +128,8 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
         model = make_model(config, sizes, mesh)
         params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
         processor = _processor_from_scratch(sizes, folder, sources)
-    if sizes.image.naflex:
+    check_naflex(config, sizes)
+    if sizes.image.naflex and config.data.max_patches:
         processor = dataclasses.replace(processor, max_patches=config.data.max_patches)
     sizes, new_bias = trained_sizes(config, sizes)
     for library, reason in export.obstacles(sizes).items():

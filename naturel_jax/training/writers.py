@@ -107,7 +107,8 @@ def _tensorboard(config: Config, folder: epath.Path, start: int, closing: contex
     if start == 0:
         write(Event(summary=text("config", f"```json\n{json.dumps(to_json(config), indent=1)}\n```")))
         # Without a list of metrics, TensorBoard's table of hyperparameters shows all that a run has written.
-        _, session, _ = hparams({name: _hyperparameter(value) for name, (_, value) in flat(config).items()}, {})
+        own = {name: _hyperparameter(x) for name, (_, x) in flat(config).items() if not name.startswith("bases.")}
+        _, session, _ = hparams(own, {})
         write(Event(summary=session))
     return Writer(
         lambda step, values: write(*(Event(step=step, summary=scalar(name, x)) for name, x in values.items())),

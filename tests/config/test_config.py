@@ -78,6 +78,10 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"optim__lr_multipliers": ("image/.*", 0.0)}, r"multipliers is .*\(\(pattern, factor\), \.\.\.\)"),
         ({"objective__label_smoothing": 2.0}, r"config\.objective\.label_smoothing is 2\.0"),
         ({"objective__hard_negative_weight": -1.0}, r"config\.objective\.hard_negative_weight is -1\.0"),
+        (
+            {"objective__name": "softmax_each", "objective__hard_negative_weight": 2.0},
+            r"the softmax_each loss has no hard negatives; set it to 1\.0",
+        ),
         ({"objective__tile": 0}, r"config\.objective\.tile is 0; expected a number of at least 1"),
         ({"objective__chunks": 0}, r"config\.objective\.chunks is 0"),
         ({"objective__counting": "both"}, r"config\.objective\.counting is 'both'; expected one of: 'published'"),

@@ -68,7 +68,7 @@ def test_save_and_load_round_trip(tmp_path):
     assert results.load(tmp_path) == [saved]
     assert save(tmp_path) == saved, "saving again replaces the result"
     names = sorted(path.name for path in (tmp_path / "CLIP/bench").iterdir())
-    assert names == [".lock", "items.parquet", "scores.json"]
+    assert names == [".lock", "examples.json", "items.parquet", "scores.json"]
     rows = results.load_items(tmp_path, "CLIP", "bench")
     assert [(row["id"], row["weight"], row["outcome/right"]) for row in rows] == [("0", 3, 1), ("1", 1, 0)]
 

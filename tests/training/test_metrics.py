@@ -95,7 +95,8 @@ def test_all_that_a_run_shows_reaches_tensorboard(tmp_path):
     began = time.time()
     run = metrics(tmp_path, tensorboard=True)
     run.image(0, "first_batch", PNG, "the first batch")
-    run.final(5, {"naturel/simple": 0.25, "naturel/simple/on": 1.0}, {"naturel/simple": (0.125, 0.5)}, [MISTAKE])
+    scores = {"naturel/simple": 0.25, "naturel/simple/on": 1.0}
+    run.final(5, scores, {"naturel/simple": (0.125, 0.5)}, lambda: [MISTAKE])
     run.write(5, {"naturel/simple": 0.25})
     run.close()
     data = next((tmp_path / "tensorboard").iterdir()).read_bytes()
@@ -154,7 +155,7 @@ def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd)
 
 
 def test_a_line_of_the_log_has_few_of_many_scores(tmp_path, caplog, path):
-    """The usual ones first, then the first of each benchmark; and of a step's, the same five in one order."""
+    """The first of each benchmark before others; and of a step's, the same five in one order."""
     scores = {f"{name}/{n}": n / 10 for name in ("mine", "other") for n in range(9)} | {"naturel/complex": 0.75}
     values = {f"term/{n}": 1.0 for n in range(30)} | {"lr": 1e-5, "grad_norm": 2.5, "loss": 0.25, "flops": 0.0}
     with caplog.at_level("INFO", "naturel_jax"):
@@ -163,7 +164,7 @@ def test_a_line_of_the_log_has_few_of_many_scores(tmp_path, caplog, path):
         run.evaluation(2, scores)
         run.close()
     assert re.search(r"step 2 of 5: loss 0\.2500, gradient norm 2\.5, rate 1e-05, [\d,]+ images/s$", caplog.text, re.M)
-    shown = "naturel/complex 0.750, mine/0 0.000, other/0 0.000, mine/1 0.100, mine/2 0.200, mine/3 0.300"
+    shown = "mine/0 0.000, other/0 0.000, naturel/complex 0.750, mine/1 0.100, mine/2 0.200, mine/3 0.300"
     assert f"step 2: {shown}; 13 more in metrics.jsonl" in caplog.text
     step, evaluation = without_times(read_json_lines(path))
     assert evaluation == {"step": 2, **scores}
@@ -232,7 +233,7 @@ def test_all_that_a_run_shows_reaches_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
     run = metrics(tmp_path, wandb="project")
     run.image(0, "first_batch", PNG, "the first batch")
-    run.final(5, {"naturel/simple": 0.25}, {}, [])
+    run.final(5, {"naturel/simple": 0.25}, {}, list)
     run.write(5, {"naturel/simple": 0.25})
     run.close()
     assert fake.runs[0]["config"]["data"]["batch_size"] == 16

@@ -58,7 +58,7 @@ def test_patterns_that_match_in_too_many_ways_are_refused(pattern, refused):
     text = json.dumps(json.loads(SOUND) | {"pre_tokenizer": split})
     if not refused:
         return limited.check("a", text)
-    with pytest.raises(UserError, match="can take forever: "):
+    with pytest.raises(UserError, match=r"can take forever: |whose cost is not known here"):
         limited.check("a", text)
 
 

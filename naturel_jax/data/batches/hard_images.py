@@ -10,7 +10,7 @@ from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
 
 
-def of_false_captions(items: Items, candidates: Ragged, positives: Sampled, negatives: Sampled) -> Ragged:
+def showing_false_captions(items: Items, candidates: Ragged, positives: Sampled, negatives: Sampled) -> Ragged:
     """The ``candidates`` of each image of which its sampled negatives are true and its positives are not.
 
     A negative that asserts facts is true of an image that shows one of them. One that asserts none, such as a denial,

@@ -14,7 +14,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from naturel_jax.data.batches.hard_images import of_false_captions
+from naturel_jax.data.batches.hard_images import showing_false_captions
 from naturel_jax.data.batches.recipes import Recipe, Sampled
 from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
@@ -173,8 +173,8 @@ class Planner:
         self._max_positives, self._max_negatives = max(positives), max(negatives)
         self._max_shown = max(part.items.shows.widest * (1 + part.recipe.joins) for part in parts)
         self._max_asserted = sum(part.items.asserts.widest for part in parts)  # one text may occur in every part
-        # A mined hard image takes the sentinel's place.
         self._exchanges = any(part.exchanged for part in parts)
+        # A mined hard image takes the sentinel's place.
         self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
         self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
         self._cache = TextCache(processor)
@@ -224,7 +224,7 @@ class Planner:
             candidates, part = hard_images.take(item_B[anchor_B]), self.parts[s]
             if part.exchanged:
                 captions = sampled[-1].positives, sampled[-1].negatives
-                candidates = of_false_captions(part.items, candidates, *captions)
+                candidates = showing_false_captions(part.items, candidates, *captions)
             has_any = np.flatnonzero(candidates.lengths)
             column = rng.integers(candidates.lengths[has_any])
             mined_B = candidates.values[candidates.starts[has_any] + column]
@@ -243,7 +243,7 @@ class Planner:
             return _SampledImages(source, place_B, item_B, none_B, *recipe.sample(items, item_B, rng))
         number_B = rng.integers(len(items), size=len(item_B))
         joined_B = items.images(np.where(items.images(number_B) == item_B, (number_B + 1) % len(items), number_B))
-        captions = recipe.joined(items, item_B, joined_B, rng)
+        captions = recipe.sample_joined(items, item_B, joined_B, rng)
         flip_B = rng.integers(2, size=len(item_B)) == 1  # which is left, or above
         return _SampledImages(
             source, place_B, np.where(flip_B, joined_B, item_B), np.where(flip_B, item_B, joined_B), *captions

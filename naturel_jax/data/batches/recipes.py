@@ -42,7 +42,7 @@ class Recipe:
     Each caption is one of its paraphrases; with ``paired``, the same one in both captions of a pair. A rewritten one
     asserts nothing. No negative is made from a caption whose words have no other order. With ``swaps``, a negative is a
     positive with two of its nouns or adjectives swapped, or, if that is not possible, ``rewrite_to_negative`` of it;
-    without the latter, it must be possible. With ``joins``, two images are one, with the captions of ``joined``.
+    without the latter, it must be possible. With ``joins``, two images are one, with the captions of ``sample_joined``.
     """
 
     positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
@@ -77,7 +77,7 @@ class Recipe:
 
         Raises UserError naming the first caption group that lacks the captions the recipe needs.
         """
-        if self.swaps:
+        if self.swaps or (self.joins and not items.facts):  # facts name the words that joined captions exchange
             self._check_tags(items)
         max_positives = max_negatives = 0
         for first in range(0, len(items.attribute_G), _GROUPS):
@@ -100,7 +100,7 @@ class Recipe:
                 f"{needs} tags of the captions, which {items.name} does not have; for a table of records, run "
                 f"python -m naturel_jax.data.check {items.name} --tags en_core_web_sm"
             )
-        if self.rewrite_to_negative:
+        if self.rewrite_to_negative or self.joins:
             return
         fixed = []  # row of each caption that has no swap
         for start in range(0, len(items.attribute_G), _GROUPS):
@@ -145,7 +145,7 @@ class Recipe:
         false_texts = items.negatives.texts(negatives.values, paraphrases[1])
         return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, false_texts))
 
-    def joined(
+    def sample_joined(
         self, items: Items, image_B: np.ndarray, other_B: np.ndarray, rng: np.random.Generator
     ) -> tuple[Sampled, Sampled]:
         """The captions of images that are joined two by two, as in CLIC (arXiv 2505.24424): the first captions of both

@@ -122,7 +122,7 @@ def _fill(
     seconds = crops.empty(len(joined), functools.partial(np.empty, dtype=np.uint8))
     places = [*((images, first + n) for n in range(len(rows))), *((seconds, n) for n in range(len(joined)))]
     opened, errors = _fill_each(seed, sources, crops, singles, places)
-    for number, (n, _) in enumerate(joined):  # squares: ``make_pipeline`` refuses others
+    for number, (n, _) in enumerate(joined):  # squares: a start refuses recipes that join for NaFlex
         one, other = opened[n], opened[len(rows) + number]
         image, wide = images[first + n], one.width * other.width >= one.height * other.height
         join(image, seconds[number], image, above=wide)

@@ -128,12 +128,12 @@ class Opened(Protocol):
 
     @property
     def width(self) -> int:
-        """Of the whole image, in pixels."""
+        """Width of the whole image in pixels."""
         ...
 
     @property
     def height(self) -> int:
-        """Of the whole image, in pixels."""
+        """Height of the whole image in pixels."""
         ...
 
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:

@@ -70,7 +70,7 @@ def random_boxes(
     return Boxes(left_B, top_B, box_width_B, box_height_B, may_mirror_B & (drawn[0] < 0.5))
 
 
-def boxes_of_own_ratio(
+def boxes_keeping_ratio(
     width_B: np.ndarray, height_B: np.ndarray, may_mirror_B: np.ndarray, scale: tuple[float, float], draws: Draws
 ) -> Boxes:
     """As ``random_boxes``, but each box has the aspect ratio of its image, up to rounding; with a ``scale`` of (1, 1),

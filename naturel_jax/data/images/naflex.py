@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from naturel_jax.data.images.augment import Opened
-from naturel_jax.data.images.boxes import Box, Boxes, boxes_of_own_ratio
+from naturel_jax.data.images.boxes import Box, Boxes, boxes_keeping_ratio
 from naturel_jax.data.random.draws import Draws
 from naturel_jax.models.naflex import Patches
 
@@ -47,7 +47,7 @@ def cut(image_HWC: np.ndarray, patch: int) -> np.ndarray:
     return image_HWC.reshape(rows, patch, columns, patch, 3).swapaxes(1, 2).reshape(rows * columns, -1)
 
 
-def joined(patches_PV: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def uncut(patches_PV: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """The image [H, W, 3] of the first patches, inverse to ``cut``."""
     patch = math.isqrt(patches_PV.shape[1] // 3)
     grid = patches_PV[: rows * columns].reshape(rows, columns, patch, patch, 3)
@@ -85,7 +85,7 @@ class PatchCrops(NamedTuple):
 
     def boxes(self, width_B: np.ndarray, height_B: np.ndarray, may_mirror_B: np.ndarray, draws: Draws) -> Boxes:
         """A random box in each image."""
-        return boxes_of_own_ratio(width_B, height_B, may_mirror_B, self.scale, draws)
+        return boxes_keeping_ratio(width_B, height_B, may_mirror_B, self.scale, draws)
 
     def fill(self, image: Opened, box: Box, images: Patches, n: int) -> None:
         """Fills row ``n`` of ``images`` with a box of an image. Raises what ``image.fill`` raises."""

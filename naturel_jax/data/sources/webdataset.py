@@ -81,8 +81,8 @@ def _check_end(path: Path, offset: int) -> None:
     """Raises UserError unless zeros or nothing follow: at a damaged header, tarfile ends as at the last one."""
     with path.open("rb") as file:
         file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise UserError(f"{path}: no member can be read at byte {offset:,}: the shard is damaged; copy it again")
+        if any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b"")):
+            raise UserError(f"{path}: no member can be read from byte {offset:,} on, but more follows; copy it again")
 
 
 def _value(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:

@@ -30,7 +30,7 @@ _TOO_LARGE = 3  # exit code
 _MAX_GROWTH = 64  # characters that the normalizers may make of one
 _MAX_MAPPED = 256  # bytes that a precompiled normalizer may make of one character; sentencepiece's own make 33
 _TEXTS = ["", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
-_MOST_WAYS = 200_000  # in which a pattern may match from one place of a text on; GPT-4o's has 143,000
+_MOST_WAYS = 200_000  # most ways in which a pattern may match from one position; GPT-4o's has 143,000
 _REPEATS = 64  # that one without an end counts for: for two in a row, what they average to in a caption of 150 letters
 _MAX_NESTED = 100  # groups of a pattern
 _PART = re.compile(
@@ -119,7 +119,7 @@ def _ways(pattern: str) -> float:
             case "count":
                 groups[-1].last = _repeated(groups[-1].last, part[0])
             case "open" | "unknown":
-                raise ValueError(f"the pattern {pattern!r:.80} can take forever: it has {part[0]!r}")
+                raise ValueError(f"the pattern {pattern!r:.80} has {part[0]!r}, whose cost is not known here")
             case _:
                 groups[-1].add(1)
     return groups[0].ways()

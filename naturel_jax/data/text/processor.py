@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import html
 import itertools
-import json
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -180,7 +179,7 @@ class Processor:
     @property
     def is_bpe(self) -> bool:
         """Whether the tokenizer is byte-pair encoding."""
-        return not self.sentencepiece and json.loads(self.tokenizer)["model"]["type"] == "BPE"
+        return isinstance(getattr(self._opened, "model", None), tokenizers.models.BPE)
 
     @functools.cached_property
     def _opened(self) -> _Tokenizer:
@@ -325,10 +324,10 @@ def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:
     )
 
 
-def resizing(image: ImageConfig, max_patches: int | None = None) -> dict[str, Any]:
+def resizing(image: ImageConfig, max_patches: int = 0) -> dict[str, Any]:
     """The fields by which the processor of a new model resizes images: squashed to a square, or for a NaFlex model, to
-    at most ``max_patches`` (default: as many as it has positions)."""
+    at most ``max_patches`` (0: as many as it has positions)."""
     if not image.naflex:
         return {"size": image.size, "resize": "square"}
-    most = image.grid**2 if max_patches is None else max_patches
+    most = max_patches or image.grid**2
     return {"size": image.size, "resize": "naflex", "patch": image.patch, "max_patches": most}

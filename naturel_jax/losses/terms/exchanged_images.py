@@ -31,7 +31,7 @@ class ExchangedImages(Term):
     )
 
     @property
-    def is_apart(self) -> bool:
+    def drops_hard_images(self) -> bool:  # type: ignore[override]
         return self.form == "both"
 
     def __call__(self, z: Embedded) -> jax.Array:
@@ -45,5 +45,5 @@ class ExchangedImages(Term):
             z.captions,
             counting=self.counting,
             layout=z.layout,
-            to_images=self.is_apart,
+            to_images=self.drops_hard_images,
         )

@@ -34,16 +34,13 @@ class Embedded(NamedTuple):
 class Term:
     """The options of a term, the fields of ``config.objective.terms.NAME``; calling them gives its unweighted value,
     a scalar. ``needs_base``: it reads ``Embedded.base``, at the cost of a second forward pass; ``of_average``: that is
-    to be of the moving average of the parameters, not of those that training started from; ``is_apart``: hard images
-    with exchanged captions are in this term, and not even negatives in the objective."""
+    to be of the moving average of the parameters, not of those that training started from; ``drops_hard_images``: the
+    objective is computed without hard images that have exchanged captions."""
 
     weight: float = setting(1.0, "factor of the term in the loss", above(0))
     needs_base = False
     of_average = False
-
-    @property
-    def is_apart(self) -> bool:
-        return False
+    drops_hard_images = False
 
     def __call__(self, z: Embedded) -> jax.Array:
         raise NotImplementedError

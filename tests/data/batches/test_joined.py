@@ -105,7 +105,7 @@ def test_words_of_a_tagged_table_are_exchanged(clip):
     table = collect("tagged", [(text, [Group([Caption(text)])]) for text in texts])
     places = [[text.index(" ") + 1, len(text), 0] for text in texts]
     table = dataclasses.replace(table, tags=Tags(Ragged.from_rows(places), np.ones(3, bool), "by hand"))
-    (true, sentences), (_, false) = recipe("joined").joined(
+    (true, sentences), (_, false) = recipe("joined").sample_joined(
         table, np.arange(3), np.array([1, 2, 0]), generator(0, 0, 0)
     )
     assert true.lengths.tolist() == [2, 2, 2] and sentences[:2] == ["red one. blue two.", "blue two. red one."]
@@ -233,8 +233,11 @@ def test_fields_that_do_not_fit_are_refused(part, others, expected):
         c.load(raw)
 
 
-def test_a_term_without_exchanged_captions_is_refused():
+@pytest.mark.parametrize("terms", [{"exchanged_images": {}}, {}])
+def test_exchanged_captions_have_their_term_and_the_term_has_them(terms):
     raw = config()
-    raw.objective.terms = {"exchanged_images": {}}
-    with pytest.raises(UserError, match=r"terms has 'exchanged_images', but no part of config\.data\.mixture"):
+    raw.objective.terms = terms
+    if not terms:
+        raw.data.mixture.main.hard_images, raw.data.mixture.main.hard_captions = "mined.jsonl", "exchanged"
+    with pytest.raises(UserError, match=r"terms has 'exchanged_images' if, and only if, a part of .* set both or neit"):
         c.load(raw)

@@ -17,16 +17,15 @@ from naturel_jax import config as c
 from naturel_jax.data import datasets
 from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.images import naflex
-from naturel_jax.data.images.boxes import boxes_of_own_ratio
+from naturel_jax.data.images.boxes import boxes_keeping_ratio
 from naturel_jax.data.random.draws import AUGMENT, Draws
 from naturel_jax.data.text.processor import Processor, from_scratch
-from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models import flops
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.training import memory, run
-from naturel_jax.training.choices import make_model
+from naturel_jax.training.choices import check_naflex
 from naturel_jax.training.loss import Loss
 from tests.helpers import tiny_config
 from tests.helpers.caption_groups import TEXTS, mesh, source
@@ -72,7 +71,7 @@ def test_patches_are_joined_to_the_image_that_was_cut():
     image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
     patches = naflex.cut(image, 16)
     np.testing.assert_array_equal(patches[6].reshape(16, 16, 3), image[16:32, 16:32])
-    np.testing.assert_array_equal(naflex.joined(np.pad(patches, ((0, 3), (0, 0))), 3, 5), image)
+    np.testing.assert_array_equal(naflex.uncut(np.pad(patches, ((0, 3), (0, 0))), 3, 5), image)
 
 
 def test_more_patches_than_there_is_room_for_are_refused():
@@ -89,7 +88,7 @@ def test_more_patches_than_there_is_room_for_are_refused():
 def test_boxes_have_the_ratio_and_share_of_their_image():
     sides = np.random.default_rng(0).integers(1, 700, (300, 2))
     draws = Draws(7, AUGMENT, np.arange(len(sides)))
-    boxes = boxes_of_own_ratio(*sides.T, np.full(len(sides), True), (0.5, 0.8), draws)
+    boxes = boxes_keeping_ratio(*sides.T, np.full(len(sides), True), (0.5, 0.8), draws)
     for (width, height), box in zip(sides.tolist(), boxes.each(), strict=True):
         assert 0 <= box.left <= width - box.width and 0 <= box.top <= height - box.height
         for side, whole in ((box.width, width), (box.height, height)):
@@ -99,7 +98,7 @@ def test_boxes_have_the_ratio_and_share_of_their_image():
             box.height,
         )
     assert 110 < sum(box.mirrored for box in boxes.each()) < 190
-    whole = boxes_of_own_ratio(*sides.T, np.full(len(sides), False), (1.0, 1.0), draws)
+    whole = boxes_keeping_ratio(*sides.T, np.full(len(sides), False), (1.0, 1.0), draws)
     assert [box[:4] for box in whole.each()] == [(0, 0, width, height) for width, height in sides.tolist()]
 
 
@@ -130,7 +129,7 @@ def test_a_batch_has_whole_images_and_the_blank_square():
     images = jax.device_get(batch.images)
     for n, row in enumerate(plan.rows):
         rows, columns = images.grid_I2[n].tolist()
-        picture = naflex.joined(images.patches_IPV[n], rows, columns)
+        picture = naflex.uncut(images.patches_IPV[n], rows, columns)
         assert not images.patches_IPV[n, rows * columns :].any()
         if row.source < 0:
             assert (rows, columns) == (4, 4) and (picture == 255).all()
@@ -213,13 +212,16 @@ def test_a_run_resumes_exactly_and_evaluates_with_its_own_patches(tmp_path):
         ({"data.patch_dropout": 0.5}, r"data\.patch_dropout is 0\.5"),
         ({"data.cache": "decoded"}, r"data\.cache is 'decoded'"),
         ({"data.cache": "embeddings"}, r"data\.cache is 'embeddings'"),
+        ({"data.mixture.main.recipe": "clic"}, r"data\.mixture\.main\.recipe is 'clic'"),
     ],
 )
 def test_what_naflex_models_do_not_have_is_refused(fields, name):
-    with pytest.raises(UserError, match=rf"config\.{name}, which is not implemented for a NaFlex model.*; leave the"):
-        make_model(config(**fields), preset("tiny-naflex"), make_mesh({"data": -1}))
+    with pytest.raises(UserError, match=rf"config\.{name}, which is not implemented for a NaFlex model.*; set it to"):
+        check_naflex(config(**fields), preset("tiny-naflex"))
 
 
 def test_max_patches_of_other_models_are_refused():
-    with pytest.raises(UserError, match=r"config\.data\.max_patches is 24, but the model is not a NaFlex model"):
-        make_model(config(), preset("tiny-siglip"), make_mesh({"data": -1}))
+    with pytest.raises(
+        UserError, match=r"config\.data\.max_patches is 24, but the model is not a NaFlex.*; set it to 0"
+    ):
+        check_naflex(config(), preset("tiny-siglip"))

@@ -233,17 +233,19 @@ def test_sparse_member_of_a_tar_is_refused(tmp_path):
         list(table.rows())
 
 
-def test_damaged_header_in_the_middle_of_a_tar_is_refused(tmp_path):
+def test_tars_that_go_on_after_their_end_are_refused(tmp_path):
     files.write_webdataset(tmp_path)
     path = min(tmp_path.rglob("*.tar"))
     with tarfile.open(path) as tar:
         second = tar.getmembers()[1].offset
-    content = bytearray(path.read_bytes())
-    content[second + 150] ^= 1  # of the header's own checksum
-    path.write_bytes(content)
-    (table,) = datasets.open_unindexed(f"webdataset:{path}", str(tmp_path), "train").shards
-    with pytest.raises(UserError, match=rf"no member can be read at byte {second:,}: the shard is damaged"):
-        list(table.rows())
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[second + 150] ^= 1  # of the header's own checksum
+    for content, first in ((damaged, f"{second:,}"), (whole + whole, "[0-9,]+")):
+        path.write_bytes(content)
+        (table,) = datasets.open_unindexed(f"webdataset:{path}", str(tmp_path), "train").shards
+        with pytest.raises(UserError, match=rf"no member can be read from byte {first} on, but more follows"):
+            list(table.rows())
 
 
 def test_truncated_array_record_is_refused(tmp_path):
