@@ -242,7 +242,8 @@ def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_pat
 def test_stop_while_the_step_is_compiled_ends_the_run_before_it_is(line, tmp_path):
     """From the first line, JAX lowers the step; from the second, XLA compiles it."""
     data = f"--config.data.dir={data_dir()}"
-    compiling = Run(tmp_path / "run", data, config="deep_config.py", env={"JAX_LOG_COMPILES": "1"})
+    slowly = {"JAX_LOG_COMPILES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    compiling = Run(tmp_path / "run", data, config="deep_config.py", env=slowly)
     wait_for(compiling, lambda: re.search(rf"{line}.* (jit\()?step\b", compiling.output()))
     time.sleep(2)
     began = time.monotonic()

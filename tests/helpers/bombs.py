@@ -134,7 +134,8 @@ def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, An
     }
     token = {"id": "a", "ids": [1] * 20_000, "tokens": ["a"] * 20_000}
     charsmap = base64.b64encode(struct.pack("<I", 4) + bytes(4) + b"a" * 500_000 + b"\0").decode()
-    largest = state["model"] | {"vocab": dict(state["model"]["vocab"], a=rng.choice((200_000_000, 4_000_000_000)))}
+    model = state.get("model", {"vocab": {}})  # a tokenizer's config has none
+    largest = model | {"vocab": dict(model["vocab"], a=rng.choice((200_000_000, 4_000_000_000)))}
     deep = {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0], ["x" * 2_000_000, -1.0]]}
     change: dict[str, Any] = rng.choice(
         (
@@ -439,17 +440,18 @@ class Cost(NamedTuple):
         return ", ".join(found)
 
 
-def cost_of(name: str, rng: random.Random, folder: Path) -> tuple[Cost, int, str]:
-    """What a bomb costs that ``rng`` chooses, its size, and its name."""
+def cost_of(name: str, number: int, folder: Path) -> tuple[Cost, int, str]:
+    """Cost of a bomb of the reader's kind, its size, and its name. The first numbers are the bombs in place of the
+    first file, the next ones in place of the second, and so on; what a bomb draws depends on its number."""
     sound, hostile = folder / "sound", folder / "hostile"
     if not sound.exists():
         sound.mkdir()
         READERS[name].write(sound)
     shutil.rmtree(hostile, ignore_errors=True)
     hostile.mkdir()
-    path = rng.choice(list(READERS[name].write(hostile)))
-    bomb = rng.choice(BOMBS[READERS[name].kind])
-    path.write_bytes(bomb(rng, path.read_bytes()))
+    bombs, files = BOMBS[READERS[name].kind], READERS[name].write(hostile)
+    bomb, path = bombs[number % len(bombs)], files[number // len(bombs) % len(files)]
+    path.write_bytes(bomb(random.Random(number), path.read_bytes()))
     return measure(name, sound, hostile), path.stat().st_size, f"{path.name}: {bomb.__name__}"
 
 

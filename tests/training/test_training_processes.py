@@ -14,10 +14,10 @@ import pytest
 
 from naturel_jax.checkpoints import checkpoint
 from naturel_jax.data import datasets
-from tests.helpers import record_files as files
 from tests.helpers.worlds import Run, data_dir, free_address, losses, parameters, two_processes, wait_for
 
 LAST = 20  # steps of tiny_config
+UNSCORED = ("--config.eval.benchmarks=()", "--config.eval.during={}")
 
 
 def assert_same_run(workdir: Path, reference: Path) -> None:
@@ -60,7 +60,8 @@ def one_device(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def eight_devices(folder) -> Path:
-    run = Run(folder / "eight", "--cpu_devices=8")
+    """In three axes: the batch, the parameters and the width of a layer are each split in two."""
+    run = Run(folder / "eight", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", *UNSCORED)
     run.finish()
     return run.workdir
 
@@ -95,28 +96,6 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
     assert_same_run(workdir, one_device)
 
 
-@pytest.mark.proof
-def test_killed_run_on_own_data_matches_an_uninterrupted_one(folder):
-    """Also with a photo that cannot be read, which another one stands in for."""
-    (folder / "own").mkdir()
-    files.photos(folder / "own")
-    rows = [f"photos/{n:02}.jpg,a red cup number {n} on a table" for n in range(files.COUNT)]
-    (folder / "own/my.csv").write_text("\n".join(["filepath,caption", *rows]) + "\n")
-    (folder / "own/photos/05.jpg").write_bytes(b"damaged")
-    own = {"data.dir": folder / "own/data", "data.mixture.main.dataset": f"csv:{folder}/own/my.csv"}
-    own |= {"data.mixture.main.recipe": "order_shuffles", "eval.benchmarks": "()", "eval.during": {}}
-    flags = [f"--config.{name}={value}" for name, value in own.items()]
-    output = Run(folder / "own/whole", *flags).finish()
-    assert "'photos/05.jpg'" in output and "were replaced by others of their batch" in output
-    workdir = folder / "own/killed"
-    killed = Run(workdir, *flags)
-    wait_for(killed, lambda: len(losses(workdir)) >= 12)
-    killed.process.kill()
-    assert killed.wait() == -signal.SIGKILL
-    assert "continuing" in Run(workdir, *flags).finish()
-    assert_same_run(workdir, folder / "own/whole")
-
-
 def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(one_device, folder):
     workdir = folder / "damaged"
     shutil.copytree(one_device, workdir)
@@ -145,7 +124,7 @@ def test_changed_config_is_rejected_and_finished_run_is_not_repeated(one_device,
 
 @pytest.mark.slow
 def test_nonfinite_loss_stops_the_run_and_names_its_items(folder):
-    run = Run(folder / "nan", "--config.optim.lr=1e30", "--config.checkpoint.every=1 steps")
+    run = Run(folder / "nan", "--config.optim.lr=1e30", "--config.checkpoint.every=1 steps", *UNSCORED)
     assert run.wait() == 2 and "Traceback" not in run.output()
     message = run.output().split("error: step ")[1]
     step = int(message.split(":")[0])
@@ -163,20 +142,13 @@ def test_eight_devices_match_one(one_device, eight_devices):
 
 @pytest.mark.slow
 def test_run_of_eight_devices_continues_on_one_device_and_on_two_processes(eight_devices, folder):
-    one = Run(continued(eight_devices, folder / "eight-one", 10))
-    assert "from step 10" in one.finish()
-    two = two_processes(continued(eight_devices, folder / "eight-two", 10))
+    one = Run(continued(eight_devices, folder / "eight-one", 15), *UNSCORED)
+    assert "from step 15" in one.finish()
+    two = two_processes(continued(eight_devices, folder / "eight-two", 15), *UNSCORED, devices=1)
     for run in two:
-        assert "from step 10" in run.finish()
-    close(losses(two[0].workdir), losses(eight_devices), 1e-6)
-    close(losses(one.workdir), losses(eight_devices), 1e-6)
-
-
-@pytest.mark.proof
-def test_three_axes_match_one_device(one_device, folder):
-    cut = Run(folder / "cut", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    cut.finish()
-    close(losses(cut.workdir), losses(one_device), 1e-5)
+        assert "from step 15" in run.finish()
+    for workdir in (one.workdir, two[0].workdir):
+        close(losses(workdir), losses(eight_devices), 1e-5)
 
 
 @pytest.mark.proof
@@ -193,14 +165,14 @@ def test_two_processes_match_one_with_the_sigmoid_loss(folder):
 # After step 3, between two saves, and after step 5, in a save.
 @pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.proof), 5])
 def test_sigterm_to_one_process_stops_both_at_the_same_step(step, folder):
-    two = two_processes(folder / f"two-stopped-{step}")
+    two = two_processes(folder / f"two-stopped-{step}", *UNSCORED, devices=1)
     workdir = two[0].workdir
     wait_for(two[0], lambda: len(losses(workdir)) >= step)
     two[1].process.terminate()
     assert [run.wait() for run in two] == [75, 75], two[0].output()[-3000:]
     saved = max(checkpoint.saved_steps(workdir))
     assert saved < LAST and max(losses(workdir)) == saved
-    for run in two_processes(workdir):
+    for run in two_processes(workdir, *UNSCORED, devices=1):
         assert f"from step {saved}" in run.finish()
     assert sorted(losses(workdir)) == list(range(1, LAST + 1))
 
