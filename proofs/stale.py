@@ -3,8 +3,9 @@
     python -m proofs.stale
     python -m proofs.stale --record --minutes 30
 
-The second command records old results, in the order of the table, as long as another one fits into the time left; the
-next call continues with those that are still old. Without ``--record``, the exit code is 1 if any result is old.
+The second command records old results, first those that were never recorded, then in the order of the table, as long as
+another one fits into the time left; the next call continues with those that are still old. Without ``--record``, the
+exit code is 1 if any result is old.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from proofs import record
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 
+_NEVER = "never recorded"
 _COMMIT = re.compile(r"^\| Commit \| ([0-9a-f]{40})(.*) \|$", re.MULTILINE)
 
 
@@ -45,7 +47,7 @@ def read(folder: Path = record.FOLDER) -> list[Proof]:
 def _why_old(folder: Path, name: str, measures: Sequence[str]) -> str:
     path = folder / f"{name}.md"
     if not path.exists():
-        return "never recorded"
+        return _NEVER
     found = _COMMIT.search(path.read_text("utf-8"))
     if not found or found[2]:
         return "recorded with uncommitted changes" if found else "names no commit"
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str]) -> int | None:
     parser.add_argument("--minutes", type=float, default=30, help="time for that (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=record.FOLDER, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    old = [proof for proof in read(args.folder) if proof.why]
+    old = sorted((proof for proof in read(args.folder) if proof.why), key=lambda proof: proof.why != _NEVER)
     for proof in old:
         by_hand = f" ({proof.settings['by_hand']})" if "by_hand" in proof.settings else ""
         print(f"{proof.name}: {proof.why}{by_hand}")

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 import yaml
 
 from naturel_jax import config as c
 from naturel_jax.benchmarks import hard_positives, rules
-from naturel_jax.benchmarks.benchmark import Item
+from naturel_jax.benchmarks.benchmark import Chance, Image, Item
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.cli import commands as installed
 from naturel_jax.evaluators import mistakes
@@ -348,30 +347,20 @@ def test_every_benchmark_is_described():
     assert sorted(names) == sorted(BENCHMARKS)
 
 
-def test_chance_is_what_random_cosines_score():
-    """The fractions of the table, against the rules on 200,000 items of independent cosines."""
-    rng = np.random.default_rng(0)
+def test_chance_is_that_of_the_rules():
+    """``tests/benchmarks/test_chance.py`` has the chance of the rules."""
     text = " ".join(row[2] for row in rows("docs/benchmarks.md", "| name"))
 
-    def claimed(name: str) -> float:
-        (fraction,) = set(re.findall(rf"\b{name} (\d/\d+)", text))
-        return float(Fraction(fraction))
+    def of(chance: Chance, outcome: str, captions: int) -> float:
+        return chance[outcome](Item("", (Image("", bytes),), ("",) * captions))
 
-    two_by_two = rules.two_by_two((), list(rng.random((200_000, 2, 2))))
-    for name in rules.TWO_BY_TWO:
-        assert abs(two_by_two[name].mean() - claimed(name)) < 3e-3, name
-    assert abs(rules.pair((), list(rng.random((200_000, 1, 2))))["right"].mean() - claimed("pair")) < 3e-3
-    items = [Item("", (), ())] * 20_000
-    for name, options in (("five", 5), ("A and B", 4), ("four", 4), ("two", 2), ("ten", 10)):
-        first = rules.first_of_many(items, list(rng.random((20_000, 1, options))))["right"]
-        assert abs(first.mean() - claimed(name)) < 1.2e-2, name
-    kept = hard_positives.outcomes((), list(rng.random((200_000, 1, 3))))
-    for name in hard_positives.SCORES:
-        assert abs(kept[name].mean() - claimed(name)) < 3e-3, name
-    assert claimed("pairs") == 0.25**2 and claimed("sets") == 0.25**4
-    wordings = rules.wordings((), list(rng.random((100_000, 4, 3))))
-    for name in ("image_to_text", "text_only"):
-        assert abs(wordings[name].mean() - claimed(name)) < 5e-3, name
+    expected = rules.GROUPS | {"pair": rules.PAIR["right"]} | hard_positives.CHANCE
+    options = {"five": 5, "A and B": 4, "four": 4, "two": 2, "ten": 10}
+    expected |= {name: of(rules.FIRST, "right", count) for name, count in options.items()}
+    expected |= {name: of(rules.WORDINGS, name, 3) for name in rules.WORDINGS} | {"pairs": 0.25**2, "sets": 0.25**4}
+    for name, chance in expected.items():
+        claimed = {float(Fraction(fraction)) for fraction in re.findall(rf"\b{name} (\d/\d+)", text)}
+        assert claimed == {pytest.approx(chance)}, name
 
 
 def test_derived_pages_are_up_to_date():

@@ -79,8 +79,9 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     page = (tmp_path / "report.html").read_text()
     assert "A|&lt;b&gt;" in page and "<b>" not in page and page.count("<svg ") == 1
     assert "<title>Evaluation of CLIP and A|&lt;b&gt; on 3 benchmarks</title>" in page
-    verdicts = re.findall('class="(right|wrong)">[✓✗] ([a-z]+)</b> <small>(CLIP|A|)', page)
+    verdicts = re.findall('class="(right|wrong)">[✓✗] ([a-z]+)</b> <small>([^,]+), ', page)
     assert 12 < len(verdicts) <= 24 and all(style == word for style, word, _ in verdicts), "with their images"
+    assert {model for *_, model in verdicts} == {"CLIP", "A|&lt;b&gt;"}
     assert page.count("<img ") >= len(verdicts)
     assert '<th scope="row">longer caption</th>' in page
     latex = (tmp_path / "report.tex").read_text()

@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,21 +27,29 @@ def test_killed_processes_embed_each_image_once(tmp_path):
     def start(share):
         flags = [f"--model={tmp_path}/tiny", f"--source={source}", f"--out={out}", "--rows=1", "--batch_size=1"]
         command = [sys.executable, "-m", "naturel_jax.embed", *flags, f"--share={share}/2"]
-        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(command, cwd=ROOT)  # pytest shows what it writes if the test fails
 
+    def written() -> dict[Path, int]:
+        """Every file of the parts that are done, and when it was written."""
+        parts = {path.stem for path in out.glob("done/*.json")}
+        files = [path for path in out.glob("*/*") if re.sub(r"^[a-z_]+_", "", path.stem) in parts]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    done: dict[Path, int] = {}
     for _ in range(2):
         running = [start(0), start(1)]
-        before = len(list(out.glob("done/*.json")))
-        wait_until(lambda n=before: len(list(out.glob("done/*.json"))) > n)
+        wait_until(lambda before=done: len(written()) > len(before))
         time.sleep(rng.uniform(0, 0.02))
         for process in running:
             process.kill()
             process.wait()
+        assert done.items() <= written().items(), "a part that was done is written again"
+        done = written()
         for path in out.glob("done/*.json"):  # what is done is there
             stem = path.stem
             assert len(np.load(out / f"img_emb/img_emb_{stem}.npy")) == json.loads(path.read_text())["images"]
-    for share in (0, 1):
-        assert start(share).wait(timeout=300) == 0
+    assert [process.wait(300) for process in [start(0), start(1)]] == [0, 0]
+    assert done.items() <= written().items(), "a part that was done is written again"
     names = [
         name
         for path in sorted((out / "metadata").glob("*.parquet"))

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+
+from tests.helpers.processes import wait_until
 
 AXE = "https://registry.npmjs.org/axe-core/-/axe-core-4.10.3.tgz"
 AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
@@ -63,8 +64,7 @@ class Page:
             self.send("Page.navigate", url=url)
             blank = json.dumps(url == "about:blank")
             there = f"document.readyState === 'complete' && (location.href === 'about:blank') === {blank}"
-            while not self.run(there):
-                time.sleep(0.01)
+            wait_until(functools.partial(self.run, there))
 
     def resize(self, width: int, height: int = 844, *, dark: bool = False) -> None:
         """Sets the window, a phone's below 600 px, and the colour scheme that the user prefers."""

@@ -274,11 +274,12 @@ def test_a_continuation_keeps_what_auto_became(meta, expected, config, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkeypatch):
     raw = tiny_config.get_config()
     raw.data.dir = os.fspath(data_dir())
     raw.duration, raw.optim.warmup, raw.checkpoint.every = "2 steps", "0 steps", "1 steps"
-    raw.eval.during.naturel, raw.objective.exchange, raw.eval.benchmarks = "0 steps", "auto", ("naturel",)
+    raw.eval.during, raw.objective.exchange, raw.eval.benchmarks = {}, "auto", ()
     with monkeypatch.context() as patch:
         patch.setattr(memory, "usable", lambda kind: 1)
         patch.setattr(exchange, "choose", lambda *_: "two_way_ring")

@@ -170,13 +170,15 @@ def test_page_stands_alone(tmp_path):
     raw.optim.lr = 0.125
     run_folder.write_config(run, c.load(raw))
     storage.write_json(run / "trained_on" / "trained_on.json", {"images": 1234, "read": 1234, "xxh3": "abc"})
+    began = datetime.datetime.now(datetime.UTC)
     report.write(tmp_path / "results", runs={"<b>": run})
     text = (tmp_path / "results/report.html").read_text()
+    dates = re.findall(r"<td>(\d{4}-\d\d-\d\d)", text)
+    assert {*dates} <= {f"{day:%Y-%m-%d}" for day in (began, datetime.datetime.now(datetime.UTC))} and dates
     for expected in (
         f'<tr><th scope="row">optim.lr</th><td>{c.Optim().lr}</td><td>0.125</td></tr>',
         f"<td>jax {importlib.metadata.version('jax')}, jaxlib",
         f"<td>{importlib.metadata.version('naturel_jax')}",
-        f"<td>{datetime.datetime.now(datetime.UTC):%Y-%m-}",
         "1,234 images, bytes of 1,234 read, digest abc.",
         '<b class="right">✓ right</b> <small>&lt;b&gt;, sugarcrepe, 1</small>',
         "<li>&lt;b&gt;2&lt;/b&gt; <small>true 0.250</small></li><li>no <small>false -0.500</small></li>",

@@ -21,13 +21,15 @@ from tests.helpers import stuck_loader
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("hard", ["sentinel", "mined"])
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("hard", [pytest.param("sentinel", marks=pytest.mark.proof), "mined"])
 def test_all_training_step_variants_have_the_same_loss(hard):
     results = objectives.measure_steps("tiny-clip", batch_size=8, hard=hard, repeats=1)
     assert [r.name for r in results] == ["naturel_jax", "naturel_jax, expanded", "transformers", "OpenCLIP"]
     np.testing.assert_allclose([r.loss for r in results], results[-1].loss, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", ["tiny-clip", pytest.param("tiny-siglip", marks=pytest.mark.proof)])
 def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys):
     objectives.main(["frozen", f"--preset={name}", "--batch=8", "--repeats=1"])

@@ -61,7 +61,7 @@ def test_pixels_and_grids_are_those_of_transformers():
 
 
 def test_a_photo_nearly_fills_the_sequence():
-    """So batches are padded to one length: shorter ones would leave out 3% at the most."""
+    """So batches are padded to one length: shorter ones would leave out 3% on average."""
     ratios = np.exp(np.linspace(np.log(1 / 3), np.log(3), 500))
     counts = [np.prod(naflex.grid(round(1000 * ratio), 1000, 16, 256)) for ratio in ratios]
     assert min(counts) >= 225 and np.mean(counts) > 0.97 * 256
