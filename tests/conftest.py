@@ -40,8 +40,8 @@ def signal_handlers():
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """XLA optimizes little, for modules whose tests compile longer than they compute. Those that compare numbers closely
-    with other libraries do without."""
+    """XLA optimizes little, for modules whose tests compile longer than they compute. Those that compare numbers
+    closely with other libraries do without."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

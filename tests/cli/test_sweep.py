@@ -19,7 +19,7 @@ from naturel_jax.cli.sweeps.grids import Grid
 from naturel_jax.devices import processes
 from tests.helpers import tiny_config
 from tests.helpers.processes import wait_until
-from tests.helpers.worlds import ROOT, data_dir
+from tests.helpers.worlds import ROOT, compiled_once, data_dir
 from tfds_naturel.common.errors import UserError
 
 RATES_TWICE, RANGE = "--grid=config.optim.lr=1e-4,3e-4", "--grid=config.optim.lr=1e-5..1e-3"
@@ -210,9 +210,8 @@ def test_failed_run_does_not_end_the_sweep(tmp_path, monkeypatch):
 def start(out: Path, *flags: str) -> subprocess.Popen:
     """A sweep of ``sweep_config``, whose grid and seeds are those of its ``sweep()``."""
     command = [sys.executable, "-m", "naturel_jax.sweep", f"{CONFIG}{data_dir()}", f"--out={out}", *flags]
-    cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
     with open(out.with_suffix(".log"), "a") as file:
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=file, stderr=file)
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | compiled_once(), stdout=file, stderr=file)
 
 
 @pytest.mark.slow

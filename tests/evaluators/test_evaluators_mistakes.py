@@ -1,11 +1,13 @@
 """Mistakes of evaluation made on purpose: as transformers makes them if misused, and never among the scores."""
 
+import contextlib
 import dataclasses
 import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from PIL import Image
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.evaluators import mistakes, results
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
@@ -26,7 +29,7 @@ from naturel_jax.report.tables import MEASURED, MISTAKE, PUBLISHED, Cell, ModelR
 from naturel_jax.weights import processor_files
 from naturel_jax.weights.sources import Loaded
 from tests.helpers.model_files import hf_model, random_params
-from tests.helpers.worlds import Run
+from tests.helpers.tiny_models import tiny
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS
@@ -192,12 +195,12 @@ def test_what_does_not_matter_cannot_be_made(folder):
     assert mistakes.MISTAKES["base"].make(causal) is None, "not a run"
 
 
-@pytest.mark.proof
 def test_base_is_what_the_run_started_from(folder, tmp_path, caplog):
-    flags = ("--config.duration=2 steps", "--config.optim.warmup=0 steps")
-    Run(tmp_path / "first", *flags, form="sigmoid").finish()
-    tuned = ("--config.preset=", "--config.init=base:first", "--config.optim.lr=0.01")
-    Run(tmp_path / "second", *flags, *tuned, form="sigmoid").finish()
+    model, _, processor = tiny()
+    for seed, (name, init) in enumerate({"first": "", "second": "base:first"}.items()):
+        meta = checkpoint_meta.make_meta({"name": name, "init": init}, model.config, processor)
+        with contextlib.closing(checkpoint.Checkpoints(tmp_path / name, keep=1)) as checkpoints:
+            checkpoints.save(1, {"params": model.init(jax.random.key(seed))}, meta, wait=True)
     items = winoground(folder).items
     first, second = (right(f"run:{tmp_path / name}") for name in ("first", "second"))
     found = cosines(items, mistakes.MISTAKES["base"].make(second))[1]

@@ -88,7 +88,7 @@ class Expanded(NamedTuple):
     kept_M: np.ndarray
 
 
-def _matches(graph: Graph, i: int, u: int) -> bool:
+def matches(graph: Graph, i: int, u: int) -> bool:
     shown = set(graph.images.shows_IT[i].tolist()) - {-1}
     return (
         bool(shown & set(graph.captions.asserts_UA[u].tolist()))
@@ -110,7 +110,7 @@ def expand(graph: Graph, counting: str, hard_negative_weight: float) -> Expanded
     for n, (i, copy) in enumerate(image_N):
         for m, (u, anchor, slot, polarity) in enumerate(caption_M):
             own = polarity == 1 and anchor == i and (graph.images.mult_I[i] == 1 or slot == copy)
-            matches = _matches(graph, i, u)
+            matches = matches(graph, i, u)
             positive[n, m] = matches if counting == "match_positive" else own
             if counting == "match_ignore" and matches:
                 others[n, m] = 0

@@ -7,7 +7,8 @@ def get_config(data_dir: str):
     base, tuned = tiny_config.get_config(), tiny_config.get_config()
     for config in (base, tuned):
         config.data.dir = data_dir
-        config.duration, config.eval.during.naturel, config.checkpoint.every = "6 steps", "2 steps", "3 steps"
+        config.duration, config.eval.during.naturel, config.checkpoint.every = "4 steps", "4 steps", "2 steps"
+        config.optim.warmup = "1 steps"
     tuned.init, tuned.preset = "base:base", ""
     tuned.bases.base = base
     return tuned

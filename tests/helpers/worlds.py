@@ -38,6 +38,13 @@ def data_dir() -> Path:
     return folder
 
 
+def compiled_once() -> dict[str, str]:
+    """Variables with which processes share their programs, and XLA optimizes little: tiny models compile for longer
+    than they train."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return cache | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
 class Run:
     """A process of ``naturel_jax.main`` in ``workdir``; its output goes to ``<workdir>.<number>.log``.
 
@@ -52,12 +59,9 @@ class Run:
         tiny = (f"--config={ROOT}/tests/helpers/tiny_config.py:{form}", f"--config.data.dir={data_dir()}")
         chosen = (f"--config={ROOT}/tests/helpers/{config}",) if config else tiny
         command = [sys.executable, "-m", "naturel_jax.main", *chosen, f"--workdir={workdir}", *flags]
-        # Runs of the same program are compiled once, and soon: tiny models compile for longer than they train.
-        compiled = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-        compiled["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
         with open(log, "w") as file:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **compiled, **(env or {})}, stdout=file, stderr=file
+                command, cwd=ROOT, env={**os.environ, **compiled_once(), **(env or {})}, stdout=file, stderr=file
             )
 
     def output(self) -> str:

@@ -1,27 +1,16 @@
 """The terms of the objective against the expanded batch in PyTorch, published code, and 8 devices."""
 
-import dataclasses
-import functools
 import json
-import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from etils import epath
 
 from naturel_jax import config as c
-from naturel_jax import mine
-from naturel_jax.checkpoints.checkpoint import Checkpoints
-from naturel_jax.config.settings import setting
-from naturel_jax.config.versions import from_json, to_json
 from naturel_jax.configs import clic
-from naturel_jax.data import datasets
-from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import BATCH_AXES, batch_sharding, make_mesh
 from naturel_jax.losses.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.losses.objectives import OBJECTIVES
@@ -30,13 +19,9 @@ from naturel_jax.losses.terms.term import Embedded, Term
 from naturel_jax.losses.tiles import Layout
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.training import run
 from naturel_jax.training.loss import Loss
-from naturel_jax.training.start import make_start
-from tests.helpers import tiny_config
-from tests.helpers.expanded_batch import Graph, _matches, random_graph, units
+from tests.helpers.expanded_batch import Graph, matches, random_graph, units
 from tests.helpers.losses import BIAS, QUICK, RECIPES, SCALE, assert_equal
-from tests.helpers.worlds import data_dir
 from tfds_naturel.common.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "terms.json").read_text())
@@ -123,7 +108,7 @@ def text_contrast(graph, zimg, zcap, scale, bias, base, *, counting="published")
         for further in row.positives[1:]:
             logits = scale * zcap[further] @ zcap[[column.positives[0] for column in columns]].T
             own = logits[next(n for n, column in enumerate(columns) if column.i == row.i)]
-            false = [not _matches(graph, row.i, column.positives[0]) for column in columns]
+            false = [not matches(graph, row.i, column.positives[0]) for column in columns]
             kept = torch.cat([own[None], logits[false]]) if counting == "match_ignore" else logits
             costs.append((torch.logsumexp(kept, 0) - own) / (len(row.positives) - 1))
     return sum(costs) / sum(len(row.positives) > 1 for row in columns)
@@ -154,7 +139,7 @@ def further_positives(graph, zimg, zcap, scale, bias, base, *, form="softmax", c
 
             def kept(i, copy, own=own, k=k):  # whether the unit of ``copy`` is a class for the image ``i``
                 is_own = copy.i == i
-                return is_own or counting == "published" or not _matches(graph, i, copy.positives[k])
+                return is_own or counting == "published" or not matches(graph, i, copy.positives[k])
 
             logit = scale * zimg[own.i] @ zcap[unit]
             if form == "softmax":
@@ -176,8 +161,8 @@ def exchanged_images(graph, zimg, zcap, scale, bias, base, *, form="both", count
     for copy in hard:
         for own in copy.positives:
             logit = scale * zimg[copy.i] @ zcap[own]
-            texts = [u for u in captions if counting == "published" or not _matches(graph, copy.i, u)]
-            pictures = [o.i for o in hard if counting == "published" or not _matches(graph, o.i, own)]
+            texts = [u for u in captions if counting == "published" or not matches(graph, copy.i, u)]
+            pictures = [o.i for o in hard if counting == "published" or not matches(graph, o.i, own)]
             sums = [scale * zimg[copy.i] @ zcap[texts].T, scale * zimg[pictures] @ zcap[own]]
             if counting == "match_ignore":
                 sums = [torch.cat([logit[None], logits]) for logits in sums]
@@ -217,6 +202,7 @@ CASES = [
     ("own_foils", {"form": "adaptive_hinge"}),
     ("text_contrast", {}),
     ("text_contrast", {"counting": "match_ignore"}),
+    ("text_distance", {}),
     ("text_distance", {"further": 1}),
     ("base_distance", {"mse": 0.5, "cosine": 0.7, "similarity": 2.0}),
     ("further_positives", {}),
@@ -246,7 +232,15 @@ def test_a_term_is_that_of_the_expanded_batch(name, options):
         assert_equal(evaluate(made(name, options), graph, base), expected, 1e-9)
 
 
-@pytest.mark.parametrize(("name", "options"), [CASES[n] for n in (1, 7, 9, 11, 13, 15)])
+ON_DEVICES = [CASES[n] for n in (1, 7, 8, 10, 12, 14, 16)]
+
+
+def test_every_term_is_tried():
+    for cases in (CASES, ON_DEVICES):
+        assert {name for name, _ in cases} == {*TERMS, "softmax_each"}
+
+
+@pytest.mark.parametrize(("name", "options"), ON_DEVICES)
 def test_a_term_on_8_devices_is_that_on_one(name, options):
     mesh = make_mesh({"data": 4, "fsdp": 2}, jax.devices()[:8])
     graph = with_exchanged(random_graph(2, images=8, captions=24, **RECIPES["two_pairs"])).astype("float32")
@@ -257,6 +251,13 @@ def test_a_term_on_8_devices_is_that_on_one(name, options):
     placed, base = jax.device_put((tuple(graph), base), batch_sharding(mesh))
     found = evaluate(made(name, options), Graph(*placed), base, Layout(mesh, BATCH_AXES))
     assert_equal(found, expected, 1e-5)
+
+
+def test_a_term_without_captions_to_compare_is_refused():
+    graph = random_graph(0, images=4, captions=20, sampled=1)
+    images = graph.images._replace(positives_IK=graph.images.positives_IK[:, :1])
+    with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
+        evaluate(TERMS["text_distance"](), graph._replace(images=images))
 
 
 # ---- Published code --------------------------------------------------------------------------------------------------
@@ -347,171 +348,3 @@ def test_a_method_is_that_of_published_code(case):
     else:
         expected = np.concatenate([of["image"], of["hard_image"]]), np.concatenate([of["positives"][0], of["foil"]])
     assert_equal(found, (factor * case["value"], [factor * x for x in expected]), 1e-6)
-
-
-# ---- In a run --------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread(Term):
-    """A term from outside the package: the mean squared cosine of an image and the captions of the batch."""
-
-    power: int = setting(2, "exponent")
-
-    def __call__(self, z):
-        return jnp.mean(jnp.square(z.zimg_ID @ z.zcap_UD.T) ** (self.power // 2))
-
-
-def tiny(**terms) -> c.Config:
-    raw = tiny_config.get_config("sigmoid")
-    raw.data.dir, raw.data.batch_size = os.fspath(data_dir()), 8
-    raw.optim.update({"lr": 1e-3, "warmup": "0 steps"})
-    raw.objective.terms, raw.objective.chunks = terms, 2
-    return c.load(raw)
-
-
-TERMS_OF_RUN = {
-    "own_foils": {"weight": 0.5, "form": "focal"},
-    "text_contrast": {"weight": 0.25},
-    "base_distance": {"weight": 2.0, "mse": 100.0, "similarity": 1.0},
-    "spread": {"weight": 3.0},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
-def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
-    """Two steps on 2 devices, with a term from outside; the base stays, is not saved, and is there again on resume."""
-    monkeypatch.setitem(TERMS, "spread", Spread)
-    config = tiny(**TERMS_OF_RUN)
-    assert from_json(json.loads(json.dumps(to_json(config)))) == config
-    mesh = make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:2])
-    sources = datasets.open_sources(config.data)
-
-    def make_training() -> run.Training:
-        return run.make_training(config, make_start(config, "", epath.Path(tmp_path), sources, mesh), sources, mesh)
-
-    training = make_training()
-    state, loss, base = training.state, training.loss, jax.device_get(training.state.params)
-    assert "base" not in state.arrays()
-    found, embed = [], jax.jit(loss.embed)
-    for batch in training.pipeline.batches(0, 2):
-        params = jax.device_get(state.params)
-        z = [embed(p, batch) for p in (params, base)]
-        labels, scalars = (
-            (batch.image_labels, batch.caption_labels),
-            (np.exp(params["logit_scale"]), params["logit_bias"]),
-        )
-        embedded = Embedded(*z[0], *scalars, *labels, base=z[1])
-        expected = {name: term(embedded) for name, term in config.objective.terms.items()}
-        total = loss.from_embeddings(params, *z[0], batch)
-        total += sum(config.objective.terms[name].weight * value for name, value in expected.items())
-        state, metrics = training.step(state, batch)
-        found.append({name: float(metrics[f"term/{name}"]) for name in TERMS_OF_RUN})
-        np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
-        for name, value in expected.items():
-            np.testing.assert_allclose(found[-1][name], value, rtol=1e-4, atol=1e-5)
-        own = config.objective.terms["own_foils"]
-        parts = {
-            "objective": functools.partial(loss.from_embeddings, params, batch=batch),
-            "own_foils": lambda *pair, z=embedded, own=own: own(z._replace(zimg_ID=pair[0], zcap_UD=pair[1])),
-        }
-        for name, part in parts.items():
-            norm = np.hypot(*map(jnp.linalg.norm, jax.grad(part, (0, 1))(*z[0])))
-            np.testing.assert_allclose(metrics[f"term/{name}/grad_norm"], norm, rtol=1e-4)
-        norms = [float(metrics[f"grad_norm/{tower}"]) for tower in ("image", "text")]
-        assert min(norms) > 0 and np.hypot(*norms) <= float(metrics["grad_norm"]) * (1 + 1e-5)
-    assert found[0]["base_distance"] < 1e-6 < found[1]["base_distance"]
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.base), base)
-    step = loss.step_flops(batch)
-    assert step.model == 4 * step.forward - 2 * step.frozen
-
-    saved, checkpoints = jax.device_get(state), Checkpoints(tmp_path, keep=1)
-    meta = {"config": to_json(config), "streams": draws.VERSION}
-    checkpoints.save(2, state.arrays(), meta, wait=True)
-    done, restored = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, make_training())
-    checkpoints.close()
-    assert done == 2
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), saved)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
-def test_a_teacher_that_moves(tmp_path):
-    """The base is the average before the step: the start in the first, then what the first has made of it."""
-    raw = c.to_config_dict(tiny())
-    raw.objective.terms, raw.optim.ema = {"base_distance": {"of_average": True, "mse": 100.0}}, 0.5
-    config = c.load(raw)
-    mesh = make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:1])
-    sources = datasets.open_sources(config.data)
-    start = make_start(config, "", epath.Path(tmp_path), sources, mesh)
-    training = run.make_training(config, start, sources, mesh)
-    state, embed, found = training.state, jax.jit(training.loss.embed), []
-    assert state.base is None
-    for batch in training.pipeline.batches(0, 2):
-        z, base = (embed(params, batch) for params in (state.params, state.ema))
-        labels = batch.image_labels, batch.caption_labels
-        expected = TERMS["base_distance"](mse=100.0)(Embedded(*z, jnp.float32(1), jnp.float32(0), *labels, base=base))
-        state, metrics = training.step(state, batch)
-        found.append(float(metrics["term/base_distance"]))
-        np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-6)
-    assert found[0] < 1e-6 < 1e-4 < found[1]
-
-
-@pytest.mark.parametrize(
-    ("terms", "expected"),
-    [
-        ({"own_foil": {}}, r"config\.objective\.terms has 'own_foil'; expected one of: 'own_foils', 'text_contrast'"),
-        ({"own_foils": 0.5}, r"config\.objective\.terms\.own_foils is 0\.5; expected a section with fields"),
-        ({"base_distance": {"of_average": True}}, r"there is no average: set config\.optim\.ema"),
-        ({"own_foils": {"weight": -1.0}}, r"terms\.own_foils\.weight is -1\.0; expected a number above 0"),
-        ({"own_foils": {"form": "hing"}}, r"terms\.own_foils\.form is 'hing'; expected one of 'softmax', 'focal'"),
-        ({"own_foils": {"gama": 2.0}}, r"terms\.own_foils has no field 'gama'; did you mean 'gamma'"),
-        ({"base_distance": {"needs_base": False}}, r"terms\.base_distance has no field 'needs_base'"),
-    ],
-)
-def test_unknown_terms_and_options_are_refused_by_name(terms, expected):
-    with pytest.raises(UserError, match=expected):
-        tiny(**terms)
-
-
-def test_a_term_without_captions_to_compare_is_refused():
-    graph = random_graph(0, images=4, captions=20, sampled=1)
-    images = graph.images._replace(positives_IK=graph.images.positives_IK[:, :1])
-    with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
-        evaluate(TERMS["text_distance"](), graph._replace(images=images))
-
-
-def steps_of(config: c.Config, devices: int, chunks: int, workdir) -> list[dict[str, float]]:
-    """The metrics of the first four steps."""
-    config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, chunks=chunks))
-    mesh, sources = (
-        make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:devices]),
-        datasets.open_sources(config.data),
-    )
-    training = run.make_training(config, make_start(config, "", epath.Path(workdir), sources, mesh), sources, mesh)
-    state, found = training.state, []
-    for batch in training.pipeline.batches(0, 4):
-        state, metrics = training.step(state, batch)
-        found.append({name: float(value) for name, value in metrics.items()})
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("method", ["CLIC", "TripletCLIP"])
-def test_steps_of_a_method_in_chunks_on_2_devices_are_those_on_one(method, tmp_path):
-    raw = clic.get_config("tiny") if method == "CLIC" else tiny_config.get_config()
-    raw.init, raw.bases, raw.preset, raw.data.dir, raw.data.batch_size = "", {}, "tiny-clip", os.fspath(data_dir()), 16
-    if method != "CLIC":
-        mined = tmp_path / "mined.parquet"
-        mine.main(["--dataset", os.fspath(datasets.directory(raw.data.dir, "naturel/tiny")), f"--out={mined}"])
-        raw.data.mixture.main.update({"hard_images": str(mined), "hard_captions": "exchanged"})
-        raw.objective.terms = OF_METHOD[method][0]
-    whole, parts = (steps_of(c.load(raw), *sizes, tmp_path) for sizes in ((1, 1), (2, 2)))
-    for one, other in zip(whole, parts, strict=True):
-        assert one.keys() == other.keys() and one["finite"]
-        for name in one:
-            np.testing.assert_allclose(other[name], one[name], rtol=2e-4, atol=1e-5, err_msg=name)
-    term = "term/own_foils" if method == "CLIC" else "term/exchanged_images"
-    assert [one[term] > 0 for one in whole] == [True, method != "CLIC"] * 2

@@ -222,16 +222,26 @@ def test_a_run_ends_with_its_curve(tmp_path):
     assert runs.share(tmp_path / "tuned@interpolated:best") == found["best"]
 
 
-def test_a_model_that_is_its_own_base_is_refused(monkeypatch):
-    fields = {"base": "run:itself", "digest": "", "rank": 1, "alpha": 1.0, "rslora": False, "targets": [".*"]}
-    monkeypatch.setattr(runs, "load_run", lambda name, **_: runs.Run(None, {}, None, dict(fields)))
+def test_a_model_that_is_its_own_base_is_refused(tmp_path):
+    model, _, processor = tiny()
+    itself, targets = f"run:{tmp_path}/itself", (".*/attn/query",)
+    options = {"rank": 1, "alpha": 1.0, "rslora": False, "targets": targets}
+    adapter = {"base": itself, "digest": "", **options}
+    meta = checkpoint_meta.make_meta({"name": "itself", "init": itself}, model.config, processor, adapter=adapter)
+    arrays = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), adapters.shapes(model.shapes(), 1, targets))
+    checkpoints = checkpoint.Checkpoints(tmp_path / "itself", keep=1)
+    checkpoints.save(1, {"params": arrays}, meta, wait=True)
+    checkpoints.close()
     with pytest.raises(UserError, match="is one its own"):
-        weights.load("run:itself")
+        weights.load(itself)
 
 
 @pytest.mark.parametrize("name", ["/etc", "../elsewhere", ""])
-def test_a_base_of_a_foreign_run_is_a_folder_beside_it(name, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "locate", lambda *_: (epath.Path(tmp_path) / "run", 1))
-    monkeypatch.setattr(runs, "_read_meta", lambda *_: {"config": {"init": f"base:{name}"}})
+def test_a_base_of_a_foreign_run_is_a_folder_beside_it(name, tmp_path):
+    model, _, processor = tiny()
+    meta = checkpoint_meta.make_meta({"name": "run", "init": f"base:{name}"}, model.config, processor)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run", keep=1)
+    checkpoints.save(1, {"params": {"x": jnp.zeros(1)}}, meta, wait=True)
+    checkpoints.close()
     with pytest.raises(UserError, match=r"config\.init"):
         runs.base(tmp_path / "run")
