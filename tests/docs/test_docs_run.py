@@ -25,13 +25,15 @@ from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training import optim
 from naturel_jax.training.optim import OPTIMIZERS, SCHEDULES
+from naturel_jax.weights import export
 from tests.helpers import documents
 from tests.helpers.benchmark_files import png, write
 from tests.helpers.caption_groups import sampled_texts
 from tests.helpers.documents import ROOT
+from tests.helpers.model_files import tiny
 from tests.helpers.worlds import data_dir
 from tfds_naturel.scenes import twins
-from tfds_naturel.scenes.scene import CONFIGS
+from tfds_naturel.scenes.scene import CONFIGS, VERSION
 
 
 def python(page: str) -> list[documents.Block]:
@@ -167,6 +169,19 @@ def test_added_source_opens(additions, tmp_path):
     write(tmp_path / "my.json", [["photos/0.png", "a red cup"]])
     source = datasets.open_source(f"pairs:{tmp_path / 'my.json'}", os.fspath(tmp_path / "data"), "train")
     assert list(source.items.texts) == ["a red cup"] and source.read_image(0) == png(0)
+
+
+# ---- The README ------------------------------------------------------------------------------------------------------
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    """With a model without training in place of the one that its command trains, and a photo where it draws one."""
+    (block,) = documents.blocks(ROOT / "README.md", "python")
+    export.save(tmp_path / "runs/negclip_sp_scenes", *tiny("tiny-clip"), form="run")
+    write(tmp_path / f"data/twins/scenes/{VERSION}/coco/val2017/000000001601.jpg", png(0))
+    monkeypatch.chdir(tmp_path)
+    exec(block.text, {})
+    assert re.fullmatch(r"\[\[ ?-?\d\.\d+ +-?\d\.\d+\]\]\n", capsys.readouterr().out)
 
 
 # ---- The tutorial ----------------------------------------------------------------------------------------------------

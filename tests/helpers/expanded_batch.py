@@ -110,9 +110,9 @@ def expand(graph: Graph, counting: str, hard_negative_weight: float) -> Expanded
     for n, (i, copy) in enumerate(image_N):
         for m, (u, anchor, slot, polarity) in enumerate(caption_M):
             own = polarity == 1 and anchor == i and (graph.images.mult_I[i] == 1 or slot == copy)
-            matches = matches(graph, i, u)
-            positive[n, m] = matches if counting == "match_positive" else own
-            if counting == "match_ignore" and matches:
+            match = matches(graph, i, u)
+            positive[n, m] = match if counting == "match_positive" else own
+            if counting == "match_ignore" and match:
                 others[n, m] = 0
             elif graph.captions.id_U[u] in graph.images.negatives_IK[i]:
                 others[n, m] = hard_negative_weight
