@@ -15,7 +15,7 @@ from etils import epath
 from google.auth.exceptions import RefreshError, TransportError
 
 from naturel_jax import storage
-from naturel_jax.storage import leases, object_stores
+from naturel_jax.storage import object_stores
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Unavailable, UserError
 
@@ -99,8 +99,8 @@ def test_lease_is_refused_while_it_is_renewed_and_taken_over_from_the_dead(folde
 
 def test_lease_of_a_container_that_was_started_again_is_taken_over(folder):
     """It has the same host name and process id as the one that was killed."""
-    dead = leases.Lease(folder / "lease.json")
-    row = json.loads(dead._text())
+    with storage.lease(folder, 1e9):
+        row = json.loads(storage.read(folder / "lease.json"))
     storage.write(folder / "lease.json", json.dumps(row | {"started": row["started"].partition(" ")[0] + " 1"}))
     with storage.lease(folder, 1e9), pytest.raises(UserError, match="in use by process"), storage.lease(folder):
         pass

@@ -215,8 +215,8 @@ def test_records_that_a_check_finds_are_left_out_where_its_copies_are(server, tm
 def test_shards_that_are_not_named_are_not_copied(server, tmp_path):
     for n in range(3):
         Location(f"{server.url}/shards/{n:02}.tar").put(b"")
-    name = datasets._stage_table("webdataset", f"{server.url}/shards/{{00..01}}.tar", str(tmp_path))
-    assert sorted(path.name for path in Path(name).parent.glob("*.tar")) == ["00.tar", "01.tar"]
+    datasets.open_unindexed(f"webdataset:{server.url}/shards/{{00..01}}.tar", str(tmp_path), "train", str(tmp_path))
+    assert sorted(path.name for path in tmp_path.rglob("*.tar")) == ["00.tar", "01.tar"]
 
 
 def test_what_is_drawn_is_uploaded_and_copied_by_other_hosts(server, monkeypatch, tmp_path, request):
