@@ -282,7 +282,7 @@ def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkey
     raw.eval.during, raw.objective.exchange, raw.eval.benchmarks = {}, "auto", ()
     with monkeypatch.context() as patch:
         patch.setattr(memory, "usable", lambda kind: 1)
-        patch.setattr(exchange, "choose", lambda *_: "two_way_ring")
+        patch.setattr(exchange, "choose", lambda *_: "gather")
         run.run(c.load(raw), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "2")  # as if it had been killed before
     (tmp_path / "scores.json").unlink()
@@ -291,7 +291,7 @@ def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkey
     run.run(c.load(raw), tmp_path)
     step, meta = runs.read_meta(tmp_path)
     assert (step, meta["remat"], meta["config"]["compute"]["remat"]) == (2, "full", "auto")
-    assert (meta["exchange"], meta["config"]["objective"]["exchange"]) == ("two_way_ring", "auto")
+    assert (meta["exchange"], meta["config"]["objective"]["exchange"]) == ("gather", "auto")
 
 
 # ---- The planned step ------------------------------------------------------------------------------------------------
