@@ -1,4 +1,4 @@
-"""Processes that embed a pool are killed at a random moment and started again: every part is whole, and written once."""
+"""Processes that embed a pool are killed at some moment and started again: every part is whole, and written once."""
 
 import json
 import random
