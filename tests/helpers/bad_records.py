@@ -31,6 +31,8 @@ FILES = {  # benchmark -> the files with its records; those of Parquet and of im
     **{"cola": "cola/*.json", "imagecode": "imagecode/*.json", "negrefcocog": "negrefcocog/*.json"},
     **{"hard_positives_replace": "hard_positives/*/vl*.json", "vl_checklist": "vl_checklist/data/**/*.json"},
     **{"negbench_coco": "negbench/COCO_val_mcq*", "negbench_coco_retrieval": "negbench/COCO_val_retrieval*"},
+    **{"crepe_atom": "crepe/*/atom/*_4.csv", "spec_image_to_text": "spec/count/image*.json"},
+    **{"bla": "bla/annotations/c*.json", "crossmodal3600_en": "crossmodal3600/*.jsonl"},
     **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "urban1k": "", "zeroshot": ""},
 }
 
@@ -106,4 +108,13 @@ def make(name: str, root: Path) -> int:
         spoil(path)
     if name == "eqben":
         eqben(root)
-    return {"sugarcrepe": 21, "sugarcrepe_pp": 5, "whatsup": 12, "vsr": 4, "vl_checklist": 6}.get(name, 2)
+    return {
+        "crepe_atom": 18,
+        "spec_image_to_text": 12,
+        "bla": 6,
+        "sugarcrepe": 21,
+        "sugarcrepe_pp": 5,
+        "whatsup": 12,
+        "vsr": 4,
+        "vl_checklist": 6,
+    }.get(name, 2)
