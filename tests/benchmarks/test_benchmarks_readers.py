@@ -291,7 +291,8 @@ def test_crepe(tmp_path):
         assert [item.id for item in read(name, tmp_path).items] == ["seen/0", "seen/1", "unseen/0", "unseen/1"]
     benchmark = read("crepe_atom", tmp_path)
     first, second = benchmark.items[:2]
-    assert first.captions == ("a cat on a sofa 1", "a cat on a box", "a cat on a mat", "a cat on a hat")
+    assert first.captions == ("a cat on a sofa 1", "a cat on a box", "a cat on a hat", "a cat on a mat")
+    assert second.captions == ("a cat on a sofa 2", *first.captions[1:])
     assert [item.images[0].box for item in (first, second)] == [(4, 2, 44, 32)] * 2
     assert [item.images[0].read() for item in (first, second)] == [files.png(1), files.png(2)]
     assert second.images[0].names == ("visual_genome:2",)

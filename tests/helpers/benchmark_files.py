@@ -302,7 +302,7 @@ def svo(root: Path) -> None:
 
 
 def crepe(root: Path) -> None:
-    """CREPE's files, with two records each; the second image is in the second folder."""
+    """CREPE's files, with two records each; the second has a set of captions, and its image is in the second folder."""
     header, box = "image_id,caption,n,{},x,y,width,height", (4.0, 2.0, 40.0, 30.0)
     files = {
         f"prod_hard_negatives/{k}/prod_vg_hard_negs_{k}_complexity_{n}": ("hard_negs",)
@@ -312,8 +312,9 @@ def crepe(root: Path) -> None:
     both = ("valid_hard_negs_atom", "valid_hard_negs_comp")
     files |= {f"syst_hard_negatives/syst_vg_hard_negs_{seen}_compounds_in_laion": both for seen in ("seen", "unseen")}
     for name, columns in files.items():
-        false = [str([f"a cat on a {thing}" for thing in ("box", "mat", "hat")])] * len(columns)
-        rows = [(n, f"a cat on a sofa {n}", 4, *false, *box) for n in (1, 2)]
+        false = ("a cat on a box", "a cat on a hat", "a cat on a mat")
+        cells = ["['{}', '{}', '{}']".format(*false), "{{'{}', '{}', '{}'}}".format(*false)]
+        rows = [(n, f"a cat on a sofa {n}", 4, *[cells[n - 1]] * len(columns), *box) for n in (1, 2)]
         write(root / f"crepe/{name}.csv", table(header.format(",".join(columns)), rows))
     for n, folder in enumerate(("VG_100K", "VG_100K_2"), 1):
         write(root / f"visual_genome/{folder}/{n}.jpg", png(n))
