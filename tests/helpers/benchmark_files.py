@@ -3,7 +3,9 @@
 import csv
 import functools
 import io
+import itertools
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -378,6 +380,21 @@ def zeroshot(root: Path) -> None:
     for label in ("cat", "dog"):
         write(root / f"zeroshot/pets/{label}/0.png", png(1))
     write(root / "zeroshot/pets/templates.txt", b"a photo of a {}.\na drawing of a {}.\n")
+
+
+def clip_benchmark(root: Path) -> None:
+    """Two shards of two images as clip_benchmark writes them, the last one with a label that no class has."""
+    folder, number = root / "zeroshot/wds_flowers", itertools.count()
+    write(folder / "classnames.txt", b"red rose\ntulip\n")
+    write(folder / "zeroshot_classification_templates.txt", b"a photo of a {c}.\n{c}\n")
+    write(folder / "test/nshards.txt", b"2\n")
+    for shard, labels in enumerate((b"10", b"02")):
+        with tarfile.open(folder / f"test/{shard}.tar", "w") as tar:
+            for label, n in zip(labels, number, strict=False):
+                for field, data in (("png", png(n)), ("cls", bytes([label]))):
+                    member = tarfile.TarInfo(f"s{n:07d}.{field}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
 
 
 MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
