@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from naturel_jax.benchmarks import order, suites
+from naturel_jax.benchmarks import order, sdci, suites
+from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.evaluators import confidence
 from tests.helpers import benchmark_files as files
@@ -339,6 +340,35 @@ def test_coco_counterfactuals(tmp_path):
         files.png(0),
         files.png(1),
     ]
+
+
+def test_sdci(tmp_path):
+    files.sdci(tmp_path)
+    benchmark = read("sdci", tmp_path)
+    sizes = {item.id: (len(item.images), len(item.captions)) for item in benchmark.items}
+    # Two photos with two large parts; the third lacks summaries, which only the variant of whole photos does not need.
+    expected = {"all_swaps/0": (6, 12), "all_swaps_pick5/0": (2, 12), "base_swaps/0": (3, 6), "all_hardest/0": (6, 12)}
+    assert sizes == expected and len(benchmark.problems) == 3
+    swaps, hardest = benchmark.items[0], benchmark.items[3]
+    assert swaps.captions[:3] == ("0 base 0", "0 m-0-sc 0", "0 m-1-sc 0")
+    assert (swaps.captions[-1], hardest.captions[-1]) == ("false 0", "false 2"), "of equals, the last"
+    assert [image.box for image in swaps.images[:3]] == [None, (0, 0, 345, 345), (55, 5, 420, 360)], "15% around"
+
+
+def test_sdci_as_in_the_official_code():
+    rng = np.random.default_rng(0)
+    for count, size in ((1, 8), (5, 3)):
+        item = Item("", tuple("image" for _ in range(size)), ("",) * (size * (count + 1)))  # type: ignore[arg-type]
+        s = rng.integers(0, 4, (size, size * (count + 1))) / 4
+        own, false = s[:, : size * count], s[:, size * count :]
+        right = [0, 0]
+        for n in range(size):
+            groups = [own[n, k * count : (k + 1) * count] for k in range(size)]
+            pooled = [group.min() if k == n else group.max() for k, group in enumerate(groups)]
+            right[0] += pooled.index(max(pooled)) == n
+            right[1] += pooled[n] > false[n, n]
+        scores = sdci.outcomes([item], [s])
+        assert [scores["caption"][0] * size, scores["negative"][0] * size] == pytest.approx(right)
 
 
 def test_docci_retrieval(tmp_path):

@@ -355,6 +355,30 @@ def coco_counterfactuals(root: Path) -> None:
             archive.writestr(f"images/9_0_img_{n}.jpg", png(n))
 
 
+def sdci(root: Path) -> None:
+    """Three photos of sDCI, with two large parts and a small one each; the last has summaries of one part only."""
+    corners = (((0, 0), (300, 300)), ((100, 50), (400, 350)), ((0, 0), (223, 300)))
+    for n in range(3):
+        keys = ["base", "m-0-sc", "m-1-sc", "m-2-sc"][: 4 - 2 * (n == 2)]
+        masks = {}
+        for k, corner in enumerate(corners):
+            bounds = {
+                at: dict(zip("xy", xy, strict=True)) for at, xy in zip(("topLeft", "bottomRight"), corner, strict=True)
+            }
+            masks[str(k)] = {"idx": k, "label": "a thing", "caption": "It is red.", "mask_quality": 0, "bounds": bounds}
+        false = {"swaps": ["false 0", "false 1"], "basic": ["false 2"]}
+        record = {
+            "image": f"sa_{n}.jpg",
+            "mask_data": masks,
+            "summaries": {key: [f"{n} {key} {k}" for k in range(5 if key == "base" else 2)] for key in keys},
+            "negatives": dict.fromkeys(keys, false),
+            "clip_scores": {key: {"swaps_0": 0.2, "swaps_1": 0.3, "basic_0": 0.3} for key in keys},
+        }
+        write(root / f"sdci/complete/{n}.json", record)
+        write(root / f"sdci/photos/sa_{n}.jpg", png(n, (420, 360)))
+    write(root / "sdci/splits.json", {"train": [], "test": [f"{n}.json" for n in range(3)]})
+
+
 def docci(root: Path) -> None:
     """Three descriptions of DOCCI, two of its test split."""
     splits = ("test", "train", "test")
@@ -403,7 +427,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
     **{"coco_order": karpathy, "coco_retrieval": karpathy, "flickr30k_order": flickr30k},
     **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot},
     **{"naturalbench_retrieval": naturalbench, "urban1k": urban1k},
-    **{"mmvp_vlm": mmvp, "svo_probes": svo, "bla": bla, "coco_counterfactuals": coco_counterfactuals},
+    **{"sdci": sdci, "mmvp_vlm": mmvp, "svo_probes": svo, "bla": bla, "coco_counterfactuals": coco_counterfactuals},
     **{"docci_retrieval": docci, "spec_image_to_text": spec, "spec_text_to_image": spec},
     **dict.fromkeys((*(f"crepe_{kind}" for kind in CREPE_KINDS), *CREPE_SYSTEMATICITY), crepe),
     **{f"crossmodal3600_{language}": crossmodal3600 for language in LANGUAGES},
