@@ -57,11 +57,12 @@ def read(folder: Path) -> Benchmark:
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise BenchmarkError(f"{root / 'splits.json'}: test is {names!a:.80}, expected a list of file names")
     problems: list[str] = []
+    load = functools.lru_cache(maxsize=1)(lambda path: load_json(path, dict))  # a file is read for all variants
     found: dict[str, list[_Entry]] = {name: [] for name in VARIANTS}
     for name in names:
         for variant, entries in found.items():
             try:
-                entries += list(_entries(_record(root / "complete" / safe_name(name)), VARIANTS[variant], photos))
+                entries += list(_entries(load(root / "complete" / safe_name(name)), VARIANTS[variant], photos))
             except (UserError, OSError) as error:
                 problems.append(f"{variant}, complete/{name!a:.80}: {error}")
             except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -71,11 +72,6 @@ def read(folder: Path) -> Benchmark:
     for name in VARIANTS:
         metrics += [Metric(f"sdci/{s}/{name}", s, where=("variant", name), weighted=True) for s in SCORES]
     return Benchmark("sdci", items, outcomes, tuple(metrics), problems=tuple(problems), chance=CHANCE)
-
-
-@functools.lru_cache(maxsize=1)
-def _record(path: Path) -> dict[str, Any]:
-    return load_json(path, dict)
 
 
 def _entries(record: dict[str, Any], variant: Variant, photos: Folder) -> Iterator[_Entry]:

@@ -120,6 +120,7 @@ MMVP = _entry(
         ("{category}/{id_0}.jpg", "{category}/{id_1}.jpg"),
         ("a photo of {text_0}", "a photo of {text_1}"),
         part="category",
+        part_field="category",
         records=_mmvp,
         published=135,
     ),
@@ -143,7 +144,7 @@ def _svo(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
     for row in rows:
         parts = [part for field, part in _SVO_PARTS.items() if row.get(field) == "True"]
         if len(parts) == 1:
-            yield row | {"part": parts[0]}
+            yield row | {"negative": parts[0]}
         elif not _SVO_PARTS.keys() <= row.keys():
             yield row
 
@@ -156,7 +157,8 @@ SVO = _entry(
         ("svo_probes/images",),
         ("{pos_image_id}.jpg", "{neg_image_id}.jpg"),
         ("{sentence}",),
-        part="part",
+        part="negative",
+        part_field="negative",
         records=_svo,
     ),
     Source(
@@ -172,15 +174,16 @@ SVO = _entry(
 CREPE_IMAGES = ("visual_genome/VG_100K", "visual_genome/VG_100K_2")
 
 
-def _crepe(name: str, files: Mapping[str, str], negatives: str) -> Entry:
+def _crepe(name: str, part: str, files: Mapping[str, str], negatives: str) -> Entry:
     row = Suite(
         CHOICE,
-        {part: f"crepe/{file}" for part, file in files.items()},
+        {value: f"crepe/{file}" for value, file in files.items()},
         CREPE_IMAGES,
         ("{image_id}.jpg",),
         ("{caption}",),
         more_captions=negatives,
         box=("x", "y", "width", "height"),
+        part=part,
         collection="visual_genome",
     )
     source = Source(
@@ -195,7 +198,7 @@ def _crepe(name: str, files: Mapping[str, str], negatives: str) -> Entry:
 def _productivity(kind: str) -> Entry:
     folder = f"prod_hard_negatives/{kind}"
     files = {str(n): f"{folder}/prod_vg_hard_negs_{kind}_complexity_{n}.csv" for n in range(4, 13)}
-    return _crepe(f"crepe_{kind}", files, "hard_negs")
+    return _crepe(f"crepe_{kind}", "complexity", files, "hard_negs")
 
 
 def _systematicity(kind: str) -> Entry:
@@ -203,7 +206,7 @@ def _systematicity(kind: str) -> Entry:
     files = {
         seen: f"syst_hard_negatives/syst_vg_hard_negs_{seen}_compounds_in_laion.csv" for seen in ("seen", "unseen")
     }
-    return _crepe(f"crepe_systematicity_{kind}", files, f"valid_hard_negs_{kind}")
+    return _crepe(f"crepe_systematicity_{kind}", "compounds", files, f"valid_hard_negs_{kind}")
 
 
 # ---- SPEC: generated images that differ in size, position, existence or number (Peng et al., CVPR 2024) --------------
@@ -213,7 +216,7 @@ SPEC_PARTS = ("absolute_size", "relative_size", "absolute_spatial", "relative_sp
 
 def _spec(direction: str, **fields: Any) -> Entry:
     files = {part: f"spec/{part}/{direction}.json" for part in SPEC_PARTS}
-    row = Suite(CHOICE, files, ("spec/{part}",), answer="label", mean_of_parts=True, **fields)
+    row = Suite(CHOICE, files, ("spec/{part}",), answer="label", part="subset", mean_of_parts=True, **fields)
     source = Source(
         "Apache-2.0; images generated",
         "https://huggingface.co/datasets/wjpoom/SPEC (data.zip)",
@@ -255,6 +258,7 @@ BLA = _entry(
         ("{True1}", "{True2}", "{False1}", "{False2}"),
         records=_bla,
         collection="visual_genome",
+        part="task",
         mean_of_parts=True,
     ),
     Source(

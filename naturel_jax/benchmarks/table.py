@@ -62,7 +62,8 @@ class Suite:
     ``more_images``, ``more_captions``: the field with a list of further ones; in CSV, a Python list.
     ``answer``: the field with the index of the true image or caption; without it, the first is true.
     ``box``: the fields with left, top, width and height of the crop, in pixels.
-    ``part``: the field with an item's part, for scores by part.
+    ``part``: what a part is called, for scores by part, such as "complexity".
+    ``part_field``: the field with an item's part, if it is not that of its file.
     ``only``: a field, and the value it has in the records that count.
     ``records``: turns the values of a file into records.
     ``collection``: see ``Folder``.
@@ -79,6 +80,7 @@ class Suite:
     answer: str = ""
     box: tuple[str, ...] = ()
     part: str = ""
+    part_field: str = ""
     only: tuple[str, str] | None = None
     records: Callable[[list[Any]], Iterable[Any]] = iter
     collection: str = ""
@@ -111,10 +113,12 @@ def read(folder: Path, name: str, suite: Suite) -> Benchmark:
 
 
 def _metrics(name: str, suite: Suite, rule: Rule, items: Sequence[Item]) -> list[Metric]:
-    macro = "part" if suite.mean_of_parts else None
+    """The scores, and by part as in ``own``: ``name/part/value``, ``name/score/part/value`` unless it is "right"."""
+    macro = suite.part if suite.mean_of_parts else None
     metrics = [Metric(f"{name}/{score}", outcome, macro=macro) for score, outcome in rule.scores.items()]
-    for score, outcome in rule.scores.items():
-        metrics += by_value(f"{name}/{score}", outcome, "part", items)
+    for score, outcome in rule.scores.items() if suite.part else ():
+        prefix = name if outcome == "right" else f"{name}/{score}"
+        metrics += by_value(f"{prefix}/{suite.part}", outcome, suite.part, items)
     return metrics
 
 
@@ -142,7 +146,7 @@ def _names(templates: Iterable[str]) -> list[str]:
 def _fields(suite: Suite) -> Fields:
     """The fields that a record must have, and their types."""
     numbers = [*_names(suite.images), *suite.box, suite.answer]
-    texts = [*_names(suite.captions), suite.part, *(suite.only or ())[:1]]
+    texts = [*_names(suite.captions), suite.part_field, *(suite.only or ())[:1]]
     kinds = ((numbers, (str, int, float)), (texts, str), ((suite.more_images, suite.more_captions), (list, str)))
     return {name: kind for names, kind in kinds for name in names if name}
 
@@ -152,8 +156,7 @@ def _item(suite: Suite, image: Callable[[str, Box | None], Image], part: str, ke
         return None
     names = [*(template.format_map(row) for template in suite.images), *_listed(row, suite.more_images)]
     captions = [*(template.format_map(row) for template in suite.captions), *_listed(row, suite.more_captions)]
-    part = part or (row[suite.part] if suite.part else "")
-    tags = {"part": part} if part else {}
+    tags = {suite.part: row[suite.part_field] if suite.part_field else part} if suite.part else {}
     if suite.answer:
         tags["answer"] = answer = str(row[suite.answer])
         choices = names if suite.more_images else captions

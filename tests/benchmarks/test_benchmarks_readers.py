@@ -273,7 +273,7 @@ def test_mmvp_vlm(tmp_path):
     assert [image.read() for image in item.images] == [files.png(1), files.png(2)]
     # Images x captions. Official: caption 1 takes image 1 if its share is above a half, caption 2 image 2 if not.
     for s, right in (([[0.5, 0.4], [0.4, 0.4]], 1), ([[0.4, 0.4], [0.4, 0.5]], 0), ([[0.5, 0.5], [0.4, 0.4]], 0)):
-        assert values(benchmark, [s])["mmvp_vlm/accuracy"] == values(benchmark, [s])["mmvp_vlm/accuracy/Texts"] == right
+        assert values(benchmark, [s])["mmvp_vlm/accuracy"] == values(benchmark, [s])["mmvp_vlm/category/Texts"] == right
     assert values(benchmark, [[[0.5, 0.4], [0.4, 0.4]]])["mmvp_vlm/image"] == 0, "a tie is wrong"
 
 
@@ -282,7 +282,7 @@ def test_svo_probes(tmp_path):
     benchmark = read("svo_probes", tmp_path)
     assert [item.captions for item in benchmark.items] == [("a girl sits",)] * 2, "not the row of two kinds"
     assert [image.read() for image in benchmark.items[0].images] == [files.png(1), files.png(2)]
-    expected = {"svo_probes/accuracy": 0.5, "svo_probes/accuracy/subject": 1.0, "svo_probes/accuracy/verb": 0.0}
+    expected = {"svo_probes/accuracy": 0.5, "svo_probes/negative/subject": 1.0, "svo_probes/negative/verb": 0.0}
     assert values(benchmark, [[[0.5], [0.4]], [[0.4], [0.4]]]) == expected
 
 
@@ -298,7 +298,7 @@ def test_crepe(tmp_path):
     assert [item.images[0].read() for item in (first, second)] == [files.png(1), files.png(2)]
     assert second.images[0].names == ("visual_genome:2",)
     scores = values(benchmark, [[[0.5, 0.4, 0.3, 0.3]], [[0.4, 0.3, 0.5, 0.3]], *[[[0.5, 0.1, 0.1, 0.1]]] * 16])
-    assert (scores["crepe_atom/accuracy"], scores["crepe_atom/accuracy/4"]) == (pytest.approx(17 / 18), 0.5)
+    assert (scores["crepe_atom/accuracy"], scores["crepe_atom/complexity/4"]) == (pytest.approx(17 / 18), 0.5)
 
 
 def test_spec(tmp_path):
@@ -308,7 +308,7 @@ def test_spec(tmp_path):
     assert [i.read() for i in image.items[1].images] == [files.png(2), files.png(0), files.png(1)]
     # Of equals the first in the file: at answer 0 the true one, at answer 2 another.
     scores = values(text, [[[0.5, 0.5, 0.1]]] * 2 + [[[0.5, 0.1, 0.1]]] * 10)
-    assert (scores["spec_image_to_text/accuracy"], scores["spec_image_to_text/accuracy/absolute_size"]) == (
+    assert (scores["spec_image_to_text/accuracy"], scores["spec_image_to_text/subset/absolute_size"]) == (
         11 / 12,
         0.5,
     )
@@ -329,7 +329,7 @@ def test_bla(tmp_path):
     cosines = [[[0.4, 0.3, 0.2, 0.1]], [[0.4, 0.1, 0.2, 0.3]], [[0.1, 0.2, 0.3, 0.4]], *[[[0.2, 0.1, 0.1, 0.2]]] * 3]
     scores = values(benchmark, cosines)
     expected = {"active_passive": (1 + 0.5) / 2, "coordination": (0 + 0.5) / 2, "relative_clause": 0.5}
-    assert {part: scores[f"bla/accuracy/{part}"] for part in expected} == expected
+    assert {part: scores[f"bla/task/{part}"] for part in expected} == expected
     assert scores["bla/accuracy"] == pytest.approx(1.5 / 3)
 
 
