@@ -2,14 +2,13 @@
 what is not there (Alhamoud et al., CVPR 2025, arXiv 2501.09425). Its medical images and videos are not read.
 """
 
-import functools
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from naturel_jax.benchmarks import coco, table
+from naturel_jax.benchmarks import coco
 from naturel_jax.benchmarks.benchmark import Entry, Origin, Source, Verified
-from naturel_jax.benchmarks.table import CHOICE, Suite
+from naturel_jax.benchmarks.table import CHOICE, Suite, entry
 
 _PAPER = "https://arxiv.org/abs/2501.09425"
 _DATE = "2026-11-29"
@@ -69,7 +68,7 @@ def _entry(kind: dict[str, Any], name: str, file: str, collection: Collection, p
         origins=(collection.origin,),
         verified=Verified(sha256, published, _DATE),
     )
-    return Entry(source, functools.partial(table.read, name=name, suite=row))
+    return entry(name, row, source)
 
 
 _ROWS = (

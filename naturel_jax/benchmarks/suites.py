@@ -9,16 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from naturel_jax.benchmarks import coco, rules, table
+from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Entry, HubFiles, Item, Origin, Outcomes, Overlap, Source, Verified
 from naturel_jax.benchmarks.files import load_json, safe_name
-from naturel_jax.benchmarks.table import CHOICE, GROUPS, PAIR, Rule, Suite
+from naturel_jax.benchmarks.table import CHOICE, GROUPS, PAIR, Rule, Suite, entry
 
 _TWO_IMAGES, _TWO_CAPTIONS = ("{image_0}", "{image_1}"), ("{caption_0}", "{caption_1}")
-
-
-def _entry(name: str, row: Suite, source: Source) -> Entry:
-    return Entry(source, functools.partial(table.read, name=name, suite=row))
 
 
 # ---- Cola: captions that have objects and attributes in common (Ray et al., NeurIPS 2023) ----------------------------
@@ -44,7 +40,7 @@ def cola_images(folder: Path) -> dict[str, str]:
     return {f"cola/images/{safe_name(link.removeprefix(COLA_IMAGES))}": link for link in sorted(links)}
 
 
-COLA = _entry(
+COLA = entry(
     "cola",
     Suite(
         GROUPS,
@@ -69,7 +65,7 @@ COLA = _entry(
 
 # ---- NaturalBench-Retrieval: photos and captions that models confuse (Li et al., NeurIPS 2024) -----------------------
 
-NATURALBENCH = _entry(
+NATURALBENCH = entry(
     "naturalbench_retrieval",
     Suite(
         GROUPS,
@@ -111,7 +107,7 @@ def mmvp(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     return rules.two_by_two(items, cosines) | {"right": right.astype(float)}
 
 
-MMVP = _entry(
+MMVP = entry(
     "mmvp_vlm",
     Suite(
         Rule(mmvp, {"accuracy": "right", **GROUPS.scores}, {"right": 1 / 4, **rules.GROUPS}),
@@ -149,7 +145,7 @@ def _svo(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
             yield row
 
 
-SVO = _entry(
+SVO = entry(
     "svo_probes",
     Suite(
         PAIR,
@@ -192,7 +188,7 @@ def _crepe(name: str, part: str, files: Mapping[str, str], negatives: str) -> En
         f"{', '.join(row.files.values())}, {', '.join(CREPE_IMAGES)}",
         origins=(Origin("Visual Genome", "https://arxiv.org/abs/2212.07796", coco.VISUAL_GENOME),),
     )
-    return _entry(name, row, source)
+    return entry(name, row, source)
 
 
 def _productivity(kind: str) -> Entry:
@@ -223,7 +219,7 @@ def _spec(direction: str, **fields: Any) -> Entry:
         f"spec/<part>/{direction}.json and the images beside it, for the parts {', '.join(SPEC_PARTS)}",
         origins=(Origin("generated images", "https://arxiv.org/abs/2312.00081"),),
     )
-    return _entry(f"spec_{direction.replace('2', '_to_')}", row, source)
+    return entry(f"spec_{direction.replace('2', '_to_')}", row, source)
 
 
 # ---- BLA: two true and two false sentences on a photo (Chen et al., EMNLP 2023) --------------------------------------
@@ -248,7 +244,7 @@ def bla(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     return {"right": (highest < 2).mean(axis=1), "tie": tie.astype(float)}
 
 
-BLA = _entry(
+BLA = entry(
     "bla",
     Suite(
         Rule(bla, {"accuracy": "right"}, {"right": 1 / 2}, true=2),
@@ -271,7 +267,7 @@ BLA = _entry(
 
 # ---- COCO-Counterfactuals: generated pairs of which a noun differs (Le et al., NeurIPS 2023) -------------------------
 
-COCO_COUNTERFACTUALS = _entry(
+COCO_COUNTERFACTUALS = entry(
     "coco_counterfactuals",
     Suite(
         GROUPS,
@@ -292,7 +288,7 @@ COCO_COUNTERFACTUALS = _entry(
 # ---- DOCCI: long descriptions of similar photos (Onoe et al., ECCV 2024) ---------------------------------------------
 
 DOCCI_FILE = "docci/docci_descriptions.jsonlines"
-DOCCI = _entry(
+DOCCI = entry(
     "docci_retrieval",
     Suite(
         None,
@@ -346,7 +342,7 @@ def _crossmodal(language: str) -> Entry:
             Origin("Open Images", "https://arxiv.org/abs/2205.12522", (Overlap("Open Images", "the same images"),)),
         ),
     )
-    return _entry(f"crossmodal3600_{language}", row, source)
+    return entry(f"crossmodal3600_{language}", row, source)
 
 
 ENTRIES = {

@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from naturel_jax.benchmarks import retrieval, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Box, Chance, Image, Item, Metric, Outcomes, by_value
+from naturel_jax.benchmarks.benchmark import (
+    Benchmark,
+    Box,
+    Chance,
+    Entry,
+    Image,
+    Item,
+    Metric,
+    Outcomes,
+    Source,
+    by_value,
+)
 from naturel_jax.benchmarks.files import (
     Archive,
     BenchmarkError,
@@ -86,6 +97,11 @@ class Suite:
     collection: str = ""
     mean_of_parts: bool = False
     published: int | None = None
+
+
+def entry(name: str, suite: Suite, source: Source) -> Entry:
+    """The row of ``suite`` in the table of benchmarks."""
+    return Entry(source, functools.partial(read, name=name, suite=suite))
 
 
 def read(folder: Path, name: str, suite: Suite) -> Benchmark:
