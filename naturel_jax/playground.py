@@ -24,8 +24,8 @@ from tfds_naturel.common.errors import UserError
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sources = "run:DIR, hf:owner/name, a folder or a file; without NAME, it is called like its last part"
-    parser.add_argument("models", nargs="+", metavar="[NAME=]SOURCE", help=sources)
+    sources = "run:DIR, hf:owner/name, a folder or a file; NAME=SOURCE names it, else its last part does"
+    parser.add_argument("models", nargs="+", metavar="SOURCE", help=sources)
     items = "file of the items that are saved, of a benchmark pairs:FILE; photos are copied beside it"
     parser.add_argument("--save", type=cli.on_disk, default="playground.jsonl", metavar="FILE", help=items)
     parser.add_argument("--data_dir", type=cli.on_disk, default="data", help="where prepared TFDS datasets are")
