@@ -117,12 +117,14 @@ pictures: setup-test
 	$(BIN)/python -m pip install -q -e '.[notebook]'
 	$(BIN)/python .ci/pictures.py
 
-# requirements.lock: the newest versions, with hashes, for Python 3.11 to 3.14 on Linux and macOS. `make test` installs
-# them.
+# requirements.lock: the newest versions, with hashes, for Python 3.11 to 3.14 on Linux and macOS, and what the tests need
+# beside them. `make test` installs both, and PyTorch for whatever the machine has.
 lock: $(VENV)/.python
 	sed '/^#/!d' requirements.lock > $(VENV)/lock
 	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header >> $(VENV)/lock
 	mv $(VENV)/lock requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra test --universal --python-version 3.11 --no-annotate --no-header -c requirements.lock > $(VENV)/lock
+	sed -E '/^(torch|triton|nvidia|cuda)/d' $(VENV)/lock > tests/constraints.txt
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test
@@ -140,8 +142,8 @@ $(VENV)/.runtime: $(VENV)/.python requirements.txt requirements.lock pyproject.t
 	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -e . || $(BIN)/python -m pip install -q -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.runtime
-	$(BIN)/python -m pip install -q -e '.[test]'
+$(VENV)/.test: $(VENV)/.runtime tests/constraints.txt
+	$(BIN)/python -m pip install -q -c tests/constraints.txt -e '.[test]'
 	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # for the tests' many processes; a demo compiles what it imports
 	touch $@
 
