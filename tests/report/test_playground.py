@@ -189,7 +189,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def served(models, tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """The address that ``naturel-try`` prints, and the file of items; it ends at Ctrl-C, having said nothing."""
+    """The address that ``naturel-try`` prints, and the file of items; Ctrl-C ends it."""
     items = tmp_path_factory.mktemp("items") / "my.jsonl"
     flags = ["--port=0", f"--save={items}", f"--data_dir={data_dir()}"]
     program = [sys.executable, "-m", "naturel_jax.playground", *models.values(), *flags]
@@ -200,7 +200,7 @@ def served(models, tmp_path_factory) -> Iterator[tuple[str, Path]]:
             yield line.split()[0], items
         finally:
             process.send_signal(2)
-            assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+            assert "Traceback" not in process.communicate(timeout=60)[1] and process.returncode == 0
 
 
 def ask(address: str, body: bytes | dict) -> dict:
@@ -240,6 +240,19 @@ def write(page: Page, selector: str, text: str) -> None:
         page.press(letter)
 
 
+def choose(page: Page, file: Path) -> None:
+    """Chooses a photo in the dialogue of the page."""
+    node = page.send("DOM.querySelector", nodeId=page.send("DOM.getDocument")["root"]["nodeId"], selector="#files")
+    page.send("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(file)])
+
+
+def drop(page: Page, file: Path) -> None:
+    """Drops a photo on the page."""
+    photo = f"new File([new Uint8Array({list(file.read_bytes())})], '{file.name}')"
+    data = f"(data => (data.items.add({photo}), data))(new DataTransfer())"
+    page.run(f"document.body.dispatchEvent(new DragEvent('drop', {{ bubbles: true, dataTransfer: {data} }}))")
+
+
 def press(page: Page, text: str) -> None:
     """Presses the first button with this text in the first caption."""
     mark = f"[...document.querySelectorAll('.caption:first-child .words button')].find(b => b.textContent === '{text}')"
@@ -248,8 +261,8 @@ def press(page: Page, text: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["desk", "phone"])
-def test_page_scores_typed_captions_exchanges_words_and_saves(page, served, size, tmp_path):
+@pytest.mark.parametrize(("size", "give"), [((1440, 900), drop), ((390, 844), choose)], ids=["desk", "phone"])
+def test_page_scores_typed_captions_exchanges_words_and_saves(page, served, size, give, tmp_path):
     address, items = served
     (tmp_path / "cat.png").write_bytes(files.png(size[0], (200, 150)))
     page.requests.clear()
@@ -258,8 +271,7 @@ def test_page_scores_typed_captions_exchanges_words_and_saves(page, served, size
     write(page, ".caption input", "The cat is on the box.")
     page.click("#more")
     write(page, ".caption:last-child input", HOSTILE[:80])
-    node = page.send("DOM.querySelector", nodeId=page.send("DOM.getDocument")["root"]["nodeId"], selector="#files")
-    page.send("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(tmp_path / "cat.png")])
+    give(page, tmp_path / "cat.png")
     bars = "[...document.querySelectorAll('.bar i')].map(bar => bar.getBoundingClientRect().width)"
     page.until(f"{bars}.length === 4 && document.querySelector('article img').naturalWidth === 200")
     press(page, "cat")
@@ -282,6 +294,8 @@ def test_page_scores_typed_captions_exchanges_words_and_saves(page, served, size
     for dark in (False, True):
         page.resize(*size, dark=dark)
         assert page.fits() and page.violations() == []
+    page.run(f"upload([{{ name: 'large.jpg', size: {MAX_BYTES + 1} }}])")
+    assert "large.jpg has" in page.run("document.getElementById('message').textContent"), "before it is sent"
     assert {request for request in page.requests if not request.startswith((f"{address}/", "about:"))} == set()
 
 

@@ -54,7 +54,7 @@ class Playground:
         with decoded(data) as image:
             form = (image.format or "").lower()
         self._photos[key] = Photo(data, form, thumbnail(data, _SHOWN))
-        while sum(len(photo.data) for photo in self._photos.values()) > _KEPT_BYTES:
+        while sum(len(photo.data) + len(photo.shown.data) for photo in self._photos.values()) > _KEPT_BYTES:
             del self._photos[next(iter(self._photos))]
         return key
 
