@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages pictures setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve dist pages pictures setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers; where there are none the setting is ignored.
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
@@ -102,6 +102,11 @@ docs: $(VENV)/.docs
 
 docs-serve: $(VENV)/.docs
 	PYTHONPATH=.ci $(BIN)/zensical serve
+
+# The wheel and the source archive, in build/dist, and what PyPI would say about them.
+dist: $(VENV)/.python
+	$(BIN)/uv tool run --from build pyproject-build --outdir build/dist .
+	$(BIN)/uv tool run twine check --strict build/dist/*
 
 # What is derived from others: the notebook of the tutorial, the tables of config fields and of models, the diagram of a
 # batch and the chart of exchanges.
