@@ -139,6 +139,12 @@ def test_saved_items_are_those_of_a_benchmark(client, tmp_path):
     assert benchmark.items[1].images[0].read() == files.png(0)
 
 
+def test_item_that_cannot_be_written_is_reported(client, tmp_path):
+    (tmp_path / "my.jsonl").mkdir()
+    answer = client.post("/items", json={"photo": upload(client), "true": ["a"], "false": ["b"]})
+    assert answer.status_code == 500 and "my.jsonl" in answer.json()["error"]
+
+
 def test_text_in_the_page_is_escaped(client):
     page = client.get("/").text
     assert "hacked" in page and "<script>document" not in page and "<img" not in page
