@@ -138,7 +138,7 @@ def _svo(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
     """Records with one kind of negative: others are in no score of the official code
     (github.com/google-deepmind/svo_probes, probing_image_text_models.ipynb, 206219e)."""
     for row in rows:
-        parts = [part for field, part in _SVO_PARTS.items() if row.get(field) == "True"]
+        parts = [part for field, part in _SVO_PARTS.items() if row.get(field, "").lower() == "true"]
         if len(parts) == 1:
             yield row | {"negative": parts[0]}
         elif not _SVO_PARTS.keys() <= row.keys():
@@ -165,7 +165,8 @@ SVO = entry(
     ),
 )
 
-# ---- CREPE: a caption against five of systematic errors (Ma et al., CVPR 2023) ---------------------------------------
+# ---- CREPE: a caption against others with one change (Ma et al., CVPR 2023) ------------------------------------------
+# Rule: github.com/RAIVNLab/CREPE, crepe_eval_utils.py:60-76, crepe_prod_eval_clip.py:36-41, 1fa81c4.
 
 CREPE_IMAGES = ("visual_genome/VG_100K", "visual_genome/VG_100K_2")
 
@@ -206,6 +207,7 @@ def _systematicity(kind: str) -> Entry:
 
 
 # ---- SPEC: generated images that differ in size, position, existence or number (Peng et al., CVPR 2024) --------------
+# Rule: github.com/wjpoom/SPEC, spec/models/clip_wrapper.py:46-52, 88-93, spec/eval.py:43-52, ad982a4.
 
 SPEC_PARTS = ("absolute_size", "relative_size", "absolute_spatial", "relative_spatial", "existence", "count")
 
