@@ -149,14 +149,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _locked_folder(prefix: str, where: Path) -> tuple[Path, FileLock]:
-    """A new folder and the lock in it, which this process holds."""
+    """A new folder and the lock in it, which this process holds. Raises OSError if the file system has no locks."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
         lock = FileLock(folder / "lock")
-        with contextlib.suppress(OSError):  # another process may take it for a leftover before it is locked
+        try:
             lock.acquire()
-            if (folder / "lock").exists():
-                return folder, lock
+        except OSError:
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        if (folder / "lock").exists():  # or another process has taken it for a leftover before it was locked
+            return folder, lock
 
 
 def check_regular(path: Path) -> None:
