@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -413,8 +414,8 @@ def test_questions_to_readers(page, forms, tmp_path):
         page.press(key)
     assert page.run(COUNT) == "10 of 11 answered; screen 11 of 11"
     (tmp_path / "answers.csv").write_text(page.run("csv()"))
-    items = {f"{kind}-{n}": readers.Item(f"{kind}-{n}", kind, *[""] * 7) for kind in readers.KINDS for n in range(1, 6)}
-    answers = readers.read_answers(tmp_path / "answers.csv", items)
+    key = Path(forms["questions"].removeprefix("file://")).with_name("key.tsv")
+    answers = readers.read_answers(tmp_path / "answers.csv", readers.read_key(key))
     assert answers == {f"natural-{n}": "53"[n == 1] for n in range(1, 6)} | {"truth-1": "true", "truth-2": "false"} | {
         "truth-3": "open",
         "truth-4": "true",

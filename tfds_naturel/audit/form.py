@@ -66,10 +66,11 @@ def page(
 ) -> str:
     """The page's HTML. ``people``: the screens of each person (``assign``), or all for anybody. ``photos``: by title of
     a screen."""
-    keys = [[str(question.row[name]) for name in form.key] for screen in screens for question in screen.questions]
+    asked = [(q.kind, q.texts, [str(q.row[name]) for name in form.key]) for s in screens for q in s.questions]
+    digest = hashlib.sha256(repr((form.file, asked)).encode()).hexdigest()[:16]
     shown = [{"title": s.title, "questions": [question._asdict() for question in s.questions]} for s in screens]
     kinds = {name: kind._asdict() for name, kind in form.kinds.items()}
-    data = form._asdict() | {"kinds": kinds, "screens": shown, "people": people, "digest": _digest(keys)}
+    data = form._asdict() | {"kinds": kinds, "screens": shown, "people": people, "digest": digest}
     template = importlib.resources.files("tfds_naturel.audit") / "form.html"
     return pages.fill(
         template,
@@ -77,10 +78,6 @@ def page(
         form=pages.script_json(data),
         photos=pages.script_json(photos or {}),
     )
-
-
-def _digest(keys: Sequence[Sequence[str]]) -> str:
-    return hashlib.sha256(repr(keys).encode()).hexdigest()[:16]
 
 
 def names(text: str) -> list[str]:

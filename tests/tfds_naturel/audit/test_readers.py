@@ -84,6 +84,21 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
     assert rows["truth"] == ["24", f"{1 - 24 / (2 * 36 * 12 / 47):.3f}"] and rows["natural"] == ["0", "nan"]
 
 
+def test_answers_to_other_questions_of_the_same_names_are_refused(tmp_path):
+    """A browser keeps them apart by the page's digest, and a file has the texts, in whatever quotation marks."""
+    digests = []
+    for seed in (0, 1):
+        readers.write(tmp_path / str(seed), readers.draw(PAIRS, PEOPLE, 24, 12, seed))
+        page = (tmp_path / str(seed) / "questions.html").read_text()
+        digests.append(json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["digest"])
+    assert digests[0] != digests[1]
+    table = (tmp_path / "0" / "questions.tsv").read_text()
+    (tmp_path / "a.tsv").write_text(re.sub(r"\t(.*)\t\t\n", r"\t\1\t\t5\n", table, count=1).replace("'", "\u2019"))
+    assert "# What readers said" in readers.report(tmp_path / "0", [tmp_path / "a.tsv"])
+    with pytest.raises(UserError, match=r"a.tsv:2: first of natural-1 is '.*', in the key '.*'; are these other quest"):
+        readers.report(tmp_path / "1", [tmp_path / "a.tsv"])
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
