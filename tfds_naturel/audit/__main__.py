@@ -50,15 +50,15 @@ from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
 PHOTOS = Path("open_images")  # where the README's commands put them
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
-_NEEDS = {  # flag -> the one that it belongs to
-    "score": "readers",
-    "sample": "review",
-    "assign": "review",
-    "overlap": "assign",
-    "label_studio": "review",
-    "decisions": "agreement",
-    "adjudicated": "agreement",
+_USED = {  # what is asked for, by the first of these flags that is given -> the flags that go with it
+    "world": ("out",),
+    "score": ("readers",),
+    "out": ("bank", "photos", "sugarcrepe", "aro", "winoground"),
+    "review": ("bank", "photos", "seed", "sample", "assign", "overlap", "label_studio"),
+    "agreement": ("bank", "photos", "decisions", "adjudicated"),
+    "readers": ("bank", "seed", "captions", "pairs", "sugarcrepe"),
 }
+_NEEDS = {"overlap": "assign", "agreement": "decisions"}
 _BLEU_SAMPLE = 200  # captions compared with one another
 
 
@@ -95,11 +95,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--adjudicated", type=cli.on_disk, help="the file of who decided what --agreement listed")
     options = parser.parse_args(arguments)
-    for flag, needed in _NEEDS.items():
-        if getattr(options, flag) and not getattr(options, needed):
-            parser.error(f"--{flag}: needs --{needed}")
-    if options.agreement and not options.decisions:
-        parser.error("--agreement: needs --decisions")
+    given = [flag for flag, value in vars(options).items() if value != parser.get_default(flag)]
+    asked = next(flag for flag in _USED if flag in given)
+    if unused := [flag for flag in given if flag not in (asked, *_USED[asked])]:
+        parser.error(f"--{unused[0]}: not used with --{asked}, which goes with --{', --'.join(_USED[asked])}")
+    if missing := [(flag, needed) for flag, needed in _NEEDS.items() if flag in given and needed not in given]:
+        parser.error("--{}: needs --{}".format(*missing[0]))
     for name, command in {"readers": _readers, "review": _review, "agreement": _agreement}.items():
         if getattr(options, name):
             command(options)
@@ -148,7 +149,7 @@ def _review(options: argparse.Namespace) -> None:
     screens = review.screens(banks.load(options.bank))
     if options.sample is not None:
         screens = review.drawn(screens, options.sample, options.seed)
-    names = form.names(options.assign) if options.assign else []
+    names = [] if options.assign is None else form.names(options.assign)
     overlap = min(2, len(names)) if options.overlap is None else options.overlap
     people = form.assign(len(screens), names, overlap, options.seed) if names else None
     shown = _photos(options, {Triplet.parse(screen.title) for screen in screens})

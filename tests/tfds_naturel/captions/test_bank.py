@@ -62,12 +62,6 @@ def test_style_finds_sentences_that_nobody_writes_under_a_photo(text, mark):
     assert f"1 of 9 complex captions, such as {text!r}, have a {mark}, expected at most " in problem
 
 
-def test_first_edition_is_refused_by_name_with_where_it_is(published):
-    with pytest.raises(UserError, match=r"no longer part of the package; run `git show 2c31e48:\S+bank_first.tsv"):
-        bank.find("first")
-    assert bank.find("first.tsv") == Path("first.tsv")
-
-
 def test_edition_of_a_dataset_is_known_by_its_bank():
     second = "e75e7c649fe61a0e70484e511efeec89"
     ours = {release: "+".join(map(md5_of, bank.files(release))) for release in bank.FILES}
