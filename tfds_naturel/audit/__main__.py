@@ -166,9 +166,12 @@ def _review(options: argparse.Namespace) -> None:
 def _agreement(options: argparse.Namespace) -> None:
     """Writes what annotators' files say together."""
     people = decisions.read(options.decisions)
-    lines = agreement.report(people)
     decided = decisions.read([options.adjudicated]) if options.adjudicated else {}
     adjudicated = {key: decision for by_one in decided.values() for key, decision in by_one.items()}
+    if len(adjudicated) < sum(map(len, decided.values())):
+        who = " and ".join(decided)
+        raise UserError(f"--adjudicated {options.adjudicated}: {who} decide the same caption; keep one row of it")
+    lines = agreement.report(people)
     left = {key: said for key, said in agreement.disagreements(people).items() if key not in adjudicated}
     screens = review.disputed(review.screens(banks.load(options.bank)), left)
     folder = options.agreement

@@ -32,9 +32,9 @@ Decisions = dict[Key, Decision]
 def read(paths: Sequence[Path]) -> dict[str, Decisions]:
     """Person -> what they decided, without captions left open.
 
-    A CSV file has at least the columns ``COLUMNS``, and may have ``annotator`` and ``reason``; it is one person's,
-    named by the annotator or else by the file. A JSON file is an export of Label Studio, with any number of people.
-    Raises UserError with the row or task, what was found and what was expected, and for two files of one person.
+    A CSV file has at least the columns ``COLUMNS``, and may have ``annotator``, whose decision a row is (default: the
+    file's name), and ``reason``. A JSON file is an export of Label Studio. Both may have several people. Raises
+    UserError with the row or task, what was found and what was expected, and for two files of one person.
     """
     people: dict[str, Decisions] = {}
     files: dict[str, Path] = {}
@@ -74,18 +74,18 @@ def check_size(path: Path) -> None:
 
 
 def _csv(path: Path) -> dict[str, Decisions]:
-    decided: Decisions = {}
-    names = set()
+    people: dict[str, Decisions] = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
         columns, rows = dict_rows(f)
         if missing := [column for column in COLUMNS if column not in columns]:
             raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}")
+        if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:
+            raise UserError(f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; write each person's in own rows")
         for number, row in enumerate(rows, 2):
             if missing := [column for column in COLUMNS if column not in row]:
                 raise UserError(f"{path}:{number}: the row has no {missing[0]}")
-            _add(decided, f"{path}:{number}", row)
-            names.add(row.get("annotator") or path.stem)
-    return {" and ".join(sorted(names)): decided} if decided else {}
+            _add(people.setdefault(row.get("annotator") or path.stem, {}), f"{path}:{number}", row)
+    return {name: decided for name, decided in people.items() if decided}
 
 
 def _add(decided: Decisions, place: str, row: Mapping[str, str]) -> None:
