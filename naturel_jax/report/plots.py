@@ -47,8 +47,8 @@ _THEME: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "naturel_jax"}
 TITLES = {
     "loss": (
         "Training loss",
-        "Training loss by step; models with different objectives have different losses. The numbers are in "
-        "metrics.jsonl.",
+        "Training loss by step, a line for each run; models with different objectives have different losses. The "
+        "numbers are in metrics.jsonl.",
     ),
     "accuracy": (
         "Accuracy during training",
@@ -102,9 +102,10 @@ def accuracy_over_training(
                     axis.plot(steps, [np.mean(measured[s]) for s in steps], label=_literal(model), **_style(n))
                     lowest, highest = ([pick(measured[s]) for s in steps] for pick in (min, max))
                     axis.fill_between(steps, lowest, highest, color=_style(n)["color"], alpha=0.2, linewidth=0)
-            axis.axhline(chance.get(metric, 0.0), color="0.6", linestyle=":", linewidth=1)
+            if metric in chance:
+                axis.axhline(chance[metric], color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
-        axes[-1].set_xlabel("training step (dotted: chance)")
+        axes[-1].set_xlabel("training step" + " (dotted: chance)" * (not chance.keys().isdisjoint(curves)))
         return _drawn(figure)
 
 
