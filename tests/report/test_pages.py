@@ -244,7 +244,7 @@ def forms(small, tmp_path_factory) -> dict[str, str]:
     people = {"Anna": [0, 3], "Ben": [0, 1], MALICIOUS: [0]}
     (folder / "shared.html").write_text(review.page(screens, shown, people), "utf-8")
     pairs = [Pair(f"true {n}", f"false {n}", str(CAT), "on", "swap", "yes") for n in range(9)]
-    readers.write(folder, readers.draw(pairs, [MALICIOUS], 4, 2, seed=0))
+    readers.write(folder, readers.sample(pairs, [MALICIOUS], 4, 2, seed=0))
     return {path.stem: path.as_uri() for path in folder.glob("*.html")}
 
 

@@ -15,7 +15,7 @@ they do not, a page on which somebody decides those, and the decisions for the b
     python -m tfds_naturel.audit --readers questions/
     python -m tfds_naturel.audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
 
-draws captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
+samples captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     folder.add_argument("--review", type=cli.on_disk, help="folder for the review page alone, without the attacks")
     folder.add_argument("--agreement", type=cli.on_disk, help="folder for a report on annotators' --decisions")
     folder.add_argument("--readers", type=cli.on_disk, help="folder for questions to readers, instead of a report")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of samples and shares (default: %(default)s)")
     parser.add_argument("--sample", type=int, help="number of pairs in --review (default: all of the bank)")
     parser.add_argument("--assign", help="names of the people who share the pairs of --review: anna,ben")
     parser.add_argument("--overlap", type=int, help="people for each pair of --assign (default: 2, or 1 of one)")
@@ -148,7 +148,7 @@ def _review(options: argparse.Namespace) -> None:
     """Writes the review page."""
     screens = review.screens(banks.load(options.bank))
     if options.sample is not None:
-        screens = review.drawn(screens, options.sample, options.seed)
+        screens = review.sample(screens, options.sample, options.seed)
     names = [] if options.assign is None else form.names(options.assign)
     overlap = min(2, len(names)) if options.overlap is None else options.overlap
     people = form.assign(len(screens), names, overlap, options.seed) if names else None
@@ -203,7 +203,7 @@ def _readers(options: argparse.Namespace) -> None:
     subsets = other_benchmarks.sugarcrepe(options.sugarcrepe).values() if options.sugarcrepe else ()
     people = sorted({pair.true for pairs in subsets for pair in pairs})
     pairs = attack_report.all_pairs(banks.load(options.bank))
-    items = readers.draw(pairs, people, options.captions, options.pairs, options.seed)
+    items = readers.sample(pairs, people, options.captions, options.pairs, options.seed)
     readers.write(options.readers, items)
     print(f"{options.readers}: {len(items)} questions; readers need questions.html or questions.tsv, and not key.tsv")
 

@@ -20,7 +20,7 @@ from tfds_naturel.audit.form import Form, Kind, Question, Screen
 from tfds_naturel.captions import decisions
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, read_tsv, reading_csv
+from tfds_naturel.common.files import check_size, dict_rows, read_tsv, reading_csv
 
 PEOPLE = 0.25  # captions by people, as a share of ours
 KINDS = {
@@ -67,7 +67,7 @@ class Item(NamedTuple):
     source: str
 
 
-def draw(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices: int, seed: int) -> list[Item]:
+def sample(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices: int, seed: int) -> list[Item]:
     """The questions about a sample of ``pairs`` (of any kind), in the same proportions of relations.
 
     ``choices`` pairs are shown as pairs; of ``captions`` others, one caption is judged, the true and the false one
@@ -135,7 +135,7 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     reader would count."""
     found = {}
     dialect = {} if path.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    decisions.check_size(path)
+    check_size(path, decisions.MAX_BYTES)
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
         names, lines = dict_rows(file, **dialect)
         rows = list(lines)

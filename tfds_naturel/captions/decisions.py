@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, is_unicode, load_json, reading_csv
+from tfds_naturel.common.files import check_size, dict_rows, is_unicode, load_json, reading_csv
 from tfds_naturel.common.schema import POLARITIES, Triplet
 
 COLUMNS = ("triplet", "text", "decision")
@@ -39,7 +39,7 @@ def read(paths: Sequence[Path]) -> dict[str, Decisions]:
     people: dict[str, Decisions] = {}
     files: dict[str, Path] = {}
     for path in paths:
-        check_size(path)
+        check_size(path, MAX_BYTES)
         found = _label_studio(path) if path.suffix == ".json" else _csv(path)
         for name, decided in found.items():
             if name in people:
@@ -65,12 +65,6 @@ def _most(votes: Counter[str]) -> str:
 def rejected(paths: Sequence[Path]) -> frozenset[Key]:
     """The (triplet, caption text) keys that a majority rejected. Raises UserError like ``read``."""
     return frozenset(key for key, verdict in majority(read(paths).values()).items() if verdict == "reject")
-
-
-def check_size(path: Path) -> None:
-    """Raises UserError for a file that is too large to be decisions or answers."""
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise UserError(f"{path}: {size:,} bytes; expected at most {MAX_BYTES:,}, the decisions of one person")
 
 
 def _csv(path: Path) -> dict[str, Decisions]:

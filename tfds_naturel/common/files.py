@@ -169,6 +169,12 @@ def check_regular(path: Path) -> None:
         raise UserError(f"{path}: not a regular file; remove it, or copy the folder again")
 
 
+def check_size(path: Path, largest: int) -> None:
+    """Raises UserError for a file of more than ``largest`` bytes, which would fill the memory."""
+    if (size := path.stat().st_size) > largest:
+        raise UserError(f"{path}: {size:,} bytes; expected at most {largest:,}: is it another file?")
+
+
 def inside(folder: Path, relative: str) -> Path:
     """``folder / relative``, resolved. Raises UserError if it is outside ``folder``, through ``..`` or a symlink."""
     try:
