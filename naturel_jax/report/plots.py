@@ -106,7 +106,7 @@ def accuracy_over_training(
                 axis.axhline(chance[metric], color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step" + " (dotted: chance)" * (not chance.keys().isdisjoint(curves)))
-        return _drawn(figure)
+        return _rendered(figure)
 
 
 def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
@@ -122,7 +122,7 @@ def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
                 points = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
                 axis.plot(*points.T, label=_literal(model), **_style(n) | {"marker": ""})
         axis.set(xlabel="training step", ylabel="loss")
-        return _drawn(figure)
+        return _rendered(figure)
 
 
 def by_relation(rows: Sequence[ModelRow]) -> Plot | None:
@@ -152,7 +152,7 @@ def by_relation(rows: Sequence[ModelRow]) -> Plot | None:
             axis.set(title=prefix.split("/")[0], xlim=(0, 1), ylim=(len(metrics) - 0.4, -0.6))
             axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
         axes[-1].set_xlabel("accuracy and its 95% interval (dotted: chance)")
-        return _drawn(figure)
+        return _rendered(figure)
 
 
 def forgetting_against_gain(rows: Sequence[ModelRow]) -> Plot | None:
@@ -174,7 +174,7 @@ def forgetting_against_gain(rows: Sequence[ModelRow]) -> Plot | None:
             axis.plot(kept, gain, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
         axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
         axis.margins(0.2)
-        return _drawn(figure)
+        return _rendered(figure)
 
 
 def relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:
@@ -208,7 +208,7 @@ def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes)
 
 
-def _drawn(figure: Figure) -> Plot:
+def _rendered(figure: Figure) -> Plot:
     labelled: dict[str, Artist] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -9,8 +9,8 @@ of the fetcher. If any caption fails a check, the command fails after writing th
     python -m tfds_naturel.audit --review review/ --sample 120 --assign anna,ben,carla --overlap 2
     python -m tfds_naturel.audit --agreement agreement/ --decisions decisions-*.csv [--adjudicated adjudicated-dora.csv]
 
-write the page alone, with a sample of the pairs divided among people; and, from their files, how far they agree, where
-they do not, a page on which somebody decides those, and the decisions for the builder.
+write the page alone, with a sample of the pairs divided among people; and, from their files, a report on how far they
+agree, a page on which somebody decides where they do not, and the decisions for the builder.
 
     python -m tfds_naturel.audit --readers questions/
     python -m tfds_naturel.audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of samples and shares (default: %(default)s)")
     parser.add_argument("--sample", type=int, help="number of pairs in --review (default: all of the bank)")
     parser.add_argument("--assign", help="names of the people who share the pairs of --review: anna,ben")
-    parser.add_argument("--overlap", type=int, help="people for each pair of --assign (default: 2, or 1 of one)")
+    parser.add_argument("--overlap", type=int, help="people of --assign who judge a pair (default: 2, or all of one)")
     parser.add_argument("--label_studio", action="store_true", help="write --review also as tasks of Label Studio")
     parser.add_argument("--captions", type=int, default=300, help="number of captions to judge (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=240, help="number of pairs to choose from (default: %(default)s)")
@@ -93,7 +93,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--decisions", type=cli.on_disk, nargs="+", help="annotators' files, CSV of the page or JSON of Label Studio"
     )
-    parser.add_argument("--adjudicated", type=cli.on_disk, help="the file of who decided what --agreement listed")
+    parser.add_argument(
+        "--adjudicated", type=cli.on_disk, help="file of whoever decided the disagreements of --agreement"
+    )
     options = parser.parse_args(arguments)
     given = [flag for flag, value in vars(options).items() if value != parser.get_default(flag)]
     asked = next(flag for flag in _USED if flag in given)
@@ -164,7 +166,7 @@ def _review(options: argparse.Namespace) -> None:
 
 
 def _agreement(options: argparse.Namespace) -> None:
-    """Writes what annotators' files say together."""
+    """Reports on annotators' files, and writes their disagreements and decisions."""
     people = decisions.read(options.decisions)
     decided = decisions.read([options.adjudicated]) if options.adjudicated else {}
     adjudicated = {key: decision for by_one in decided.values() for key, decision in by_one.items()}

@@ -1,6 +1,6 @@
 """The page on which people answer questions about captions: one HTML file, usable without a server or network.
 
-Answers belong to a name: a browser keeps them apart for each name and each set of questions, and exports them as CSV.
+A browser keeps answers under a name, apart for each name and each set of questions, and exports them as CSV.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Screen(NamedTuple):
 
 class Form(NamedTuple):
     """Everything but the questions. ``file``: its answers are exported as ``<file>-<name>.csv`` with ``columns``, where
-    ``key`` names a question, and ``answer`` has the answer; with those in ``explained``, a reason may be given.
+    ``key`` names a question, and ``answer`` has the answer; a reason may be given for those in ``explained``.
     ``filters``: fields of the rows to choose questions by."""
 
     title: str
@@ -81,12 +81,12 @@ def page(
 
 
 def names(text: str) -> list[str]:
-    """The names in a list with commas. Raises UserError for one that is empty, long, twice there, or not printable."""
+    """The names in a list with commas. Raises UserError for one that is empty, long, repeated or not printable."""
     found = [" ".join(unicodedata.normalize("NFC", name).split()) for name in text.split(",")]
     if bad := [name for name in found if not name.isprintable() or not 0 < len(name) <= _MOST_LETTERS]:
         raise UserError(f"name {bad[0][:80]!r}: expected 1 to {_MOST_LETTERS} printable characters, as in anna,ben")
     if twice := [name for name in found if found.count(name) > 1]:
-        raise UserError(f"name {twice[0]!r} is there twice: give people different names")
+        raise UserError(f"name {twice[0]!r} is repeated: give people different names")
     return found
 
 

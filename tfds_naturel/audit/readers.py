@@ -48,7 +48,7 @@ FORM = Form(
     columns=(*_SHOWN, "answer", "annotator"),
     filters=("question",),
 )
-_Z = 1.96  # of a 95% interval
+_Z = 1.96  # standard errors on each side of a 95% interval
 
 
 class Item(NamedTuple):

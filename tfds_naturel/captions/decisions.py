@@ -12,7 +12,7 @@ from tfds_naturel.common.files import check_size, dict_rows, is_unicode, load_js
 from tfds_naturel.common.schema import POLARITIES, Triplet
 
 COLUMNS = ("triplet", "text", "decision")
-VERDICTS = ("accept", "unclear", "reject")  # of rows of one person about one caption, the last of these counts
+VERDICTS = ("accept", "unclear", "reject")  # of several rows of one person about a caption, the last here counts
 MAX_BYTES = 16 << 20  # of a file; all captions of the bank take 2 MB
 _MOST_LETTERS = {"annotator": 60, "reason": 1000, "text": 1000}
 

@@ -1,4 +1,4 @@
-"""Mined negative images: for an image and a triplet it shows, images with similar looks or annotations without it.
+"""Mined negative images: for an image and a triplet that it shows, similar images that do not show the triplet.
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 

@@ -73,7 +73,7 @@ def test_a_sample_has_the_relations_of_all_and_shares_are_in_the_page(small, tmp
         ("--sample", "9"): r"--sample 9: expected a number from 1 to 8",
         ("--assign", "anna", "--overlap", "2"): r"overlap 2: expected a number from 1 to 1",
         ("--assign", "anna,,ben"): r"name '': expected 1 to 60 printable characters",
-        ("--assign", "anna,anna"): r"name 'anna' is there twice",
+        ("--assign", "anna,anna"): r"name 'anna' is repeated",
     }.items():
         with pytest.raises(UserError, match=match):
             audit.main([*command[:4], *flags])
