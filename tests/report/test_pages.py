@@ -374,7 +374,7 @@ def test_files_of_others_are_refused_by_row(page, small, forms):
     row = f"{CAT},{small[CAT][0].text}"
     for text, message in {
         "a,b\n": "expected the columns triplet, text, decision",
-        f"triplet,text,decision,decision\n{row},accept,reject\n": "expected the columns triplet, text, decision, each once",
+        f"triplet,text,decision,decision\n{row},accept,reject\n": "triplet, text, decision, each once",
         f"triplet,text,decision\n{row},accept\n{row},maybe\n": 'Nothing was loaded. Row 3: decision "maybe"; exp',
         f"triplet,text,decision,annotator\n{row},accept,Bea\n": "Row 2: it is by Bea, and you are Ada",
         f"triplet,text,decision,reason\n{row},reject,{'x' * 1001}\n": "Row 2: its reason has more than 1000 characters",

@@ -93,9 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--decisions", type=cli.on_disk, nargs="+", help="annotators' files, CSV of the page or JSON of Label Studio"
     )
-    parser.add_argument(
-        "--adjudicated", type=cli.on_disk, help="file of whoever decided the disagreements of --agreement"
-    )
+    parser.add_argument("--adjudicated", type=cli.on_disk, help="file of whoever decided what --agreement listed")
     options = parser.parse_args(arguments)
     given = [flag for flag, value in vars(options).items() if value != parser.get_default(flag)]
     asked = next(flag for flag in _USED if flag in given)
