@@ -159,7 +159,7 @@ def _locked_folder(prefix: str, where: Path) -> tuple[Path, FileLock]:
             if folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-        if (folder / "lock").exists():  # or another process has taken it for a leftover before it was locked
+        if (folder / "lock").exists():  # no other process took the folder for a leftover before it was locked
             return folder, lock
 
 
