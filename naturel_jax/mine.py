@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     embedded.add_argument("--pool", type=cli.on_disk, help="what naturel-embed wrote; it may have other images too")
     parser.add_argument("--memory_gb", type=float, default=4.0, help="with --pool: most memory for the index")
     parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
-    parser.add_argument("--range_min", type=int, default=0, help="skip so many of the nearest images")
+    parser.add_argument("--range_min", type=int, default=0, help="skip this many of the nearest images")
     parser.add_argument(
         "--range_max", type=int, help="look no further among the nearest. Default: RANGE_MIN + 4 * COUNT"
     )

@@ -20,7 +20,7 @@ from tfds_naturel.common.errors import UserError
 
 CONFIG, DATA = "config.json", "data.json"  # in the folder of a run
 MADE_BY = "made_by"  # entry of ``CONFIG``: code, processor and accelerators of the process that began the run
-_NOT_NOTED = "not noted"
+_NOT_RECORDED = "not recorded"
 
 
 class Ran(NamedTuple):
@@ -70,11 +70,11 @@ def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Ran], accel
     here = {"date": _date(datetime.datetime.now(datetime.UTC)), **machine.describe(), "accelerators": accelerators}
     columns: dict[tuple[str, ...], list[str]] = {(*here.values(), MISSING): ["this report"]}
     for name, record in saved.items():
-        made = {"date": _trained(runs[name])} | dict.fromkeys(list(here)[1:], _NOT_NOTED)
+        made = {"date": _trained(runs[name])} | dict.fromkeys(list(here)[1:], _NOT_RECORDED)
         with _reading(runs[name].folder / CONFIG):
             made |= record.get(MADE_BY, {})
             packages = ", ".join(f"{package} {version}" for package, version in record.get("versions", {}).items())
-        columns.setdefault((*(str(made[key]) for key in here), packages or _NOT_NOTED), []).append(name)
+        columns.setdefault((*(str(made[key]) for key in here), packages or _NOT_RECORDED), []).append(name)
     rows = [(label.capitalize(), *cells) for label, *cells in zip((*here, "packages"), *columns, strict=True)]
     return Section("Where it comes from", ("", *map(", ".join, columns.values())), rows, words=True)
 
@@ -82,7 +82,7 @@ def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Ran], accel
 def _trained(run: Ran) -> str:
     """The day on which a run recorded something last, UTC."""
     if run.ended is None:
-        return _NOT_NOTED
+        return _NOT_RECORDED
     with _reading(run.folder / recorded.FILE):
         return _date(datetime.datetime.fromtimestamp(run.ended, datetime.UTC))
 

@@ -249,7 +249,7 @@ def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[
         ("In italics, with a source: published scores on the same items.", PUBLISHED in kinds),
         ("In italics, without a source: baselines that read the captions and never see an image.", BLIND in kinds),
         ("Chance: the expected score of a guess.", CHANCE in kinds),
-        (f"Ties, items of which a right and a wrong answer score the same: {tied}.", bool(tied)),
+        (f"Ties, items whose right and wrong answers score the same: {tied}.", bool(tied)),
     ]
     return [line for line, occurs in lines if occurs]
 

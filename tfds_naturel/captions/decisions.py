@@ -72,7 +72,7 @@ def _csv(path: Path) -> dict[str, Decisions]:
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
         columns, rows = dict_rows(f)
         if missing := [column for column in COLUMNS if column not in columns]:
-            raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}")
+            raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}; export it from the page again")
         if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:
             raise UserError(f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; write each person's in own rows")
         for number, row in enumerate(rows, 2):
