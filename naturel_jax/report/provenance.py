@@ -23,14 +23,14 @@ MADE_BY = "made_by"  # entry of ``CONFIG``: code, processor and accelerators of 
 _NOT_RECORDED = "not recorded"
 
 
-class Ran(NamedTuple):
+class RunFolder(NamedTuple):
     """The folder of a run, and when it recorded something last, in seconds since 1970."""
 
     folder: epath.Path
     ended: float | None
 
 
-def sections(runs: Mapping[str, Ran], recipe: Sequence[str] = (), accelerators: str = MISSING) -> list[Section]:
+def sections(runs: Mapping[str, RunFolder], recipe: Sequence[str] = (), accelerators: str = MISSING) -> list[Section]:
     """``runs``: row of a report -> its run, or the first one of several. ``recipe``: what differs from the config file,
     in lines; ``accelerators``: those of this process, if it uses any. Raises UserError for a damaged file."""
     found = {name: _read(run.folder / CONFIG) for name, run in runs.items()}
@@ -45,7 +45,7 @@ def sections(runs: Mapping[str, Ran], recipe: Sequence[str] = (), accelerators: 
 
 @contextlib.contextmanager
 def _reading(path: epath.Path) -> Iterator[None]:
-    """Turns what a file raises that has other fields or types than a run writes into a UserError that names it."""
+    """Turns the errors of a file with other fields or types than a run writes into a UserError that names it."""
     try:
         yield
     except UserError as error:
@@ -65,7 +65,7 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
     return found
 
 
-def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Ran], accelerators: str) -> Section:
+def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunFolder], accelerators: str) -> Section:
     """A column for the process that writes the report, and one for each run or those that were made alike."""
     here = {"date": _date(datetime.datetime.now(datetime.UTC)), **machine.describe(), "accelerators": accelerators}
     columns: dict[tuple[str, ...], list[str]] = {(*here.values(), MISSING): ["this report"]}
@@ -79,7 +79,7 @@ def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Ran], accel
     return Section("Where it comes from", ("", *map(", ".join, columns.values())), rows, words=True)
 
 
-def _trained(run: Ran) -> str:
+def _trained(run: RunFolder) -> str:
     """The day on which a run recorded something last, UTC."""
     if run.ended is None:
         return _NOT_RECORDED
@@ -112,7 +112,7 @@ def _without_bases(fields: Mapping[str, Any], configs: Mapping[str, Config]) -> 
     return ((name, value) for name, value in fields.items() if not name.startswith(shown))
 
 
-def _data(configs: Mapping[str, Config], runs: Mapping[str, Ran]) -> Section:
+def _data(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> Section:
     """The parts of each mixture, and the images of all together."""
     rows, text = [], []
     for name, config in configs.items():

@@ -50,7 +50,7 @@ def with_runs(
     """The report with what ``runs`` (row -> the folders of its seeds) recorded, and where they come from; ``recipe``,
     ``accelerators``: see ``provenance``."""
     found = {name: [recorded.read(folder) for folder in folders] for name, folders in runs.items()}
-    firsts = {name: provenance.Ran(folders[0], found[name][0].ended) for name, folders in runs.items()}
+    firsts = {name: provenance.RunFolder(folders[0], found[name][0].ended) for name, folders in runs.items()}
     return dataclasses.replace(
         report,
         histories={name: [run.history for run in of_row] for name, of_row in found.items()},

@@ -51,8 +51,8 @@ def _alpha(counts: np.ndarray) -> float:
 def interval(counts: Mapping[Key, Sequence[int]]) -> tuple[float, float]:
     """95% bootstrap interval of alpha. Triplets are resampled, since captions of one triplet resemble one another."""
     rows = np.array(list(counts.values()))
-    _, triplet = np.unique([str(triplet) for triplet, _ in counts], return_inverse=True)
-    groups = [np.flatnonzero(triplet == n) for n in range(triplet.max() + 1)]
+    _, numbers = np.unique([str(triplet) for triplet, _ in counts], return_inverse=True)
+    groups = [np.flatnonzero(numbers == n) for n in range(numbers.max() + 1)]
     rng = np.random.default_rng(0)
     resampled = (rng.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
     found = [_alpha(rows[np.concatenate([groups[n] for n in chosen])]) for chosen in resampled]

@@ -74,7 +74,9 @@ def _csv(path: Path) -> dict[str, Decisions]:
         if missing := [column for column in COLUMNS if column not in columns]:
             raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}; export it from the page again")
         if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:
-            raise UserError(f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; write each person's in own rows")
+            raise UserError(
+                f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; give each person rows of their own"
+            )
         for number, row in enumerate(rows, 2):
             if missing := [column for column in COLUMNS if column not in row]:
                 raise UserError(f"{path}:{number}: the row has no {missing[0]}")
