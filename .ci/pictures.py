@@ -88,9 +88,6 @@ def drawings() -> None:
     save(curves, "curves")
 
 
-_ONLY_SECOND = "[...document.querySelectorAll('button')].find(b => /^only NegCLIP-SP/.test(b.innerText))?.click()"
-
-
 def screenshots() -> None:
     """The report, and the gallery of what only the second model gets right, in light and dark."""
     files = {"report": FOLDER / "results/report.html", "gallery": next(FOLDER.glob("results/compare/**/*.html"))}
