@@ -107,7 +107,7 @@ def test_guesses_by_hand(read):
 
 
 def test_three_wordings_are_nearest_to_one_another_once_in_fifteen():
-    """Of all orders of six cosines: those of three captions to one another and of each to the false one."""
+    """Share of the orders of six cosines: those of three captions to one another and of each to the false one."""
     orders = [
         ab > max(a, b) and ac > max(a, c) and bc > max(b, c) for ab, ac, bc, a, b, c in itertools.permutations(range(6))
     ]

@@ -52,7 +52,7 @@ TINY = "--config=tests/helpers/tiny_config.py"
 
 
 @pytest.mark.filterwarnings("ignore:the load_module():DeprecationWarning")
-def test_what_the_command_line_changes_in_the_config_file_is_known(monkeypatch):
+def test_overrides_of_the_config_file_are_listed(monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
     file = f"{ROOT}/tests/helpers/tiny_config.py"
     config_flags.parse(

@@ -158,7 +158,7 @@ def test_image_that_cannot_be_read_is_replaced_by_the_next_of_its_batch(table, c
 
 
 def test_replacement_does_not_depend_on_devices(table):
-    """Nor on processes that read: the images and labels of each anchor of an epoch, in order."""
+    """It does not depend on reading processes, either: the images and labels of each anchor of an epoch, in order."""
     absl.flags.FLAGS.mark_as_parsed()  # Grain's processes read them
     data, epochs = source(table), []
     for devices, reading in ((1, {}), (4, {}), (1, {"workers": 1})):

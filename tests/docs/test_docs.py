@@ -274,7 +274,7 @@ def test_internal_links_hold(page):
 
 
 def test_site_lists_every_page():
-    """And links of the site stay inside it: a page links to no file outside docs/."""
+    """Links of the site stay inside it: a page links to no file outside docs/."""
     nav = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         assert str(page.relative_to(ROOT / "docs")) in nav, f"{page} is not in mkdocs.yml"
@@ -312,7 +312,7 @@ def test_readme_is_short():
 
 
 def test_pictures_are_small_and_shown():
-    """Those that exist in dark, in both."""
+    """A picture that exists in a dark version is shown in both."""
     text = "".join(page.read_text() for page in PAGES)
     sizes = {path.name: path.stat().st_size for path in (ROOT / "docs/assets").iterdir() if path.suffix != ".css"}
     shown = set(re.findall(r"assets/(\w+\.(?:svg|webp)(?:#only-\w+)?)", text))

@@ -170,7 +170,7 @@ def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
 
 
 @pytest.mark.slow
-def test_two_evaluations_at_once_with_one_out_are_both_right(folders, tmp_path):
+def test_two_evaluations_at_once_may_share_their_output(folders, tmp_path):
     run(folders, tmp_path / "alone", f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip")
     flags = [f"--benchmarks_dir={folders}", "--benchmarks", "winoground", "vg_relation", "sugarcrepe"]
     models = [f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip"]

@@ -69,7 +69,7 @@ def a_folder(path: Path) -> None:
 
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize("damage", [flip_a_bit, cut_short, of_other_rows, Path.unlink, a_folder])
-def test_what_is_in_a_damaged_file_is_embedded_again(encoder, filled, damage, is_open, monkeypatch, caplog):
+def test_contents_of_a_damaged_file_are_embedded_again(encoder, filled, damage, is_open, monkeypatch, caplog):
     folder, expected = filled
     path = sorted(folder.iterdir())[0]
     whole = path.read_bytes()

@@ -52,7 +52,7 @@ def files(tmp_path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(tmp_path.glob("embedded/*/*.embeddings"))}
 
 
-def test_batches_hold_what_the_tower_makes_of_the_images(begin, tmp_path):
+def test_batches_hold_the_embeddings_of_the_images(begin, tmp_path):
     """Also of mirrored ones, of the blank image and of padding, and in reading processes."""
     options, plain = config(tmp_path), config(tmp_path, cache="")
     (cached,) = frozen.embed_sources(options, begin, [data()], mesh(2))

@@ -67,7 +67,7 @@ def files(tmp_path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_batches_hold_what_the_tower_makes_of_the_captions(starts, tmp_path, family):
+def test_batches_hold_the_embeddings_of_the_captions(starts, tmp_path, family):
     """From two sources, in all blocks of rows, with padding; everything else is as without the cache."""
     start = starts[family]
     cached, plain = (pipeline(config(tmp_path, family, cached), start) for cached in (True, False))
@@ -114,7 +114,7 @@ def test_distinct_texts_are_numbered_by_their_first_use():
 
 
 def test_an_interrupted_run_continues_with_the_next_block(starts, tmp_path, monkeypatch, caplog):
-    """And every distinct caption goes through the tower once, at any number of devices."""
+    """Every distinct caption goes through the tower once, at any number of devices."""
     monkeypatch.setattr(embedded, "BLOCK", 5)
     tokenized, written = [], []
     tokenize, write = Processor.tokenize, embedded.write

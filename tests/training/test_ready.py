@@ -157,7 +157,7 @@ def test_run_that_becomes_longer_is_the_longer_run(tmp_path):
     ids=str,
 )
 def test_mistake_is_found_before_the_base_is_trained(changes, expected, tmp_path):
-    """And the corrected command can follow in the same workdir."""
+    """The corrected command can follow in the same workdir."""
     raw = tiny_config.get_config("sigmoid")
     base = raw.copy_and_resolve_references()
     raw.data.dir = os.fspath(data_dir())

@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_checkpoint_says_what_its_run_started_from():
-    """Those of earlier versions do not, and parameters that were computed have no digest."""
+    """Checkpoints of earlier versions do not, and parameters that were computed have no digest."""
     config, folder, now = c.load(tiny_config.get_config()), epath.Path("run"), processor("clip")
     meta = {"config": versions.to_json(config), "processor": now.to_dict() | {"mean": [0.7, 0.7, 0.7]}}
     run_folder.check_meta(folder, meta, config, None, "a1", now)

@@ -58,7 +58,7 @@ def test_scale_of_one_is_the_largest_centred_square():
 
 
 @pytest.mark.parametrize("scale", [(0.9, 1.0), (0.5, 0.6)])
-def test_of_images_that_are_too_narrow_only_the_square_is_drawn(scale):
+def test_images_too_narrow_for_other_boxes_get_the_square(scale):
     """Every other image has other boxes too, if they are drawn often enough."""
     short = 90
     for long in range(short, 4 * short):

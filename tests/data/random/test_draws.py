@@ -67,7 +67,7 @@ def test_all_orders_are_equally_likely_whatever_the_epoch_before():
 
 
 def test_order_does_not_depend_on_what_was_asked_for_before():
-    """Nor on threads, and reading processes do not receive the order."""
+    """It does not depend on threads, either, and reading processes do not receive the order."""
     order, positions = Shuffled(1000, 7, 2), np.arange(6000)
     expected = Shuffled(1000, 7, 2).at(positions)
     mixed = np.random.default_rng(0).permutation(positions)

@@ -223,7 +223,7 @@ def dense(name, options, graph, base):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_term_is_that_of_the_expanded_batch(name, options):
-    """With four copies of an image and a sentinel; on 8 devices, with one copy and none."""
+    """On a batch with four copies of an image and a sentinel."""
     graph = sparse_graph()
     base = base_of(graph)
     expected = dense(name, options, graph, base)
