@@ -4,6 +4,7 @@ compressed buffers are measured before they are unpacked, and rows before they a
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import check_regular
 
 # What a file of N bytes may have, as (a, b) for a + b * N.
 _AT_ONCE = (16 << 20, 10)  # bytes that are unpacked together: a page, the rows of a batch
@@ -58,6 +60,7 @@ class _Limits:
 def parquet_schema(path: os.PathLike[str]) -> pa.Schema:
     """The schema of a Parquet file. Raises UserError for one of too many columns for a file of this size, and pyarrow's
     errors for a damaged file."""
+    check_regular(Path(path))
     with open(path, "rb") as file:
         _check_footer(_Limits(path, os.fstat(file.fileno()).st_size), file)
         return pq.read_schema(file)
@@ -81,6 +84,7 @@ def parquet_batches(
     Raises UserError before a page, dictionary or batch is unpacked that is too large for a file of this size, and
     pyarrow's errors for a damaged file.
     """
+    check_regular(Path(path))
     with open(path, "rb") as file:
         limits = _Limits(path, os.fstat(file.fileno()).st_size)
         yield from _batches(limits, file, rows, columns, kept)
