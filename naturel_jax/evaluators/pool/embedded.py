@@ -7,6 +7,7 @@ import bisect
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -78,7 +79,7 @@ class Embedded:
             with reading_arrow(path, _AGAIN):
                 expected, found = _rows(path), 0
                 for batch in parquet_batches(path, _NAMES, ["image_path"]):
-                    names = batch.column(0).to_pylist() if batch.num_columns == 1 else [None]
+                    names: list[Any] = batch.column(0).to_pylist() if batch.num_columns == 1 else [None]
                     if wrong := [name for name in names if not isinstance(name, str)]:
                         raise UserError(f"{path}: an image_path is {wrong[0]!r:.80}, expected a string; {_AGAIN}")
                     found += len(names)
