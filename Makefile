@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages pictures setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve dist pages pictures setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers; where there are none the setting is ignored.
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
@@ -103,6 +103,11 @@ docs: $(VENV)/.docs
 docs-serve: $(VENV)/.docs
 	PYTHONPATH=.ci $(BIN)/zensical serve
 
+# The wheel and the source archive, in build/dist, and what PyPI would say about them.
+dist: $(VENV)/.python
+	$(BIN)/uv tool run --from build pyproject-build --outdir build/dist .
+	$(BIN)/uv tool run twine check --strict build/dist/*
+
 # What is derived from others: the notebook of the tutorial, the tables of config fields and of models, the diagram of a
 # batch and the chart of exchanges.
 pages: setup
@@ -117,12 +122,14 @@ pictures: setup-test
 	$(BIN)/python -m pip install -q -e '.[notebook]'
 	$(BIN)/python .ci/pictures.py
 
-# requirements.lock: the newest versions, with hashes, for Python 3.11 to 3.14 on Linux and macOS. `make test` installs
-# them.
+# requirements.lock: the newest versions, with hashes, for Python 3.11 to 3.14 on Linux and macOS, and what the tests need
+# beside them. `make test` installs both, and PyTorch for whatever the machine has.
 lock: $(VENV)/.python
 	sed '/^#/!d' requirements.lock > $(VENV)/lock
 	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header >> $(VENV)/lock
 	mv $(VENV)/lock requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra test --universal --python-version 3.11 --no-annotate --no-header -c requirements.lock > $(VENV)/lock
+	sed -E '/^(torch|triton|nvidia|cuda)/d' $(VENV)/lock > tests/constraints.txt
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test
@@ -140,8 +147,8 @@ $(VENV)/.runtime: $(VENV)/.python requirements.txt requirements.lock pyproject.t
 	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -e . || $(BIN)/python -m pip install -q -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.runtime
-	$(BIN)/python -m pip install -q -e '.[test]'
+$(VENV)/.test: $(VENV)/.runtime tests/constraints.txt
+	$(BIN)/python -m pip install -q -c tests/constraints.txt -e '.[test]'
 	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # for the tests' many processes; a demo compiles what it imports
 	touch $@
 

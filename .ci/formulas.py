@@ -1,7 +1,7 @@
 """Formulas of the site as MathML, which browsers draw without scripts, fonts or a network.
 
-An extension of Python-Markdown, for what ``pymdownx.arithmatex`` has found. A formula that cannot be converted ends the
-build. `make docs` puts this folder on the path.
+An extension of Python-Markdown, for what ``pymdownx.arithmatex`` has found. A formula that latex2mathml refuses, or of
+which it leaves a command as it is, ends the build. `make docs` puts this folder on the path.
 """
 
 import html
@@ -23,8 +23,10 @@ class _Formulas(Postprocessor):
 
 def _mathml(found: re.Match[str]) -> str:
     tag, tex = found.groups()
-    display = "block" if tag == "div" else "inline"
-    return f'<{tag} class="formula">{convert(html.unescape(tex).strip(), display=display)}</{tag}>'
+    mathml = convert(html.unescape(tex).strip(), display="block" if tag == "div" else "inline")
+    if unknown := re.search(r"\\\w*", mathml):
+        raise ValueError(f"formula {tex!r}: latex2mathml does not know {unknown[0]}; write it in other commands")
+    return f'<{tag} class="formula">{mathml}</{tag}>'
 
 
 class _Extension(Extension):

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # as a script, this file has only its own folder 
 
 import pages  # noqa: E402
 
-from tests.helpers.browser import browser  # noqa: E402
+from tests.helpers.browser import Page, browser  # noqa: E402
 
 NOTEBOOK, ASSETS, FOLDER = ROOT / "docs/tutorial.ipynb", ROOT / "docs/assets", ROOT / "build/tutorial"
 RUN = FOLDER / "runs/negclip_sp_scenes"
@@ -87,9 +88,6 @@ def drawings() -> None:
     save(curves, "curves")
 
 
-_ONLY_SECOND = "[...document.querySelectorAll('button')].find(b => /^only NegCLIP-SP/.test(b.innerText))?.click()"
-
-
 def screenshots() -> None:
     """The report, and the gallery of what only the second model gets right, in light and dark."""
     files = {"report": FOLDER / "results/report.html", "gallery": next(FOLDER.glob("results/compare/**/*.html"))}
@@ -102,8 +100,33 @@ def screenshots() -> None:
                 page.run(
                     "[...document.querySelectorAll('button')].find(b => /^only .*SP right/.test(b.innerText))?.click()"
                 )
-                shot = page.send("Page.captureScreenshot", format="png")["data"]
-                save(Image.open(io.BytesIO(base64.b64decode(shot))), name + suffix)
+                save(shot(page), name + suffix)
+
+
+def shot(page: Page) -> Image.Image:
+    """What the window shows."""
+    return Image.open(io.BytesIO(base64.b64decode(page.send("Page.captureScreenshot", format="png")["data"])))
+
+
+def playground() -> None:
+    """The page of naturel-try with both models and an image of the drawn world, and two words exchanged."""
+    command = [sys.executable, "-m", "naturel_jax.playground", "run:runs/clip_scenes", "run:runs/negclip_sp_scenes"]
+    with subprocess.Popen([*command, "--port=0"], cwd=FOLDER, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            address = process.stdout.readline().split()[0]
+            with browser() as page:
+                page.send("Emulation.setScrollbarsHidden", hidden=True)
+                page.resize(1100, 620)
+                page.open(address)
+                page.click("#examples button:nth-child(3)")
+                for n in (2, 8):  # of "A rucksack was on top of a gentleman."
+                    page.click(f".words button:nth-child({n})")
+                page.until("document.querySelectorAll('tbody').length === 3")
+                page.run("scrollTo(0, 0)")
+                save(shot(page), "playground")
+        finally:
+            process.terminate()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -114,6 +137,7 @@ def main(arguments: Sequence[str]) -> None:
         execute()
     drawings()
     screenshots()
+    playground()
 
 
 if __name__ == "__main__":

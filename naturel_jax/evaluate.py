@@ -22,7 +22,6 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks import registry
-from naturel_jax.checkpoints import recorded
 from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.evaluation import evaluate
 from naturel_jax.config import own_benchmarks
@@ -85,14 +84,13 @@ def main(arguments: Sequence[str]) -> None:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     mirror = Mirror(options.out or epath.Path("results"))
     named = {name: source.removeprefix("run:") for name, source in models.items() if source.startswith("run:")}
-    workdirs = {name: runs.locate(workdir)[0] for name, workdir in named.items()}
-    histories = {name: recorded.history(workdir) for name, workdir in workdirs.items()}
+    workdirs = {name: [runs.locate(workdir)[0]] for name, workdir in named.items()}
     sections: dict[str, str] = {}
     for name, source in models.items():
         sections[name] = evaluate(name, source, benchmarks, mirror, **sizes, wrong=wrong)
         mirror.publish()
         mirror.fetch()
-        print(report.write(mirror.local, histories, workdirs, machine.accelerators()), flush=True)
+        print(report.write(mirror.local, workdirs, machine.accelerators()), flush=True)
         if wrong:
             text = mistakes_page.page(sections)
             storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)

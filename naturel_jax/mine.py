@@ -70,12 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
     embedded.add_argument("--pool", type=cli.on_disk, help="what naturel-embed wrote; it may have other images too")
     parser.add_argument("--memory_gb", type=float, default=4.0, help="with --pool: most memory for the index")
     parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
-    parser.add_argument("--range_min", type=int, default=0, help="skip so many of the nearest images")
+    parser.add_argument("--range_min", type=int, default=0, help="skip this many of the nearest images")
     parser.add_argument(
         "--range_max", type=int, help="look no further among the nearest. Default: RANGE_MIN + 4 * COUNT"
     )
     parser.add_argument("--max_score", type=float, help="highest cosine of a negative")
-    positive = "than the nearest image that is annotated with the triplet"
+    positive = "than the positive: of at most 256 other images annotated with the triplet, the nearest"
     parser.add_argument("--absolute_margin", type=float, help=f"a negative's cosine is lower by this {positive}")
     parser.add_argument("--relative_margin", type=float, help=f"a negative's cosine is lower by this share {positive}")
     parser.add_argument("--seed", type=int, default=0)
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
     report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "index": about}
     storage.write_json(options.out.with_name(f"{options.out.name}.json"), report)
     print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
-    print("candidates left out:", ", ".join(f"{number:,} {reason}" for reason, number in counts.items()) or "none")
+    print("candidates left out:", ", ".join(f"{reason} {number:,}" for reason, number in counts.items()) or "none")
 
 
 if __name__ == "__main__":

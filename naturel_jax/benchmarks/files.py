@@ -150,9 +150,12 @@ def _fault(row: Any, fields: Fields) -> str | None:
 
 
 def strings(name: str, text: str) -> tuple[str, ...]:
-    """The strings in a cell with a Python list of them, at least one. Raises BenchmarkError. ``name``: its field."""
+    """The strings in a cell with a Python list of them, at least one, or with a set, as in some of CREPE's. Raises
+    BenchmarkError. ``name``: its field.
+    """
     try:
         listed = ast.literal_eval(text)
+        listed = sorted(listed) if isinstance(listed, set) else listed  # a set has no order of its own
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         listed = None
     if not isinstance(listed, list) or not listed or not all(isinstance(each, str) for each in listed):

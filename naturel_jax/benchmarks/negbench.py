@@ -2,36 +2,16 @@
 what is not there (Alhamoud et al., CVPR 2025, arXiv 2501.09425). Its medical images and videos are not read.
 """
 
-import functools
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
-from naturel_jax.benchmarks import coco, retrieval, rules
-from naturel_jax.benchmarks.benchmark import (
-    Benchmark,
-    Entry,
-    Image,
-    Item,
-    Metric,
-    Origin,
-    Source,
-    Verified,
-    by_value,
-)
-from naturel_jax.benchmarks.files import (
-    BenchmarkError,
-    Folder,
-    Record,
-    load_csv,
-    numbered,
-    read_items,
-    strings,
-)
+from naturel_jax.benchmarks import coco
+from naturel_jax.benchmarks.benchmark import Entry, Origin, Source, Verified
+from naturel_jax.benchmarks.table import CHOICE, Suite, entry
 
 _PAPER = "https://arxiv.org/abs/2501.09425"
 _DATE = "2026-11-29"
-OPTIONS = [f"caption_{n}" for n in range(4)]
 
 
 class Collection(NamedTuple):
@@ -43,10 +23,11 @@ class Collection(NamedTuple):
     licence: str
     origin: Origin
 
-    def opener(self, root: Path) -> Callable[[str], Image]:
-        """Opens the image at a path of the files. Raises BenchmarkError for one that is missing."""
-        images = Folder(root / self.folder)
-        return lambda path: images.image("/".join(PurePosixPath(path).parts[-self.parts :]))
+    def records(self, rows: Iterable[dict[str, str]]) -> Iterator[Any]:
+        """Records with the path that an image has in the folder."""
+        for row in rows:
+            path = row.get("image_path", row.get("filepath"))
+            yield row if path is None else row | {"name": "/".join(PurePosixPath(path).parts[-self.parts :])}
 
 
 COCO = Collection("coco/val2017", 1, coco.LICENCE, Origin("COCO (val2017)", _PAPER, coco.VAL_2017))
@@ -59,52 +40,26 @@ VOC = Collection(
 SYNTHETIC = Collection(
     "negbench/synthetic_visual_negation/data", 2, "images generated", Origin("generated images", _PAPER)
 )
+# Four captions and the index of the true one; or a Python list of captions.
+_CHOICE = {
+    "rule": CHOICE,
+    "captions": tuple(f"{{caption_{n}}}" for n in range(4)),
+    "answer": "correct_answer",
+    "part": "type",
+    "part_field": "correct_answer_template",
+}
+_RETRIEVAL = {"rule": None, "more_captions": "captions"}
 
 
-def choice(folder: Path, name: str, file: str, collection: Collection, published: int) -> Benchmark:
-    """Reads ``negbench/<file>``: four captions and the index of the true one."""
-    image = collection.opener(folder)
-
-    def item(key: str, row: Record) -> Item:
-        answer = row["correct_answer"]
-        if answer not in ("0", "1", "2", "3"):
-            raise BenchmarkError(f"field 'correct_answer' is {answer!r:.80}, expected 0, 1, 2 or 3")
-        captions = rules.true_first([row[option] for option in OPTIONS], int(answer))
-        tags = {"answer": answer, "type": row["correct_answer_template"]}
-        return Item(key, (image(row["image_path"]),), captions, tags)
-
-    problems: list[str] = []
-    fields = dict.fromkeys(("image_path", "correct_answer", "correct_answer_template", *OPTIONS), str)
-    items = read_items(file, numbered(load_csv(folder / "negbench" / file)), fields, item, problems)
-    metrics = (Metric(f"{name}/accuracy", "right"), *by_value(f"{name}/type", "right", "type", items))
-    return Benchmark(
-        name,
-        tuple(items),
-        rules.first_of_many,
-        metrics,
-        published,
-        tuple(problems),
-        true_captions=1,
-        chance=rules.FIRST,
+def _entry(kind: dict[str, Any], name: str, file: str, collection: Collection, published: int, sha256: str) -> Entry:
+    row = Suite(
+        files={"": f"negbench/{file}"},
+        folders=(collection.folder,),
+        images=("{name}",),
+        records=collection.records,
+        published=published,
+        **kind,
     )
-
-
-def retrieve(folder: Path, name: str, file: str, collection: Collection, published: int) -> Benchmark:
-    """Reads ``negbench/<file>``: images, each with a Python list of captions in one cell."""
-    image = collection.opener(folder)
-
-    def item(key: str, row: Record) -> tuple[str, Image, tuple[str, ...]]:
-        return key, image(row["filepath"]), strings("captions", row["captions"])
-
-    problems: list[str] = []
-    rows = numbered(load_csv(folder / "negbench" / file))
-    found = read_items(file, rows, {"filepath": str, "captions": str}, item, problems)
-    return retrieval.benchmark(name, found, published, problems)
-
-
-def _entry(
-    read: Callable[..., Benchmark], name: str, file: str, collection: Collection, published: int, sha256: str
-) -> Entry:
     source = Source(
         f"MIT; {collection.licence}",
         "https://github.com/m1k2zoo/negbench/blob/main/datasets.md (its Google Drive link; the same files are in "
@@ -113,13 +68,13 @@ def _entry(
         origins=(collection.origin,),
         verified=Verified(sha256, published, _DATE),
     )
-    return Entry(source, functools.partial(read, name=name, file=file, collection=collection, published=published))
+    return entry(name, row, source)
 
 
 _ROWS = (
     (
         "negbench_coco",
-        choice,
+        _CHOICE,
         "COCO_val_mcq_llama3.1_rephrased.csv",
         COCO,
         5_914,
@@ -127,7 +82,7 @@ _ROWS = (
     ),
     (
         "negbench_voc",
-        choice,
+        _CHOICE,
         "VOC2007_mcq_llama3.1_rephrased.csv",
         VOC,
         5_031,
@@ -135,7 +90,7 @@ _ROWS = (
     ),
     (
         "negbench_synthetic",
-        choice,
+        _CHOICE,
         "synthetic_mcq_llama3.1_rephrased.csv",
         SYNTHETIC,
         9_997,
@@ -143,7 +98,7 @@ _ROWS = (
     ),
     (
         "negbench_coco_retrieval",
-        retrieve,
+        _RETRIEVAL,
         "COCO_val_retrieval.csv",
         COCO,
         5_000,
@@ -151,7 +106,7 @@ _ROWS = (
     ),
     (
         "negbench_coco_negated_retrieval",
-        retrieve,
+        _RETRIEVAL,
         "COCO_val_negated_retrieval_llama3.1_rephrased_affneg_true.csv",
         COCO,
         5_000,
@@ -159,7 +114,7 @@ _ROWS = (
     ),
     (
         "negbench_synthetic_retrieval",
-        retrieve,
+        _RETRIEVAL,
         "synthetic_retrieval_v1.csv",
         SYNTHETIC,
         5_000,
@@ -167,7 +122,7 @@ _ROWS = (
     ),
     (
         "negbench_synthetic_negated_retrieval",
-        retrieve,
+        _RETRIEVAL,
         "synthetic_retrieval_v2.csv",
         SYNTHETIC,
         10_000,
@@ -175,6 +130,6 @@ _ROWS = (
     ),
 )
 ENTRIES = {
-    name: _entry(read, name, file, collection, published, sha256)
-    for name, read, file, collection, published, sha256 in _ROWS
+    name: _entry(kind, name, file, collection, published, sha256)
+    for name, kind, file, collection, published, sha256 in _ROWS
 }

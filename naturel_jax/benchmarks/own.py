@@ -144,7 +144,8 @@ def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:
     folder = existing(own.path, own.kind)
     if not folder.is_dir():
         raise BenchmarkError(f"{own}: is a file; expected a folder with a folder of images for each class")
-    names, labelled = zeroshot.labelled_images(folder)
+    problems: list[str] = []
+    names, labelled = zeroshot.labelled_images(folder, problems)
     captions = zeroshot.prompts(folder, names)
     items = tuple(
         Item(str(n), (image,), captions, {"label": str(label), "class": names[label]})
@@ -156,7 +157,9 @@ def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:
     if len(names) > 5:
         metrics.append(Metric(f"{own.name}/top5", "top5"))
     metrics += by_value(f"{own.name}/class", "top1", "class", items)
-    return Benchmark(own.name, items, zeroshot.outcomes, tuple(metrics), chance=zeroshot.CHANCE)
+    return Benchmark(
+        own.name, items, zeroshot.outcomes, tuple(metrics), problems=tuple(problems), chance=zeroshot.CHANCE
+    )
 
 
 READERS: dict[str, Callable[[Own, BenchmarkFields], Benchmark]] = {

@@ -20,9 +20,11 @@ TWO_BY_TWO = (*STRICT, "matching")  # the scores of ``two_by_two``
 
 
 def pair(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """One image, (true, false): right when the true caption scores strictly higher; a tie is wrong."""
-    s = np.stack(cosines)
-    right, tie = s[:, 0, 0] > s[:, 0, 1], s[:, 0, 0] == s[:, 0, 1]
+    """One image and a true and a false caption, or one caption and such images: right when the true one scores strictly
+    higher; a tie is wrong.
+    """
+    true, false = np.stack(cosines).reshape(len(cosines), 2).T
+    right, tie = true > false, true == false
     return {"right": right.astype(float), "tie": tie.astype(float)}
 
 

@@ -3,6 +3,7 @@
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,38 +13,47 @@ import numpy as np
 from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, Source, positions
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
 from naturel_jax.data.items import prepared
+from naturel_jax.data.items.records import BadRecord, Span
+from naturel_jax.data.sources import webdataset
 from tfds_naturel.common.builders import open_builder
 from tfds_naturel.common.files import version_of
 
-SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
+SOURCE = Source(
+    "the dataset's own",
+    "any dataset, such as https://huggingface.co/clip-benchmark",
+    "zeroshot/<dataset>/: a folder for each class, a prepared TFDS folder, or a folder of clip_benchmark (wds_*)",
+)
 TEMPLATES = ("a photo of a {}.",)
+# File with prompts -> what stands for the class in them: ours, and clip_benchmark's.
+TEMPLATE_FILES = {"templates.txt": "{}", "zeroshot_classification_templates.txt": "{c}"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_IMAGE_FIELDS = ("webp", "png", "jpg", "jpeg")
 _MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have four million
 _WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, meaningless to a text tower
 
 
 def read(folder: Path) -> Benchmark:
-    """Reads every folder of ``zeroshot/``: a folder per class, or a prepared TFDS dataset with ``image`` and ``label``.
-    Each line of its ``classnames.txt`` has a folder's name or a label, a space or tab, and the name of that class in
-    prompts; without that file, the names are the same. Its ``templates.txt`` has one prompt with ``{}`` per line; the
-    embeddings of all prompts are averaged.
+    """Reads every folder of ``zeroshot/``: a folder per class, a prepared TFDS dataset with ``image`` and ``label``, or
+    shards (``_webdataset``). In the first two, each line of ``classnames.txt`` has a folder's name or a label, a space
+    or tab, and the name of that class in prompts; without that file, the names are the same. A file of
+    ``TEMPLATE_FILES`` has one prompt per line; the embeddings of all prompts are averaged.
     """
     root = folder / "zeroshot"
     if not root.is_dir():
         raise not_found(root)
     items: list[Item] = []
+    problems: list[str] = []
     for dataset in sorted(path for path in root.iterdir() if path.is_dir()):
-        names, labelled = labelled_images(dataset)
+        names, labelled = labelled_images(dataset, problems)
         captions = prompts(dataset, names)
         for image, label in labelled:
-            tags = {"dataset": dataset.name, "label": str(label)}
+            tags = {"dataset": dataset.name, "label": str(label), f"class of {dataset.name}": str(label)}
             items.append(Item(f"{dataset.name}/{len(items)}", (image,), captions, tags))
-    metrics = tuple(
-        Metric(f"zeroshot/{name}/{outcome}", outcome, where=("dataset", name))
-        for name in positions(items, ["dataset"])["dataset"]
-        for outcome in ("top1", "top5")
-    )
-    return Benchmark("zeroshot", tuple(items), outcomes, metrics, chance=CHANCE)
+    metrics: list[Metric] = []
+    for name in positions(items, ["dataset"])["dataset"]:
+        metrics += [Metric(f"zeroshot/{name}/{top}", top, where=("dataset", name)) for top in ("top1", "top5")]
+        metrics.append(Metric(f"zeroshot/{name}/mean_per_class", "top1", macro=f"class of {name}"))
+    return Benchmark("zeroshot", tuple(items), outcomes, tuple(metrics), problems=tuple(problems), chance=CHANCE)
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
@@ -58,8 +68,11 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 CHANCE: Chance = {"top1": lambda item: 1 / len(item.captions), "top5": lambda item: min(1, 5 / len(item.captions))}
 
 
-def labelled_images(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
-    """The names of the classes of ``dataset``, and each of its images with the index of its class."""
+def labelled_images(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tuple[Image, int]]]:
+    """The names of the classes of ``dataset``, and each of its images with the index of its class; records of shards
+    that are none are reported in ``problems``."""
+    if (dataset / "test" / "nshards.txt").exists():
+        return _webdataset(dataset, problems)
     labels, images = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
     return _class_names(dataset, labels), images
 
@@ -96,17 +109,17 @@ def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
             f"{dataset}: {len(templates):,} templates for {len(names):,} classes give prompts of {size:,} characters; "
             f"the limit is {_MAX_PROMPTS:,}"
         )
-    return tuple(tuple(template.format(name) for template in templates) for name in names)
+    return tuple(tuple(template.replace("{}", name) for template in templates) for name in names)
 
 
 def _templates(dataset: Path) -> tuple[str, ...]:
-    path = dataset / "templates.txt"
-    if not path.exists():
-        return TEMPLATES
-    templates = tuple(_lines(path))
-    if not templates or any(line.count("{}") != 1 or set("{}") & set(line.replace("{}", "")) for line in templates):
-        raise BenchmarkError(f"{path}: expected one prompt per line, each with {{}} for the class's name")
-    return templates
+    for name, mark in TEMPLATE_FILES.items():
+        if (path := dataset / name).exists():
+            templates = _lines(path)
+            if not templates or any(mark not in line or set("{}") & set(line.replace(mark, "")) for line in templates):
+                raise BenchmarkError(f"{path}: expected one prompt per line, each with {mark} for the class's name")
+            return tuple(line.replace(mark, "{}") for line in templates)
+    return TEMPLATES
 
 
 def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
@@ -126,6 +139,45 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
 
 def _file(path: Path) -> Image:
     return Image(str(path), path.read_bytes, version=version_of(path) if path.is_file() else "")
+
+
+def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tuple[Image, int]]]:
+    """The layout of clip_benchmark: ``test/0.tar`` and so on, as many as ``test/nshards.txt`` says, with an image and
+    its label (``cls``) in each record; ``classnames.txt`` has a line for each class, in the order of the labels
+    (github.com/LAION-AI/CLIP_benchmark, clip_benchmark/datasets/builder.py, build_wds_dataset, 0322448).
+    """
+    kind, counted = dataset / "dataset_type.txt", " ".join(_lines(dataset / "test" / "nshards.txt"))
+    if kind.exists() and _lines(kind) != ["classification"]:
+        raise BenchmarkError(f"{kind}: is {' '.join(_lines(kind))!r:.80}; expected classification")
+    shards = [dataset / "test" / f"{n}.tar" for n in range(int(counted) if re.fullmatch(r"\d{1,4}", counted) else 1)]
+    if missing := next((path for path in shards if not path.is_file()), None):
+        raise BenchmarkError(f"{missing} is missing; nshards.txt beside it says that there are {counted!r:.20} shards")
+    names = _lines(dataset / "classnames.txt")
+    labels = {str(n): n for n in range(len(names))}
+
+    def images(shard: Path) -> Iterator[tuple[Image, int]]:
+        version = version_of(shard)
+        for n, row in enumerate(webdataset.rows(shard)):
+            fields = {} if isinstance(row, BadRecord) else row
+            image = next((fields[name] for name in _IMAGE_FIELDS if name in fields), None)
+            cell = fields.get("cls")
+            label = cell.decode(errors="replace").strip() if isinstance(cell, bytes) else ""
+            if isinstance(image, Span) and label in labels:
+                key = f"{shard}!{image.offset}"
+                yield Image(key, functools.partial(_read, shard, image), version=version), labels[label]
+            else:
+                problems.append(
+                    f"{dataset.name}/test/{shard.name} record {n}: has the fields {', '.join(fields)!a:.80} and the "
+                    f"label {label!a:.20}; expected {' or '.join(_IMAGE_FIELDS)}, and a cls below {len(names)}"
+                )
+
+    return names, itertools.chain.from_iterable(map(images, shards))
+
+
+def _read(shard: Path, span: Span) -> bytes:
+    with shard.open("rb") as file:
+        file.seek(span.offset)
+        return file.read(span.size)
 
 
 def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:

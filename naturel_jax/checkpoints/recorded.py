@@ -1,7 +1,8 @@
-"""The scores that a run recorded while it trained: lines of its ``metrics.jsonl``."""
+"""What a run recorded while it trained: lines of its ``metrics.jsonl``."""
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from etils import epath
 
@@ -13,26 +14,33 @@ LOSS = "train/loss"
 TIME = "wall_time"  # of each line, in seconds since 1970
 
 
-def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
-    """(step, scores) of the evaluations during a run."""
+class Recorded(NamedTuple):
+    """``history``: (step, scores) of the evaluations during a run; ``losses``: (steps done, training loss) of the steps
+    that were logged, those that are finite; ``ended``: when the run recorded something last, in seconds since 1970;
+    None if that is not known."""
+
+    history: list[tuple[int, dict[str, float]]]
+    losses: list[tuple[int, float]]
+    ended: float | None
+
+
+def read(workdir: epath.Path) -> Recorded:
+    """What the run in ``workdir`` recorded. Raises what ``storage.read_json_lines`` raises."""
     lines = storage.read_json_lines(workdir / FILE)
-    evaluations = [line for line in lines if not any(name.startswith("train/") for name in line)]
-    return [
+    history = [
         (line["step"], {name: value for name, value in line.items() if name not in ("step", TIME)})
-        for line in evaluations
+        for line in lines
+        if not any(name.startswith("train/") for name in line)
     ]
-
-
-def losses(workdir: epath.Path) -> list[tuple[int, float]]:
-    """(steps done, training loss) of the steps that were logged, those that are finite."""
-    lines = storage.read_json_lines(workdir / FILE)
-    return [(line["step"], line[LOSS]) for line in lines if _is_number(line.get(LOSS))]
+    losses = [(line["step"], line[LOSS]) for line in lines if _is_number(line.get(LOSS))]
+    times = [line[TIME] for line in lines if _is_number(line.get(TIME))]
+    return Recorded(history, losses, times[-1] if times else None)
 
 
 def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:
     """Step -> the scores recorded there that are numbers."""
     found: dict[int, dict[str, float]] = {}
-    for step, scores in history(workdir):
+    for step, scores in read(workdir).history:
         found.setdefault(step, {}).update({name: value for name, value in scores.items() if _is_number(value)})
     return found
 

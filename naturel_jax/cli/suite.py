@@ -8,7 +8,6 @@ import jax
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import Config, Suite
 from naturel_jax.devices import machine
@@ -30,7 +29,6 @@ class SuiteReport:
         self.runs = config.runs if isinstance(config, Suite) else {"": config}
         self._names, self._workdir, self._recipe = row_names(self.runs), workdir, recipe
         self._found: dict[str, Finished] = {}
-        self._histories: dict[str, report.History] = {}
         self._left_out: list[LeftOut] = []
         self._evaluated: dict[str, Evaluated] = {}
         if isinstance(config, Suite) and jax.process_index() == 0:
@@ -43,7 +41,6 @@ class SuiteReport:
         name = self._names[key]
         print(f"\n{name}: {seconds / 60:.1f} min\n")
         self._found[name] = found
-        self._histories[name] = recorded.history(self._workdir / key)
         self._left_out += run_folder.left_out(found, self.runs[key], name)
         if storage.names(out := self._workdir / key / results.FOLDER):
             self._evaluated[name] = Evaluated(staging.stage(out), self.runs[key].name)
@@ -51,12 +48,11 @@ class SuiteReport:
         made = report.of_runs(
             {name: row.scores for name, row in rows},
             {name: row.intervals for name, row in rows},
-            self._histories,
             self._left_out,
             {metric: score for _, row in rows for metric, score in row.text_only.items()},
             self._evaluated if len(rows) == len(self.runs) else {},
         )
-        folders = {name: self._workdir / key for key, name in self._names.items() if name in self._found}
+        folders = {name: [self._workdir / key] for key, name in self._names.items() if name in self._found}
         made = report.with_runs(made, folders, self._recipe, machine.accelerators())
         text = report.save(self._workdir, dataclasses.replace(made, title=self._title()))
         print(text, flush=True)

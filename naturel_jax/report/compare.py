@@ -147,7 +147,9 @@ def main(arguments: Sequence[str]) -> None:
     rows_a, rows_b = (results.load_items(*run, name) for runs in (runs_a, runs_b) for run in runs.values())
     pairs = pair_up(rows_a, rows_b, options.outcome)
     if not pairs:
-        raise UserError(f"{options.a} and {options.b} have no item of {name} in common")
+        raise UserError(
+            f"{options.a} and {options.b} have no item of {name} in common; evaluate both on the same files"
+        )
     text = markdown(options.a, options.b, name, pairs)
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)

@@ -31,7 +31,7 @@ class Report:
     come from, only in the page."""
 
     rows: Sequence[ModelRow]
-    histories: Mapping[str, Sequence[History]]
+    histories: Mapping[str, Sequence[History]] = dataclasses.field(default_factory=dict)
     left_out: Sequence[str] = ()
     trained_on: Sequence[leakage.Line] = ()
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -40,7 +40,7 @@ def markdown(a: str, b: str, runs_a: Runs, runs_b: Runs, benchmark: str, outcome
     """The comparison in Markdown: the means of each group in each score, over all items and over those of a relation or
     the like. Raises UserError for a run that is in both groups or was not evaluated, or an unknown outcome."""
     if both := runs_a.keys() & runs_b.keys():
-        raise UserError(f"{min(both)} is on both sides")
+        raise UserError(f"{min(both)} is on both sides; leave it out of one")
 
     def choose(metrics: Sequence[Metric]) -> set[str]:
         of_outcome = [metric for metric in metrics if metric.outcome == outcome]
@@ -58,7 +58,7 @@ def markdown(a: str, b: str, runs_a: Runs, runs_b: Runs, benchmark: str, outcome
     lines += ["", "Intervals and p-values are from a bootstrap over runs and images; both sides share the images.", ""]
     lines += [f"{escape.markdown(line)}\n" for line in scores.left_out]
     lines += [f"| score | {escape.markdown(a)} | {escape.markdown(b)} | {' | '.join(seeds.HEAD[2:-1])} |"]
-    lines += [":--- |".join(["| ", " ---: |" * 6])]
+    lines += ["| :--- |" + " ---: |" * 6]
     for one in seeds.adjust(_differences(scores, runs_a, runs_b, benchmark)):
         means = [np.mean([scores.scored[one.metric][name].value for name in runs]) for runs in (runs_a, runs_b)]
         _, metric, *cells = next(seeds.cells([one]))

@@ -69,7 +69,7 @@ def _origins(benchmark: str) -> tuple[Origin, ...]:
 
 def _found(result: Result | LeftOut) -> str:
     if not result.found:
-        return "no record" if result.found is not None else "not noted; evaluate again"
+        return "no record" if result.found is not None else "of an earlier version; evaluate again"
     number = result.items + result.left_out
     ways = ", ".join(f"{result.found[way]:,} by {way}" for way in ("name", "bytes", "look"))
     read = f"{result.found['read']:,} of {result.found['images']:,} training images read"

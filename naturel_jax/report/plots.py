@@ -47,8 +47,8 @@ _THEME: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "naturel_jax"}
 TITLES = {
     "loss": (
         "Training loss",
-        "Training loss by step; models with different objectives have different losses. The numbers are in "
-        "metrics.jsonl.",
+        "Training loss by step, a line for each run; models with different objectives have different losses. The "
+        "numbers are in metrics.jsonl.",
     ),
     "accuracy": (
         "Accuracy during training",
@@ -102,10 +102,11 @@ def accuracy_over_training(
                     axis.plot(steps, [np.mean(measured[s]) for s in steps], label=_literal(model), **_style(n))
                     lowest, highest = ([pick(measured[s]) for s in steps] for pick in (min, max))
                     axis.fill_between(steps, lowest, highest, color=_style(n)["color"], alpha=0.2, linewidth=0)
-            axis.axhline(chance.get(metric, 0.0), color="0.6", linestyle=":", linewidth=1)
+            if metric in chance:
+                axis.axhline(chance[metric], color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
-        axes[-1].set_xlabel("training step (dotted: chance)")
-        return _drawn(figure)
+        axes[-1].set_xlabel("training step" + " (dotted: chance)" * (not chance.keys().isdisjoint(curves)))
+        return _rendered(figure)
 
 
 def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
@@ -121,7 +122,7 @@ def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
                 points = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
                 axis.plot(*points.T, label=_literal(model), **_style(n) | {"marker": ""})
         axis.set(xlabel="training step", ylabel="loss")
-        return _drawn(figure)
+        return _rendered(figure)
 
 
 def by_relation(rows: Sequence[ModelRow]) -> Plot | None:
@@ -151,7 +152,7 @@ def by_relation(rows: Sequence[ModelRow]) -> Plot | None:
             axis.set(title=prefix.split("/")[0], xlim=(0, 1), ylim=(len(metrics) - 0.4, -0.6))
             axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
         axes[-1].set_xlabel("accuracy and its 95% interval (dotted: chance)")
-        return _drawn(figure)
+        return _rendered(figure)
 
 
 def forgetting_against_gain(rows: Sequence[ModelRow]) -> Plot | None:
@@ -173,7 +174,7 @@ def forgetting_against_gain(rows: Sequence[ModelRow]) -> Plot | None:
             axis.plot(kept, gain, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
         axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
         axis.margins(0.2)
-        return _drawn(figure)
+        return _rendered(figure)
 
 
 def relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:
@@ -207,7 +208,7 @@ def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes)
 
 
-def _drawn(figure: Figure) -> Plot:
+def _rendered(figure: Figure) -> Plot:
     labelled: dict[str, Artist] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,10 @@
 """Where the scores of a report come from: code, machine, config and data, from the files in the folders of its runs."""
 
+import contextlib
 import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -15,44 +16,75 @@ from naturel_jax.data.seen import trained_on
 from naturel_jax.devices import machine
 from naturel_jax.report.contents import Section
 from naturel_jax.report.tables import MISSING
+from tfds_naturel.common.errors import UserError
 
 CONFIG, DATA = "config.json", "data.json"  # in the folder of a run
 MADE_BY = "made_by"  # entry of ``CONFIG``: code, processor and accelerators of the process that began the run
-_NOT_NOTED = "not noted"
+_NOT_RECORDED = "not recorded"
 
 
-def sections(runs: Mapping[str, epath.Path], recipe: Sequence[str] = (), accelerators: str = MISSING) -> list[Section]:
-    """``runs``: row of a report -> folder of its run, or of the first one of several. ``recipe``: what differs from the
-    config file, in lines; ``accelerators``: those of this process, if it uses any. Raises UserError for a damaged file.
-    """
-    saved = {name: _read(folder / CONFIG) for name, folder in runs.items()}
-    saved = {name: record for name, record in saved.items() if record}
-    configs = {name: versions.from_json(record["config"]) for name, record in saved.items()}
-    folders = {name: runs[name] for name in configs}
-    found = [_made(saved, folders, accelerators)]
-    return [*found, _config(configs, recipe), _data(configs, folders)] if configs else found
+class RunFolder(NamedTuple):
+    """The folder of a run, and when it recorded something last, in seconds since 1970."""
+
+    folder: epath.Path
+    ended: float | None
 
 
-def _read(path: epath.Path) -> dict[str, Any]:
-    return storage.read_json(path) if storage.exists(path) else {}
+def sections(runs: Mapping[str, RunFolder], recipe: Sequence[str] = (), accelerators: str = MISSING) -> list[Section]:
+    """``runs``: row of a report -> its run, or the first one of several. ``recipe``: what differs from the config file,
+    in lines; ``accelerators``: those of this process, if it uses any. Raises UserError for a damaged file."""
+    found = {name: _read(run.folder / CONFIG) for name, run in runs.items()}
+    saved = {name: record for name, record in found.items() if record is not None}
+    configs = {}
+    for name, record in saved.items():
+        with _reading(runs[name].folder / CONFIG):
+            configs[name] = versions.from_json(record["config"])
+    made = _made(saved, runs, accelerators)
+    return [made, _config(configs, recipe), _data(configs, runs)] if configs else [made]
 
 
-def _made(saved: Mapping[str, Mapping[str, Any]], folders: Mapping[str, epath.Path], accelerators: str) -> Section:
+@contextlib.contextmanager
+def _reading(path: epath.Path) -> Iterator[None]:
+    """Turns the errors of a file with other fields or types than a run writes into a UserError that names it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not what a run writes ({reason:.200}); restore it, or move it away") from error
+
+
+def _read(path: epath.Path) -> dict[str, Any] | None:
+    """The object in a file; None without the file."""
+    if not storage.exists(path):
+        return None
+    found = storage.read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: {found!r:.80} is not an object; restore the file, or move it away")
+    return found
+
+
+def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunFolder], accelerators: str) -> Section:
     """A column for the process that writes the report, and one for each run or those that were made alike."""
     here = {"date": _date(datetime.datetime.now(datetime.UTC)), **machine.describe(), "accelerators": accelerators}
     columns: dict[tuple[str, ...], list[str]] = {(*here.values(), MISSING): ["this report"]}
     for name, record in saved.items():
-        made = {"date": _trained(folders[name])} | dict.fromkeys(list(here)[1:], _NOT_NOTED) | record.get(MADE_BY, {})
-        packages = ", ".join(f"{package} {version}" for package, version in record.get("versions", {}).items())
-        columns.setdefault((*(str(made[key]) for key in here), packages or _NOT_NOTED), []).append(name)
+        made = {"date": _trained(runs[name])} | dict.fromkeys(list(here)[1:], _NOT_RECORDED)
+        with _reading(runs[name].folder / CONFIG):
+            made |= record.get(MADE_BY, {})
+            packages = ", ".join(f"{package} {version}" for package, version in record.get("versions", {}).items())
+        columns.setdefault((*(str(made[key]) for key in here), packages or _NOT_RECORDED), []).append(name)
     rows = [(label.capitalize(), *cells) for label, *cells in zip((*here, "packages"), *columns, strict=True)]
     return Section("Where it comes from", ("", *map(", ".join, columns.values())), rows, words=True)
 
 
-def _trained(folder: epath.Path) -> str:
+def _trained(run: RunFolder) -> str:
     """The day on which a run recorded something last, UTC."""
-    times = [line[recorded.TIME] for line in storage.read_json_lines(folder / recorded.FILE) if recorded.TIME in line]
-    return _date(datetime.datetime.fromtimestamp(times[-1], datetime.UTC)) if times else _NOT_NOTED
+    if run.ended is None:
+        return _NOT_RECORDED
+    with _reading(run.folder / recorded.FILE):
+        return _date(datetime.datetime.fromtimestamp(run.ended, datetime.UTC))
 
 
 def _date(time: datetime.datetime) -> str:
@@ -80,18 +112,22 @@ def _without_bases(fields: Mapping[str, Any], configs: Mapping[str, Config]) -> 
     return ((name, value) for name, value in fields.items() if not name.startswith(shown))
 
 
-def _data(configs: Mapping[str, Config], folders: Mapping[str, epath.Path]) -> Section:
+def _data(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> Section:
     """The parts of each mixture, and the images of all together."""
     rows, text = [], []
     for name, config in configs.items():
-        tables = _read(folders[name] / DATA)
+        tables = _read(path := runs[name].folder / DATA) or {}
         for part, source in config.data.mixture.items():
-            table = tables.get(part, {})  # only sources that are tables of records have one
-            number, digest = (f"{table['records']:,}", table["content"]) if table else (MISSING, MISSING)
+            number = digest = MISSING
+            if table := tables.get(part):  # only sources that are tables of records have one
+                with _reading(path):
+                    number, digest = f"{table['records']:,}", table["content"]
             cells = (source.dataset, source.split, source.recipe, f"{source.weight:g}", number, str(digest))
             rows.append((f"{name}: {part}", *cells))
-        if images := _read(folders[name] / trained_on.FOLDER / f"{trained_on.FOLDER}.json"):
-            number, read = (f"{images[field]:,}" for field in ("images", "read"))
-            text.append(f"{name}: {number} images, bytes of {read} read, digest {images['xxh3']}.")
+        images = _read(path := runs[name].folder / trained_on.FOLDER / f"{trained_on.FOLDER}.json")
+        if images is not None:
+            with _reading(path):
+                number, read = (f"{images[field]:,}" for field in ("images", "read"))
+                text.append(f"{name}: {number} images, bytes of {read} read, digest {images['xxh3']}.")
     head = ("run: part", "dataset", "split", "recipe", "weight", "records", "digest of the records")
     return Section("Training data", head, rows, text, words=True)

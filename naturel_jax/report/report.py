@@ -18,7 +18,6 @@ from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import LeftOut, Result
 from naturel_jax.report import leakage, page, plots, provenance, published, tables, ties
 from naturel_jax.report.contents import Report, Section
-from naturel_jax.report.plots import History
 from naturel_jax.report.seeds import Evaluated
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
 from tfds_naturel.common import escape
@@ -26,12 +25,7 @@ from tfds_naturel.common import escape
 _MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
 
 
-def write(
-    out: Path,
-    histories: Mapping[str, History] | None = None,
-    runs: Mapping[str, epath.Path] | None = None,
-    accelerators: str = tables.MISSING,
-) -> str:
+def write(out: Path, runs: Mapping[str, Sequence[epath.Path]] | None = None, accelerators: str = tables.MISSING) -> str:
     """Reports on the results in ``out``, into the same folder; returns the tables in Markdown. ``runs``: the models
     that are runs, and their folders; ``accelerators``: see ``provenance``. Raises UserError for a file that is not a
     result."""
@@ -39,26 +33,33 @@ def write(
     order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
     places = {result.model: Evaluated(out, result.model) for result in all_results}
-    made = of_results(all_results, places, {name: [history] for name, history in (histories or {}).items()})
     named = " and ".join(places) if len(places) < 3 else f"{len(places)} models"
     number = len({result.benchmark for result in all_results})
-    title = f"Evaluation of {named} on {number} benchmark{'s' * (number > 1)}"
-    made = with_runs(dataclasses.replace(made, title=title), runs or {}, accelerators=accelerators)
+    title = f"Evaluation of {named} on {number} benchmark{'s' * (number > 1)}" if places else "Evaluation of no model"
+    made = dataclasses.replace(of_results(all_results, places), title=title)
+    made = with_runs(made, runs or {}, accelerators=accelerators)
     return save(epath.Path(out), made)
 
 
 def with_runs(
-    report: Report, runs: Mapping[str, epath.Path], recipe: Sequence[str] = (), accelerators: str = tables.MISSING
+    report: Report,
+    runs: Mapping[str, Sequence[epath.Path]],
+    recipe: Sequence[str] = (),
+    accelerators: str = tables.MISSING,
 ) -> Report:
-    """The report with the losses of ``runs`` (row -> folder) and where they come from; ``recipe``, ``accelerators``:
-    see ``provenance``."""
-    losses = {name: [recorded.losses(folder)] for name, folder in runs.items()}
-    return dataclasses.replace(report, losses=losses, made=provenance.sections(runs, recipe, accelerators))
+    """The report with what ``runs`` (row -> the folders of its seeds) recorded, and where they come from; ``recipe``,
+    ``accelerators``: see ``provenance``."""
+    found = {name: [recorded.read(folder) for folder in folders] for name, folders in runs.items()}
+    firsts = {name: provenance.RunFolder(folders[0], found[name][0].ended) for name, folders in runs.items()}
+    return dataclasses.replace(
+        report,
+        histories={name: [run.history for run in of_row] for name, of_row in found.items()},
+        losses={name: [run.losses for run in of_row] for name, of_row in found.items()},
+        made=provenance.sections(firsts, recipe, accelerators),
+    )
 
 
-def of_results(
-    all_results: Sequence[Result], places: Mapping[str, Evaluated], histories: Mapping[str, Sequence[History]]
-) -> Report:
+def of_results(all_results: Sequence[Result], places: Mapping[str, Evaluated]) -> Report:
     """The report on results whose ``model`` is the name of a row; ``places``: row -> where its items are."""
     best: set[tuple[str, str]] = set()
     official = []
@@ -74,13 +75,12 @@ def of_results(
     folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
     shown = {name: examples.load(folder) for name, folder in folders.items()}
     trained_on = leakage.lines(all_results)
-    return Report(rows, histories, _left_out(all_results), trained_on, ties=tied, examples=shown)
+    return Report(rows, left_out=_left_out(all_results), trained_on=trained_on, ties=tied, examples=shown)
 
 
 def of_runs(
     scores: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Intervals],
-    histories: Mapping[str, History],
     left_out: Sequence[LeftOut] = (),
     text_only: Mapping[str, float] | None = None,
     evaluated: Mapping[str, Evaluated] | None = None,
@@ -95,7 +95,7 @@ def of_runs(
         for result in results.load(place.out)
         if result.model == place.model and not result.metrics.keys().isdisjoint(scores[model])
     ]
-    made = of_results(found, places, {name: [history] for name, history in histories.items()})
+    made = of_results(found, places)
     itemized = {row.name: row.cells for row in made.rows if row.kind == MEASURED}
     rows = [
         ModelRow(
@@ -249,7 +249,7 @@ def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[
         ("In italics, with a source: published scores on the same items.", PUBLISHED in kinds),
         ("In italics, without a source: baselines that read the captions and never see an image.", BLIND in kinds),
         ("Chance: the expected score of a guess.", CHANCE in kinds),
-        (f"Ties, items of which a right and a wrong answer score the same: {tied}.", bool(tied)),
+        (f"Ties, items whose right and wrong answers score the same: {tied}.", bool(tied)),
     ]
     return [line for line, occurs in lines if occurs]
 
@@ -277,7 +277,8 @@ def _by_relation(report: Report) -> list[Section]:
         for metric in plots.relations(models, prefix):
             cells = (row.cells.get(metric) for row in models)
             scores = [tables.with_interval(cell) if cell else tables.MISSING for cell in cells]
-            rows.append([metric.removeprefix(prefix), f"{plots.count(models, metric):,}", *scores])
+            number = plots.count(models, metric)
+            rows.append([metric.removeprefix(prefix), f"{number:,}" if number else tables.MISSING, *scores])
         if rows:
             head = ("relation", "items", *(row.name for row in models))
             sections.append(Section(f"By relation: {prefix.rsplit('/', 2)[0]}", head, rows))

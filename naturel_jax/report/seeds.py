@@ -157,7 +157,7 @@ def difference(
     setting: str, metric: str, runs: Sequence[Scored], baseline: Sequence[Scored], *, paired: bool
 ) -> Difference:
     """``runs`` minus ``baseline``, on the same resamples of the images. ``paired``: the n-th of both have the same
-    seed, and are drawn together."""
+    seed, and are resampled together."""
     runs_SR, baseline_SR = (np.stack([run.resampled_R for run in side]) for side in (runs, baseline))
     drawn_R = confidence.mean_over_seeds(runs_SR, stream=1)
     drawn_R = drawn_R - confidence.mean_over_seeds(baseline_SR, stream=1 if paired else 2)

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from naturel_jax.benchmarks import json_pairs, order
+from naturel_jax.benchmarks import order, sdci, suites
+from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.evaluators import confidence
 from tests.helpers import benchmark_files as files
@@ -254,7 +255,7 @@ def test_cola(tmp_path):
     assert benchmark.items[0].images[0].names == ("visual_genome:0",)
     # By its code, images x captions: each caption prefers its image, though image 0 prefers caption 1.
     assert values(benchmark, [[[0.3, 0.4], [0.2, 0.5]], [[0.3, 0.5], [0.2, 0.5]]])["cola/image"] == 0.5
-    links = json_pairs.cola_images(tmp_path)
+    links = suites.cola_images(tmp_path)
     assert links["cola/images/2.jpg"] == "https://cs-people.bu.edu/array/data/vg_gqa_images/2.jpg" and len(links) == 3
 
 
@@ -262,6 +263,127 @@ def test_naturalbench_retrieval(tmp_path):
     files.naturalbench(tmp_path)
     (item, _) = read("naturalbench_retrieval", tmp_path).items
     assert item.captions == ("a", "b") and [image.read() for image in item.images] == [files.png(0), files.png(1)]
+
+
+def test_mmvp_vlm(tmp_path):
+    files.mmvp(tmp_path)
+    benchmark = read("mmvp_vlm", tmp_path)
+    (item,) = benchmark.items
+    assert item.captions == ("a photo of a red cat", "a photo of a blue cat") and benchmark.problems == ()
+    assert [image.read() for image in item.images] == [files.png(1), files.png(2)]
+    # Images x captions. Official: caption 1 takes image 1 if its share is above a half, caption 2 image 2 if not.
+    for s, right in (([[0.5, 0.4], [0.4, 0.4]], 1), ([[0.4, 0.4], [0.4, 0.5]], 0), ([[0.5, 0.5], [0.4, 0.4]], 0)):
+        assert values(benchmark, [s])["mmvp_vlm/accuracy"] == values(benchmark, [s])["mmvp_vlm/category/Texts"] == right
+    assert values(benchmark, [[[0.5, 0.4], [0.4, 0.4]]])["mmvp_vlm/image"] == 0, "a tie is wrong"
+
+
+def test_svo_probes(tmp_path):
+    files.svo(tmp_path)
+    benchmark = read("svo_probes", tmp_path)
+    assert [item.captions for item in benchmark.items] == [("a girl sits",)] * 2, "not the row of two kinds"
+    assert [image.read() for image in benchmark.items[0].images] == [files.png(1), files.png(2)]
+    expected = {"svo_probes/accuracy": 0.5, "svo_probes/negative/subject": 1.0, "svo_probes/negative/verb": 0.0}
+    assert values(benchmark, [[[0.5], [0.4]], [[0.4], [0.4]]]) == expected
+
+
+def test_crepe(tmp_path):
+    files.crepe(tmp_path)
+    for name in files.CREPE_SYSTEMATICITY:
+        assert [item.id for item in read(name, tmp_path).items] == ["seen/0", "seen/1", "unseen/0", "unseen/1"]
+    benchmark = read("crepe_atom", tmp_path)
+    first, second = benchmark.items[:2]
+    assert first.captions == ("a cat on a sofa 1", "a cat on a box", "a cat on a hat", "a cat on a mat")
+    assert second.captions == ("a cat on a sofa 2", *first.captions[1:])
+    assert [item.images[0].box for item in (first, second)] == [(4, 2, 44, 32)] * 2
+    assert [item.images[0].read() for item in (first, second)] == [files.png(1), files.png(2)]
+    assert second.images[0].names == ("visual_genome:2",)
+    scores = values(benchmark, [[[0.5, 0.4, 0.3, 0.3]], [[0.4, 0.3, 0.5, 0.3]], *[[[0.5, 0.1, 0.1, 0.1]]] * 16])
+    assert (scores["crepe_atom/accuracy"], scores["crepe_atom/complexity/4"]) == (pytest.approx(17 / 18), 0.5)
+
+
+def test_spec(tmp_path):
+    files.spec(tmp_path)
+    text, image = read("spec_image_to_text", tmp_path), read("spec_text_to_image", tmp_path)
+    assert text.items[1].captions == ("absolute_size 2", "absolute_size 0", "absolute_size 1"), "the true one is first"
+    assert [i.read() for i in image.items[1].images] == [files.png(2), files.png(0), files.png(1)]
+    # Of equals the first in the file: at answer 0 the true one, at answer 2 another.
+    scores = values(text, [[[0.5, 0.5, 0.1]]] * 2 + [[[0.5, 0.1, 0.1]]] * 10)
+    assert (scores["spec_image_to_text/accuracy"], scores["spec_image_to_text/subset/absolute_size"]) == (
+        11 / 12,
+        0.5,
+    )
+    for name in suites.SPEC_PARTS[1:]:
+        files.write(
+            tmp_path / f"spec/{name}/text2image.json", [{"query": "x", "keys": ["images/0.jpg"] * 2, "label": 1}]
+        )
+    image = read("spec_text_to_image", tmp_path)
+    scores = values(image, [[[0.1], [0.5], [0.1]]] * 2 + [[[0.5], [0.1]]] * 5)
+    assert scores["spec_text_to_image/accuracy"] == pytest.approx(5 / 6), "the mean over six parts, not seven items"
+
+
+def test_bla(tmp_path):
+    files.bla(tmp_path)
+    benchmark = read("bla", tmp_path)
+    assert benchmark.items[1].captions == ("True1 0", "True2 0", "False1 0", "False2 0"), "the first group"
+    # As in the official code: a caption is right if it is in its half of the ranking.
+    cosines = [[[0.4, 0.3, 0.2, 0.1]], [[0.4, 0.1, 0.2, 0.3]], [[0.1, 0.2, 0.3, 0.4]], *[[[0.2, 0.1, 0.1, 0.2]]] * 3]
+    scores = values(benchmark, cosines)
+    expected = {"active_passive": (1 + 0.5) / 2, "coordination": (0 + 0.5) / 2, "relative_clause": 0.5}
+    assert {part: scores[f"bla/task/{part}"] for part in expected} == expected
+    assert scores["bla/accuracy"] == pytest.approx(1.5 / 3)
+
+
+def test_coco_counterfactuals(tmp_path):
+    files.coco_counterfactuals(tmp_path)
+    (item,) = read("coco_counterfactuals", tmp_path).items
+    assert item.captions == ("a cat", "a dog") and [image.read() for image in item.images] == [
+        files.png(0),
+        files.png(1),
+    ]
+
+
+def test_sdci(tmp_path):
+    files.sdci(tmp_path)
+    benchmark = read("sdci", tmp_path)
+    sizes = {item.id: (len(item.images), len(item.captions)) for item in benchmark.items}
+    # Two photos with two large parts; the third lacks summaries, which only the variant of whole photos does not need.
+    expected = {"all_swaps/0": (6, 12), "all_swaps_pick5/0": (2, 12), "base_swaps/0": (3, 6), "all_hardest/0": (6, 12)}
+    assert sizes == expected and len(benchmark.problems) == 3
+    swaps, hardest = benchmark.items[0], benchmark.items[3]
+    assert swaps.captions[:3] == ("0 base 0", "0 m-0-sc 0", "0 m-1-sc 0")
+    assert (swaps.captions[-1], hardest.captions[-1]) == ("false 0", "false 2"), "of equals, the last"
+    assert [image.box for image in swaps.images[:3]] == [None, (0, 0, 345, 345), (55, 5, 420, 360)], "15% around"
+
+
+def test_sdci_as_in_the_official_code():
+    rng = np.random.default_rng(0)
+    for count, size in ((1, 8), (5, 3)):
+        item = Item("", tuple("image" for _ in range(size)), ("",) * (size * (count + 1)))  # type: ignore[arg-type]
+        s = rng.integers(0, 4, (size, size * (count + 1))) / 4
+        own, false = s[:, : size * count], s[:, size * count :]
+        right = [0, 0]
+        for n in range(size):
+            groups = [own[n, k * count : (k + 1) * count] for k in range(size)]
+            pooled = [group.min() if k == n else group.max() for k, group in enumerate(groups)]
+            right[0] += pooled.index(max(pooled)) == n
+            right[1] += pooled[n] > false[n, n]
+        scores = sdci.outcomes([item], [s])
+        assert [scores["caption"][0] * size, scores["negative"][0] * size] == pytest.approx(right)
+
+
+def test_docci_retrieval(tmp_path):
+    files.docci(tmp_path)
+    benchmark = read("docci_retrieval", tmp_path)
+    assert [item.images[0].read() for item in benchmark.items] == [files.png(0), files.png(2)], "the test split"
+    assert benchmark.items[0].captions == ("A long one 0.", "A long one 2.")
+
+
+def test_crossmodal3600(tmp_path):
+    files.crossmodal3600(tmp_path)
+    benchmark = read("crossmodal3600_th", tmp_path)
+    assert benchmark.items[0].captions == ("th 0 0", "th 0 1", "th 1 0", "th 1 1")
+    assert benchmark.items[1].images[0].names == ("open_images:0000000000000001",)
+    assert len(read("crossmodal3600_quz", tmp_path).items[0].captions) == 2
 
 
 def test_urban1k(tmp_path):

@@ -71,6 +71,27 @@ def test_zeroshot_names_classes_as_classnames_does(tmp_path):
     assert captions == (("a photo of a great white shark.",), ("a photo of a goldfish.",))
 
 
+def test_zeroshot_reads_the_shards_of_clip_benchmark(tmp_path):
+    files.clip_benchmark(tmp_path)
+    benchmark = read("zeroshot", tmp_path)
+    assert benchmark.items[0].captions == (("a photo of a red rose.", "red rose"), ("a photo of a tulip.", "tulip"))
+    assert [item.images[0].read() for item in benchmark.items] == [files.png(n) for n in range(3)]
+    assert [item.tags["label"] for item in benchmark.items] == ["1", "0", "0"]
+    (problem,) = benchmark.problems
+    assert problem.startswith("wds_flowers/test/1.tar record 1: has the fields '__key__, png, cls' and the label '2'; ")
+    scores = benchmark.score(benchmark.items, [np.array([row]) for row in ([0.1, 0.5], [0.5, 0.1], [0.1, 0.5])])
+    assert scores["zeroshot/wds_flowers/top1"].value == pytest.approx(2 / 3)
+    assert scores["zeroshot/wds_flowers/mean_per_class"].value == (1 + 1 / 2) / 2
+    files.write(tmp_path / "zeroshot/wds_flowers/test/nshards.txt", b"3\n")
+    with pytest.raises(
+        BenchmarkError, match=r"2\.tar is missing; nshards\.txt beside it says that there are '3' shards"
+    ):
+        read("zeroshot", tmp_path)
+    files.write(tmp_path / "zeroshot/wds_flowers/dataset_type.txt", b"retrieval\n")
+    with pytest.raises(BenchmarkError, match=r"dataset_type\.txt: is 'retrieval'; expected classification"):
+        read("zeroshot", tmp_path)
+
+
 @pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
 def test_zeroshot_rejects_bad_prompt_templates(tmp_path, templates):
     files.write(tmp_path / "zeroshot/birds/robin/a.png", files.png(0))

@@ -159,7 +159,7 @@ def test_added_benchmark_reads(additions, tmp_path):
     write(tmp_path / "colours/images/0.png", png(0))
     (benchmark,) = registry.read(["colours"], files=tmp_path)
     assert not benchmark.problems and benchmark.items[0].captions == ("a red cup", "a blue cup")
-    assert benchmark.score(benchmark.items, [np.float32([[0.3, 0.2]])])["colours/pair"].value == 1
+    assert benchmark.score(benchmark.items, [np.float32([[0.3, 0.2]])])["colours/accuracy"].value == 1
 
 
 def test_added_source_opens(additions, tmp_path):

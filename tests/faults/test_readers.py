@@ -46,9 +46,11 @@ ELSEWHERE = {
         tfds_naturel/open_images/attribution.py tfds_naturel/open_images/journal.py""",
     "answers of servers, in test_hub.py and test_benchmarks_download.py": """naturel_jax/benchmarks/download.py
         naturel_jax/benchmarks/coco.py naturel_jax/reproduce/coco_train.py naturel_jax/weights/hub.py""",
+    "requests to naturel-try, in test_playground.py": """naturel_jax/report/playground/playground.py
+        naturel_jax/report/playground/server.py""",
     "releases, in test_release.py": "tfds_naturel/release/files.py",
-    "a pool that naturel-embed has written, in test_pool.py": """naturel_jax/evaluators/pool/files.py
-        naturel_jax/evaluators/pool/index.py""",
+    "a pool that naturel-embed has written, in test_pool.py": """naturel_jax/evaluators/pool/embedded.py
+        naturel_jax/evaluators/pool/files.py naturel_jax/evaluators/pool/index.py""",
     "images that a run has drawn": "naturel_jax/training/mistakes.py naturel_jax/training/writers.py",
     "files that another reader has opened": """naturel_jax/evaluators/embed.py naturel_jax/evaluators/mistakes.py
         naturel_jax/weights/verify.py tfds_naturel/audit/other_benchmarks.py""",

@@ -31,7 +31,10 @@ FILES = {  # benchmark -> the files with its records; those of Parquet and of im
     **{"cola": "cola/*.json", "imagecode": "imagecode/*.json", "negrefcocog": "negrefcocog/*.json"},
     **{"hard_positives_replace": "hard_positives/*/vl*.json", "vl_checklist": "vl_checklist/data/**/*.json"},
     **{"negbench_coco": "negbench/COCO_val_mcq*", "negbench_coco_retrieval": "negbench/COCO_val_retrieval*"},
+    **{"crepe_atom": "crepe/*/atom/*_4.csv", "spec_image_to_text": "spec/count/image*.json"},
+    **{"bla": "bla/annotations/c*.json", "crossmodal3600_en": "crossmodal3600/*.jsonl"},
     **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "urban1k": "", "zeroshot": ""},
+    "sdci": "",
 }
 
 
@@ -99,6 +102,13 @@ def make(name: str, root: Path) -> int:
     files.MAKERS[name](root)
     if name == "zeroshot":
         files.write(root / "zeroshot/pets/cat/broken.png", b"no")
+    if name == "sdci":
+        good = json.loads((root / "sdci/complete/0.json").read_text())
+        names = [
+            f"{n}.json" for n, row in enumerate(bad(good)) if files.write(root / f"sdci/complete/{n}.json", row) is None
+        ]
+        files.write(root / "sdci/splits.json", {"test": [*names, "../x.json", "none.json"]})
+        files.write(root / "sdci/complete/0.json", good)
     if name == "urban1k":
         for n, content in enumerate((b"\xff", b"\nlater", b"no image")):
             files.write(root / f"urban1k/caption/bad{n}.txt", content)
@@ -106,4 +116,13 @@ def make(name: str, root: Path) -> int:
         spoil(path)
     if name == "eqben":
         eqben(root)
-    return {"sugarcrepe": 21, "sugarcrepe_pp": 5, "whatsup": 12, "vsr": 4, "vl_checklist": 6}.get(name, 2)
+    return {
+        "crepe_atom": 18,
+        "spec_image_to_text": 12,
+        "bla": 6,
+        "sugarcrepe": 21,
+        "sugarcrepe_pp": 5,
+        "whatsup": 12,
+        "vsr": 4,
+        "vl_checklist": 6,
+    }.get(name, 2)

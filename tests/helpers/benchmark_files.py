@@ -1,8 +1,11 @@
 """Small benchmark folders in the official file formats, with generated images."""
 
+import csv
 import functools
 import io
+import itertools
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +19,7 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks import sugarcrepe_pp as pp
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
+from naturel_jax.benchmarks.suites import LANGUAGES, SPEC_PARTS
 from naturel_jax.benchmarks.valse import IMAGES
 
 
@@ -274,11 +278,147 @@ def vl_checklist(root: Path) -> None:
         write(root / "vl_checklist" / ("swig" if "swig" in name else "vg") / image, png(1))
 
 
+def table(header: str, rows: Iterable[Iterable]) -> bytes:
+    """A CSV file."""
+    text = io.StringIO()
+    csv.writer(text).writerows([header.split(","), *rows])
+    return text.getvalue().encode()
+
+
+def mmvp(root: Path) -> None:
+    """Two pairs of MMVP-VLM, the second without a second line."""
+    rows = [(1, "Texts", "a red cat"), (2, "Texts", "a blue cat"), (3, "Texts", "a dog")]
+    write(root / "mmvp_vlm/Questions.csv", table("Question ID,Type,Statement", rows))
+    for n in (1, 2):
+        write(root / f"mmvp_vlm/MLLM_VLM Images/Texts/{n}.jpg", png(n))
+
+
+def svo(root: Path) -> None:
+    """Three rows of SVO-Probes, the last with two kinds of negative."""
+    header = "sentence,pos_triplet,neg_triplet,pos_url,neg_url,pos_image_id,neg_image_id,subj_neg,verb_neg,obj_neg"
+    kinds = ((True, False, False), (False, True, False), (True, False, True))
+    rows = [("a girl sits", "girl,sit,", "boy,sit,", "http://a", "http://b", 1, 2, *kind) for kind in kinds]
+    write(root / "svo_probes/svo_probes.csv", table(header, rows))
+    for n in (1, 2):
+        write(root / f"svo_probes/images/{n}.jpg", png(n))
+
+
+def crepe(root: Path) -> None:
+    """CREPE's files, with two records each; the second has a set of captions, and its image is in the second folder."""
+    header, box = "image_id,caption,n,{},x,y,width,height", (4.0, 2.0, 40.0, 30.0)
+    files = {
+        f"prod_hard_negatives/{k}/prod_vg_hard_negs_{k}_complexity_{n}": ("hard_negs",)
+        for k in CREPE_KINDS
+        for n in range(4, 13)
+    }
+    both = ("valid_hard_negs_atom", "valid_hard_negs_comp")
+    files |= {f"syst_hard_negatives/syst_vg_hard_negs_{seen}_compounds_in_laion": both for seen in ("seen", "unseen")}
+    for name, columns in files.items():
+        false = ("a cat on a box", "a cat on a hat", "a cat on a mat")
+        cells = ["['{}', '{}', '{}']".format(*false), "{{'{}', '{}', '{}'}}".format(*false)]
+        rows = [(n, f"a cat on a sofa {n}", 4, *[cells[n - 1]] * len(columns), *box) for n in (1, 2)]
+        write(root / f"crepe/{name}.csv", table(header.format(",".join(columns)), rows))
+    for n, folder in enumerate(("VG_100K", "VG_100K_2"), 1):
+        write(root / f"visual_genome/{folder}/{n}.jpg", png(n))
+
+
+CREPE_KINDS = ("atom", "swap", "negate")
+CREPE_SYSTEMATICITY = ("crepe_systematicity_atom", "crepe_systematicity_comp")
+
+
+def spec(root: Path) -> None:
+    """SPEC's files, with two records each: their answers are 0 and 2."""
+    for part in SPEC_PARTS:
+        names, texts = ([f"{kind}{n}{end}" for n in range(3)] for kind, end in (("images/", ".jpg"), (f"{part} ", "")))
+        write(root / f"spec/{part}/image2text.json", [{"query": names[n], "keys": texts, "label": n} for n in (0, 2)])
+        write(root / f"spec/{part}/text2image.json", [{"query": texts[n], "keys": names, "label": n} for n in (0, 2)])
+        for n, name in enumerate(names):
+            write(root / f"spec/{part}/{name}", png(n))
+
+
+def bla(root: Path) -> None:
+    """BLA's files, with two records each, the second with two groups of captions."""
+    groups = [{name: f"{name} {n}" for name in ("True1", "True2", "False1", "False2")} for n in range(2)]
+    rows = [{"image_id": n, "index": n, "caption_group": groups[: n + 1]} for n in range(2)]
+    for part in ("active_passive", "coordination", "relative_clause"):
+        write(root / f"bla/annotations/{part}_captions.json", rows)
+    for n in range(2):
+        write(root / f"bla/images/{n}.jpg", png(n))
+
+
+def coco_counterfactuals(root: Path) -> None:
+    """One pair of COCO-Counterfactuals."""
+    row = {"id": "9_0", "image_0": "9_0_img_0", "image_1": "9_0_img_1", "caption_0": "a cat", "caption_1": "a dog"}
+    write(root / "coco_counterfactuals/data/examples.jsonl", lines([row]))
+    with zipfile.ZipFile(root / "coco_counterfactuals/data/images.zip", "w") as archive:
+        for n in range(2):
+            archive.writestr(f"images/9_0_img_{n}.jpg", png(n))
+
+
+def sdci(root: Path) -> None:
+    """Three photos of sDCI, with two large parts and a small one each; the last has summaries of one part only."""
+    corners = (((0, 0), (300, 300)), ((100, 50), (400, 350)), ((0, 0), (223, 300)))
+    for n in range(3):
+        keys = ["base", "m-0-sc", "m-1-sc", "m-2-sc"][: 4 - 2 * (n == 2)]
+        masks = {}
+        for k, corner in enumerate(corners):
+            bounds = {
+                at: dict(zip("xy", xy, strict=True)) for at, xy in zip(("topLeft", "bottomRight"), corner, strict=True)
+            }
+            masks[str(k)] = {"idx": k, "label": "a thing", "caption": "It is red.", "mask_quality": 0, "bounds": bounds}
+        false = {"swaps": ["false 0", "false 1"], "basic": ["false 2"]}
+        record = {
+            "image": f"sa_{n}.jpg",
+            "mask_data": masks,
+            "summaries": {key: [f"{n} {key} {k}" for k in range(5 if key == "base" else 2)] for key in keys},
+            "negatives": dict.fromkeys(keys, false),
+            "clip_scores": {key: {"swaps_0": 0.2, "swaps_1": 0.3, "basic_0": 0.3} for key in keys},
+        }
+        write(root / f"sdci/complete/{n}.json", record)
+        write(root / f"sdci/photos/sa_{n}.jpg", png(n, (420, 360)))
+    write(root / "sdci/splits.json", {"train": [], "test": [f"{n}.json" for n in range(3)]})
+
+
+def docci(root: Path) -> None:
+    """Three descriptions of DOCCI, two of its test split."""
+    splits = ("test", "train", "test")
+    rows = [{"split": s, "image_file": f"{n}.jpg", "description": f"A long one {n}."} for n, s in enumerate(splits)]
+    write(root / "docci/docci_descriptions.jsonlines", lines(rows))
+    for n in range(3):
+        write(root / f"docci/images/{n}.jpg", png(n))
+
+
+def crossmodal3600(root: Path) -> None:
+    """Two photos of Crossmodal-3600, with two captions in each language but one in Quechua."""
+    rows = []
+    for n in range(2):
+        texts = {language: [f"{language} {n} {k}" for k in range(2 - (language == "quz"))] for language in LANGUAGES}
+        captions = {language: {"caption": text, "caption/tokenized": text} for language, text in texts.items()}
+        rows.append({"image/key": f"{n:016x}", "image/locale": "en", **captions})
+        write(root / f"crossmodal3600/images/{n:016x}.jpg", png(n))
+    write(root / "crossmodal3600/captions.jsonl", lines(rows))
+
+
 def zeroshot(root: Path) -> None:
     """A folder of two classes, with prompts."""
     for label in ("cat", "dog"):
         write(root / f"zeroshot/pets/{label}/0.png", png(1))
     write(root / "zeroshot/pets/templates.txt", b"a photo of a {}.\na drawing of a {}.\n")
+
+
+def clip_benchmark(root: Path) -> None:
+    """Two shards of two images as clip_benchmark writes them, the last one with a label that no class has."""
+    folder, number = root / "zeroshot/wds_flowers", itertools.count()
+    write(folder / "classnames.txt", b"red rose\ntulip\n")
+    write(folder / "zeroshot_classification_templates.txt", b"a photo of a {c}.\n{c}\n")
+    write(folder / "test/nshards.txt", b"2\n")
+    for shard, labels in enumerate((b"10", b"02")):
+        with tarfile.open(folder / f"test/{shard}.tar", "w") as tar:
+            for label, n in zip(labels, number, strict=False):
+                for field, data in (("png", png(n)), ("cls", bytes([label]))):
+                    member = tarfile.TarInfo(f"s{n:07d}.{field}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
 
 
 MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
@@ -287,6 +427,10 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
     **{"coco_order": karpathy, "coco_retrieval": karpathy, "flickr30k_order": flickr30k},
     **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot},
     **{"naturalbench_retrieval": naturalbench, "urban1k": urban1k},
+    **{"sdci": sdci, "mmvp_vlm": mmvp, "svo_probes": svo, "bla": bla, "coco_counterfactuals": coco_counterfactuals},
+    **{"docci_retrieval": docci, "spec_image_to_text": spec, "spec_text_to_image": spec},
+    **dict.fromkeys((*(f"crepe_{kind}" for kind in CREPE_KINDS), *CREPE_SYSTEMATICITY), crepe),
+    **{f"crossmodal3600_{language}": crossmodal3600 for language in LANGUAGES},
     **{"cola": cola, "imagecode": imagecode, "negrefcocog": negrefcocog, "vl_checklist": vl_checklist},
     **dict.fromkeys(("hard_positives_replace", "hard_positives_swap"), hard_positives),
     **{f"negbench_{kind}": negbench for kind in ("coco", "voc", "synthetic")},
@@ -298,5 +442,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
 SAME_READER = (
     *("flickr30k_order", "flickr30k_retrieval", "colorswap", "vismin", "naturalbench_retrieval", "hard_positives_swap"),
     *("negbench_voc", "negbench_synthetic", "negbench_coco_negated_retrieval"),
-    *("negbench_synthetic_retrieval", "negbench_synthetic_negated_retrieval"),
+    *("negbench_synthetic_retrieval", "negbench_synthetic_negated_retrieval", "mmvp_vlm", "svo_probes"),
+    *("crepe_swap", "crepe_negate", *CREPE_SYSTEMATICITY, "spec_text_to_image", "coco_counterfactuals"),
+    *("docci_retrieval", *(f"crossmodal3600_{language}" for language in LANGUAGES if language != "en")),
 )

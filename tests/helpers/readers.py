@@ -396,7 +396,10 @@ def _read_pool(folder: Path) -> None:
 _KINDS = {".parquet": "parquet", ".jsonl": "lines", ".csv": "table", ".tsv": "table"}
 _SOURCE_KINDS = {"csv": "table", "jsonl": "lines", "parquet": "parquet", "hf": "arrow", "webdataset": "tar"}
 _TENSOR_KINDS = {"torch": "pickle", "old torch": "pickle", "TorchScript": "pickle", "npz": "zip"}
-_BENCHMARK_KINDS = {"bivlc": "parquet", "urban1k": "text", "negbench_coco": "table", "negbench_coco_retrieval": "table"}
+_BENCHMARK_KINDS = {
+    **{"bivlc": "parquet", "urban1k": "text", "crossmodal3600_en": "lines"},
+    **dict.fromkeys(("negbench_coco", "negbench_coco_retrieval", "crepe_atom"), "table"),
+}
 _OPENED = {".safetensors": "safetensors", ".bin": "torch", ".pt": "TorchScript", ".pth": "old torch", ".npz": "npz"}
 
 

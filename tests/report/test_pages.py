@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,7 +244,7 @@ def forms(small, tmp_path_factory) -> dict[str, str]:
     people = {"Anna": [0, 3], "Ben": [0, 1], MALICIOUS: [0]}
     (folder / "shared.html").write_text(review.page(screens, shown, people), "utf-8")
     pairs = [Pair(f"true {n}", f"false {n}", str(CAT), "on", "swap", "yes") for n in range(9)]
-    readers.write(folder, readers.draw(pairs, [MALICIOUS], 4, 2, seed=0))
+    readers.write(folder, readers.sample(pairs, [MALICIOUS], 4, 2, seed=0))
     return {path.stem: path.as_uri() for path in folder.glob("*.html")}
 
 
@@ -373,6 +374,7 @@ def test_files_of_others_are_refused_by_row(page, small, forms):
     row = f"{CAT},{small[CAT][0].text}"
     for text, message in {
         "a,b\n": "expected the columns triplet, text, decision",
+        f"triplet,text,decision,decision\n{row},accept,reject\n": "triplet, text, decision, each once",
         f"triplet,text,decision\n{row},accept\n{row},maybe\n": 'Nothing was loaded. Row 3: decision "maybe"; exp',
         f"triplet,text,decision,annotator\n{row},accept,Bea\n": "Row 2: it is by Bea, and you are Ada",
         f"triplet,text,decision,reason\n{row},reject,{'x' * 1001}\n": "Row 2: its reason has more than 1000 characters",
@@ -413,8 +415,8 @@ def test_questions_to_readers(page, forms, tmp_path):
         page.press(key)
     assert page.run(COUNT) == "10 of 11 answered; screen 11 of 11"
     (tmp_path / "answers.csv").write_text(page.run("csv()"))
-    items = {f"{kind}-{n}": readers.Item(f"{kind}-{n}", kind, *[""] * 7) for kind in readers.KINDS for n in range(1, 6)}
-    answers = readers.read_answers(tmp_path / "answers.csv", items)
+    key = Path(forms["questions"].removeprefix("file://")).with_name("key.tsv")
+    answers = readers.read_answers(tmp_path / "answers.csv", readers.read_key(key))
     assert answers == {f"natural-{n}": "53"[n == 1] for n in range(1, 6)} | {"truth-1": "true", "truth-2": "false"} | {
         "truth-3": "open",
         "truth-4": "true",

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import math
 import re
 from pathlib import Path
@@ -19,11 +20,13 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import page, published, report, ties
+from naturel_jax.report.contents import Report
 from naturel_jax.report.tables import Cell
 from naturel_jax.training import run_folder
 from tests.helpers import benchmark_files as files
 from tests.helpers import tiny_config
 from tfds_naturel.common import pages
+from tfds_naturel.common.errors import UserError
 
 METRICS = (Metric("sugarcrepe/swap_obj", "right"), Metric("sugarcrepe/add_obj", "right", where=("kind", "a")))
 
@@ -127,19 +130,36 @@ def test_damaged_items_only_cost_the_marks(tmp_path):
     assert "0.50 ±" in text and "**0." not in text
 
 
-def test_curves_are_in_the_report(tmp_path):
+def test_curves_are_in_the_report(tmp_path, monkeypatch):
     save(tmp_path / "results", "CLIP", np.arange(40) < 20, "naturel")
-    (run := epath.Path(tmp_path / "run")).mkdir()
-    lines = [{"step": n, "train/loss": 4.0 - n} for n in (1, 2)] + [{"step": 2, "naturel/simple": 0.5}]
-    storage.write(run / "metrics.jsonl", "".join(storage.sealed(line) + "\n" for line in lines))
-    history = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.75})]
-    report.write(tmp_path / "results", {"CLIP": history}, {"CLIP": run})
+    run = record(tmp_path / "run", 0.5, 0.75)
+    read, paths = storage.read_json_lines, []
+    monkeypatch.setattr(storage, "read_json_lines", lambda path: [paths.append(path), read(path)][1])
+    report.write(tmp_path / "results", {"CLIP": [run]})
+    assert paths == [run / "metrics.jsonl"]
     assert "](accuracy.png)" in (tmp_path / "results/report.md").read_text()
     assert (tmp_path / "results/loss.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "results/report.html").read_text()
     drawn = re.findall(r'<h2>([^<]*)</h2><figure><svg aria-label="[^"]{20,}" role="img"', page)
     assert drawn == ["Training loss", "Accuracy during training"]
     assert "<title>Evaluation of CLIP on 1 benchmark</title>" in page
+    both = report.with_runs(Report([]), {"CLIP": [run, record(tmp_path / "other", 0.25)]})
+    assert [of_run[-1][1] for of_run in both.histories["CLIP"]] == [{"naturel/simple": 0.75}, {"naturel/simple": 0.25}]
+    assert both.losses == {"CLIP": [[(1, 3.0), (2, 2.0)]] * 2}
+
+
+def record(path: Path, *scores: float) -> epath.Path:
+    """A run's folder with two losses, and these scores one step after another."""
+    (run := epath.Path(path)).mkdir()
+    lines = [{"step": n, "train/loss": 4.0 - n} for n in (1, 2)]
+    lines += [{"step": n, "naturel/simple": score} for n, score in enumerate(scores)]
+    storage.write(run / "metrics.jsonl", "".join(storage.sealed(line) + "\n" for line in lines))
+    return run
+
+
+def test_nothing_evaluated_is_said(tmp_path):
+    assert report.write(tmp_path) == ""
+    assert "<title>Evaluation of no model</title>" in (tmp_path / "report.html").read_text()
 
 
 def example(benchmark: str, id: int, right: bool) -> Example:
@@ -170,7 +190,7 @@ def test_page_stands_alone(tmp_path):
     raw.optim.lr = 0.125
     run_folder.write_config(run, c.load(raw))
     storage.write_json(run / "trained_on" / "trained_on.json", {"images": 1234, "read": 1234, "xxh3": "abc"})
-    report.write(tmp_path / "results", runs={"<b>": run})
+    report.write(tmp_path / "results", runs={"<b>": [run]})
     text = (tmp_path / "results/report.html").read_text()
     for expected in (
         f'<tr><th scope="row">optim.lr</th><td>{c.Optim().lr}</td><td>0.125</td></tr>',
@@ -189,7 +209,42 @@ def test_scores_of_runs_of_earlier_versions_have_the_same_tables(tmp_path):
     scores = {"CLIP": {"naturel/simple": 0.5, "winoground/text": 0.25}, "NegCLIP": {"naturel/simple": 0.75}}
     scores["CLIP"]["naturel/complex/relation/on"] = 0.5  # not drawn: nobody knows its interval
     intervals = {"CLIP": {}, "NegCLIP": {"naturel/simple": (0.65, 0.85)}}
-    text = report.save(epath.Path(tmp_path), report.of_runs(scores, intervals, {}))
+    text = report.save(epath.Path(tmp_path), report.of_runs(scores, intervals))
     assert "| NegCLIP |     0.75 ±0.10 |                     – |" in text  # noqa: RUF001
     assert "| CLIP    |           0.50 |                  0.25 |" in text and "Bold" not in text
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.tex", "report.html", "scores.csv"}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", lambda text: text[:-9], "not readable as JSON"),
+        ("config.json", "[1]", r"\[1\] is not an object"),
+        ("config.json", "{}", "KeyError: 'config'"),
+        ("config.json", '{"config": []}', "AttributeError"),
+        ("config.json", '{"config": {"version": "x"}}', "TypeError"),
+        ("config.json", '{"config": {"version": 99}}', "version 99; .* install a newer one"),
+        ("config.json", '{"config": {"version": 3, "optim": {"lr": "x"}}}', r"optim.lr is 'x'"),
+        ("config.json", lambda text: edited(text, versions=["jax"]), "AttributeError"),
+        ("config.json", lambda text: edited(text, made_by=[1]), "not what a run writes"),
+        ("data.json", "[]", r"\[\] is not an object"),
+        ("data.json", '{"main": ["records"]}', "TypeError"),
+        ("data.json", '{"main": {"records": "many"}}', "ValueError"),
+        ("trained_on/trained_on.json", '{"images": {}, "read": 1}', "TypeError"),
+        ("trained_on/trained_on.json", '{"images": 1, "read": 1}', "KeyError: 'xxh3'"),
+        ("metrics.jsonl", '{"step": 1, "wall_time": 1e300}\n', "not what a run writes"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(tmp_path, file, change, message):
+    run = epath.Path(tmp_path)
+    (run / "trained_on").mkdir()
+    run_folder.write_config(run, c.load(tiny_config.get_config()))
+    content = change if isinstance(change, str) else change((run / file).read_text())
+    (run / file).write_text(content)
+    with pytest.raises(UserError, match=f"{file}: .*{message}"):
+        report.with_runs(Report([]), {"tiny": [run]})
+
+
+def edited(text: str, **fields: object) -> str:
+    """A sealed file with other fields, sealed again."""
+    return storage.sealed(storage.unsealed(json.loads(text)) | fields)

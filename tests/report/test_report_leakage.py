@@ -66,7 +66,7 @@ def test_statement_in_every_format():
     assert first.found == (
         "CLIP: no record",
         "A|<b>&: 6 of 100 items (3 by name, 2 by bytes, 5 by look; 4,000 of 5,000 training images read)",
-        "old: not noted; evaluate again",
+        "old: of an earlier version; evaluate again",
     )
     (text,) = leakage.markdown([first, second])
     assert "| vg_relation | Visual Genome ([source](https://arxiv.org/abs/2210.01936)) |" in text

@@ -1,6 +1,8 @@
-"""requirements.lock has every runtime dependency, in an admitted version and with hashes."""
+"""requirements.lock has every runtime dependency in an admitted version and with hashes, tests/constraints.txt the same
+versions and what the tests need beside them."""
 
 import re
+import tomllib
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -14,13 +16,32 @@ def requirements(file: str) -> list[Requirement]:
     return [Requirement(text) for text in texts if text]
 
 
-def test_lock_has_every_dependency_in_an_admitted_version():
-    locked = {
-        requirement.name.lower().replace("_", "-"): requirement for requirement in requirements("requirements.lock")
-    }
-    for needed in requirements("requirements.txt"):
-        (pinned,) = locked[needed.name.lower().replace("_", "-")].specifier
-        assert pinned.operator == "==" and needed.specifier.contains(pinned.version), needed
+def pinned(file: str) -> dict[str, str]:
+    versions = {}
+    for requirement in requirements(file):
+        (version,) = requirement.specifier
+        assert version.operator == "=="
+        versions[requirement.name.lower().replace("_", "-")] = version.version
+    return versions
+
+
+def extra(name: str) -> list[Requirement]:
+    """The requirements of an extra, PyTorch left out: which build fits depends on the machine."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = []
+    for requirement in map(Requirement, extras[name]):
+        own = requirement.name == "naturel_jax"
+        found += [one for part in requirement.extras for one in extra(part)] if own else [requirement]
+    return [requirement for requirement in found if requirement.name != "torch"]
+
+
+def test_locks_have_every_dependency_in_an_admitted_version():
+    locked, constraints = pinned("requirements.lock"), pinned("tests/constraints.txt")
+    runtime, tests = requirements("requirements.txt"), extra("test")
+    assert len(tests) > 20
+    for needed, versions in [(one, locked) for one in runtime] + [(one, constraints) for one in runtime + tests]:
+        version = versions[needed.name.lower().replace("_", "-")]
+        assert needed.specifier.contains(version), f"{needed} is locked as {version}"
 
 
 def test_every_locked_version_has_hashes():

@@ -1,6 +1,8 @@
 """The installed package: configs found by name from any folder, commands, and messages about missing extras."""
 
+import datetime
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import naturel_jax
 from naturel_jax.cli import config_flags
 from tests.helpers.model_files import save_hf
 from tests.helpers.worlds import ROOT, data_dir
@@ -34,6 +37,11 @@ def run(command: list[object], folder: Path, **environment: str) -> str:
 def name_of(config: str, folder: Path) -> str:
     """``config.name`` of the config that ``--config`` finds, in a process in ``folder``, like an installed command."""
     return run([sys.executable, "-P", "-c", PARSE, "--config", config], folder, PYTHONPATH=str(ROOT)).strip()
+
+
+def test_newest_release_in_the_changelog_is_the_version_of_the_package():
+    newest, date = re.findall(r"^## (\d\S*) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert newest == naturel_jax.__version__ and datetime.date.fromisoformat(date)
 
 
 def test_configs_are_found_by_name_from_any_folder(tmp_path):

@@ -296,7 +296,7 @@ def test_rejected_captions_are_replaced(opened, tmp_path):
     path.write_text(
         "annotator,triplet,pair,text,decision,reason\n"
         f"a,{triplet},0,own 0,accept,\na,{triplet},1,wrong 1,reject,true\na,Cat|on|Table,2,own 2,reject,\n"
-        f"b,{triplet},0,own 0,,\nb,{triplet},3,own 3,reject,odd\nb,{triplet},1,wrong 1,accept,\n"
+        f"b,{triplet},0,own 0,,\nb,{triplet},3,own 3,reject,odd\na,{triplet},1,wrong 1,accept,\n"
     )
     options = ["--bank", tmp_path / "bank.tsv", "--decisions", path]
     texts = next(iter(_texts(_build(opened, tmp_path / "a", *options), triplet).values()))

@@ -140,7 +140,8 @@ def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
     again.close()
     lines = without_times(read_json_lines(path))
     assert lines == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, "winoground/text": 0.1}]
-    assert recorded.history(epath.Path(tmp_path)) == [(0, {"naturel/simple": 0.5}), (0, {"winoground/text": 0.1})]
+    found = recorded.read(epath.Path(tmp_path))
+    assert found.history == [(0, {"naturel/simple": 0.5}), (0, {"winoground/text": 0.1})] and found.losses == []
 
 
 def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd):

@@ -9,13 +9,13 @@ of the fetcher. If any caption fails a check, the command fails after writing th
     python -m tfds_naturel.audit --review review/ --sample 120 --assign anna,ben,carla --overlap 2
     python -m tfds_naturel.audit --agreement agreement/ --decisions decisions-*.csv [--adjudicated adjudicated-dora.csv]
 
-write the page alone, with a sample of the pairs divided among people; and, from their files, how far they agree, where
-they do not, a page on which somebody decides those, and the decisions for the builder.
+write the page alone, with a sample of the pairs divided among people; and, from their files, a report on how far they
+agree, a page on which somebody decides where they do not, and the decisions for the builder.
 
     python -m tfds_naturel.audit --readers questions/
     python -m tfds_naturel.audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
 
-draws captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
+samples captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
 """
 
 import argparse
@@ -50,15 +50,15 @@ from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
 PHOTOS = Path("open_images")  # where the README's commands put them
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
-_NEEDS = {  # flag -> the one that it belongs to
-    "score": "readers",
-    "sample": "review",
-    "assign": "review",
-    "overlap": "assign",
-    "label_studio": "review",
-    "decisions": "agreement",
-    "adjudicated": "agreement",
+_USED = {  # what is asked for, by the first of these flags that is given -> the flags that go with it
+    "world": ("out",),
+    "score": ("readers",),
+    "out": ("bank", "photos", "sugarcrepe", "aro", "winoground"),
+    "review": ("bank", "photos", "seed", "sample", "assign", "overlap", "label_studio"),
+    "agreement": ("bank", "photos", "decisions", "adjudicated"),
+    "readers": ("bank", "seed", "captions", "pairs", "sugarcrepe"),
 }
+_NEEDS = {"overlap": "assign", "agreement": "decisions"}
 _BLEU_SAMPLE = 200  # captions compared with one another
 
 
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str]) -> None:
     folder.add_argument("--review", type=cli.on_disk, help="folder for the review page alone, without the attacks")
     folder.add_argument("--agreement", type=cli.on_disk, help="folder for a report on annotators' --decisions")
     folder.add_argument("--readers", type=cli.on_disk, help="folder for questions to readers, instead of a report")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of samples and shares (default: %(default)s)")
     parser.add_argument("--sample", type=int, help="number of pairs in --review (default: all of the bank)")
     parser.add_argument("--assign", help="names of the people who share the pairs of --review: anna,ben")
-    parser.add_argument("--overlap", type=int, help="people for each pair of --assign (default: 2, or 1 of one)")
+    parser.add_argument("--overlap", type=int, help="people of --assign who judge a pair (default: 2, or all of one)")
     parser.add_argument("--label_studio", action="store_true", help="write --review also as tasks of Label Studio")
     parser.add_argument("--captions", type=int, default=300, help="number of captions to judge (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=240, help="number of pairs to choose from (default: %(default)s)")
@@ -93,13 +93,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--decisions", type=cli.on_disk, nargs="+", help="annotators' files, CSV of the page or JSON of Label Studio"
     )
-    parser.add_argument("--adjudicated", type=cli.on_disk, help="the file of who decided what --agreement listed")
+    parser.add_argument("--adjudicated", type=cli.on_disk, help="file of whoever decided what --agreement listed")
     options = parser.parse_args(arguments)
-    for flag, needed in _NEEDS.items():
-        if getattr(options, flag) and not getattr(options, needed):
-            parser.error(f"--{flag}: needs --{needed}")
-    if options.agreement and not options.decisions:
-        parser.error("--agreement: needs --decisions")
+    given = [flag for flag, value in vars(options).items() if value != parser.get_default(flag)]
+    asked = next(flag for flag in _USED if flag in given)
+    if unused := [flag for flag in given if flag not in (asked, *_USED[asked])]:
+        parser.error(f"--{unused[0]}: not used with --{asked}, which goes with --{', --'.join(_USED[asked])}")
+    if missing := [(flag, needed) for flag, needed in _NEEDS.items() if flag in given and needed not in given]:
+        parser.error("--{}: needs --{}".format(*missing[0]))
     for name, command in {"readers": _readers, "review": _review, "agreement": _agreement}.items():
         if getattr(options, name):
             command(options)
@@ -147,8 +148,8 @@ def _review(options: argparse.Namespace) -> None:
     """Writes the review page."""
     screens = review.screens(banks.load(options.bank))
     if options.sample is not None:
-        screens = review.drawn(screens, options.sample, options.seed)
-    names = form.names(options.assign) if options.assign else []
+        screens = review.sample(screens, options.sample, options.seed)
+    names = [] if options.assign is None else form.names(options.assign)
     overlap = min(2, len(names)) if options.overlap is None else options.overlap
     people = form.assign(len(screens), names, overlap, options.seed) if names else None
     shown = _photos(options, {Triplet.parse(screen.title) for screen in screens})
@@ -163,11 +164,14 @@ def _review(options: argparse.Namespace) -> None:
 
 
 def _agreement(options: argparse.Namespace) -> None:
-    """Writes what annotators' files say together."""
+    """Reports on annotators' files, and writes their disagreements and decisions."""
     people = decisions.read(options.decisions)
-    lines = agreement.report(people)
     decided = decisions.read([options.adjudicated]) if options.adjudicated else {}
     adjudicated = {key: decision for by_one in decided.values() for key, decision in by_one.items()}
+    if len(adjudicated) < sum(map(len, decided.values())):
+        who = " and ".join(decided)
+        raise UserError(f"--adjudicated {options.adjudicated}: {who} decide the same caption; keep one row of it")
+    lines = agreement.report(people)
     left = {key: said for key, said in agreement.disagreements(people).items() if key not in adjudicated}
     screens = review.disputed(review.screens(banks.load(options.bank)), left)
     folder = options.agreement
@@ -199,7 +203,7 @@ def _readers(options: argparse.Namespace) -> None:
     subsets = other_benchmarks.sugarcrepe(options.sugarcrepe).values() if options.sugarcrepe else ()
     people = sorted({pair.true for pairs in subsets for pair in pairs})
     pairs = attack_report.all_pairs(banks.load(options.bank))
-    items = readers.draw(pairs, people, options.captions, options.pairs, options.seed)
+    items = readers.sample(pairs, people, options.captions, options.pairs, options.seed)
     readers.write(options.readers, items)
     print(f"{options.readers}: {len(items)} questions; readers need questions.html or questions.tsv, and not key.tsv")
 

@@ -50,8 +50,9 @@ def _alpha(counts: np.ndarray) -> float:
 
 def interval(counts: Mapping[Key, Sequence[int]]) -> tuple[float, float]:
     """95% bootstrap interval of alpha. Triplets are resampled, since captions of one triplet resemble one another."""
-    rows, keys = np.array(list(counts.values())), list(counts)
-    groups = [np.array(list(of)) for _, of in itertools.groupby(range(len(keys)), key=lambda n: keys[n][0])]
+    rows = np.array(list(counts.values()))
+    _, numbers = np.unique([str(triplet) for triplet, _ in counts], return_inverse=True)
+    groups = [np.flatnonzero(numbers == n) for n in range(numbers.max() + 1)]
     rng = np.random.default_rng(0)
     resampled = (rng.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
     found = [_alpha(rows[np.concatenate([groups[n] for n in chosen])]) for chosen in resampled]

@@ -166,8 +166,8 @@ def score(pairs: Sequence[Pair], wins_P: np.ndarray, seed: int = 0) -> Score:
     """Mean of ``wins_P`` and its 95% interval over resampled groups."""
     names, rows = np.unique(np.array([pair.group for pair in pairs]), return_inverse=True)
     sums, sizes = np.bincount(rows, wins_P, len(names)), np.bincount(rows, minlength=len(names))
-    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
-    low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), (2.5, 97.5))
+    sampled = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    low, high = np.percentile(sums[sampled].sum(1) / sizes[sampled].sum(1), (2.5, 97.5))
     return Score(float(wins_P.mean()), float(low), float(high), len(wins_P))
 
 

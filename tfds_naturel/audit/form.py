@@ -1,6 +1,6 @@
 """The page on which people answer questions about captions: one HTML file, usable without a server or network.
 
-Answers belong to a name: a browser keeps them apart for each name and each set of questions, and exports them as CSV.
+A browser keeps answers under a name, apart for each name and each set of questions, and exports them as CSV.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Screen(NamedTuple):
 
 class Form(NamedTuple):
     """Everything but the questions. ``file``: its answers are exported as ``<file>-<name>.csv`` with ``columns``, where
-    ``key`` names a question, and ``answer`` has the answer; with those in ``explained``, a reason may be given.
+    ``key`` names a question, and ``answer`` has the answer; a reason may be given for those in ``explained``.
     ``filters``: fields of the rows to choose questions by."""
 
     title: str
@@ -66,10 +66,11 @@ def page(
 ) -> str:
     """The page's HTML. ``people``: the screens of each person (``assign``), or all for anybody. ``photos``: by title of
     a screen."""
-    keys = [[str(question.row[name]) for name in form.key] for screen in screens for question in screen.questions]
+    asked = [(q.kind, q.texts, [str(q.row[name]) for name in form.key]) for s in screens for q in s.questions]
+    digest = hashlib.sha256(repr((form.file, asked)).encode()).hexdigest()[:16]
     shown = [{"title": s.title, "questions": [question._asdict() for question in s.questions]} for s in screens]
     kinds = {name: kind._asdict() for name, kind in form.kinds.items()}
-    data = form._asdict() | {"kinds": kinds, "screens": shown, "people": people, "digest": _digest(keys)}
+    data = form._asdict() | {"kinds": kinds, "screens": shown, "people": people, "digest": digest}
     template = importlib.resources.files("tfds_naturel.audit") / "form.html"
     return pages.fill(
         template,
@@ -79,23 +80,19 @@ def page(
     )
 
 
-def _digest(keys: Sequence[Sequence[str]]) -> str:
-    return hashlib.sha256(repr(keys).encode()).hexdigest()[:16]
-
-
 def names(text: str) -> list[str]:
-    """The names in a list with commas. Raises UserError for one that is empty, long, twice there, or not printable."""
+    """The names in a list with commas. Raises UserError for one that is empty, long, repeated or not printable."""
     found = [" ".join(unicodedata.normalize("NFC", name).split()) for name in text.split(",")]
     if bad := [name for name in found if not name.isprintable() or not 0 < len(name) <= _MOST_LETTERS]:
         raise UserError(f"name {bad[0][:80]!r}: expected 1 to {_MOST_LETTERS} printable characters, as in anna,ben")
     if twice := [name for name in found if found.count(name) > 1]:
-        raise UserError(f"name {twice[0]!r} is there twice: give people different names")
+        raise UserError(f"name {twice[0]!r} is repeated: give people different names")
     return found
 
 
 def assign(number: int, people: Sequence[str], overlap: int, seed: int) -> dict[str, list[int]]:
     """Which of ``number`` screens each person gets, in order: each screen goes to ``overlap`` people, those with the
-    fewest so far; ties are drawn, so that everybody shares screens with everybody.
+    fewest so far, ties at random, so that everybody shares screens with everybody.
 
     Raises UserError unless ``overlap`` is from 1 to the number of people.
     """

@@ -11,7 +11,7 @@ from tfds_naturel.captions.decisions import VERDICTS
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.open_images.annotations import Box
 
-_BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # of pairs without photo
+_BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # where there is no photo
 
 
 def config() -> str:

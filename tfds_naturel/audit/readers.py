@@ -20,7 +20,7 @@ from tfds_naturel.audit.form import Form, Kind, Question, Screen
 from tfds_naturel.captions import decisions
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, read_tsv, reading_csv
+from tfds_naturel.common.files import check_size, dict_rows, read_tsv, reading_csv
 
 PEOPLE = 0.25  # captions by people, as a share of ours
 KINDS = {
@@ -28,6 +28,7 @@ KINDS = {
     "truth": Kind("Is it true?", tuple((value, value, value[0]) for value in ("true", "false", "open"))),
     "choice": Kind("Which is true?", (("1", "1", "1"), ("2", "2", "2"))),
 }
+_SHOWN = ("item", "question", "about", "first", "second")  # fields of an item
 ANSWERS = {question: tuple(value for value, _, _ in kind.answers) for question, kind in KINDS.items()}
 FORM = Form(
     title="NatuRel captions: questions to readers",
@@ -42,12 +43,12 @@ FORM = Form(
     ),
     kinds=KINDS,
     file="answers",
-    key=("item",),
+    key=_SHOWN,
     answer="answer",
-    columns=("item", "answer", "annotator"),
+    columns=(*_SHOWN, "answer", "annotator"),
     filters=("question",),
 )
-_Z = 1.96  # of a 95% interval
+_Z = 1.96  # standard errors on each side of a 95% interval
 
 
 class Item(NamedTuple):
@@ -66,10 +67,7 @@ class Item(NamedTuple):
     source: str
 
 
-_SHOWN = ("item", "question", "about", "first", "second")
-
-
-def draw(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices: int, seed: int) -> list[Item]:
+def sample(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices: int, seed: int) -> list[Item]:
     """The questions about a sample of ``pairs`` (of any kind), in the same proportions of relations.
 
     ``choices`` pairs are shown as pairs; of ``captions`` others, one caption is judged, the true and the false one
@@ -132,11 +130,12 @@ def _write_tsv(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
-    """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer, two to one
-    item or two columns of one name, and a sheet without answers, whose reader would count."""
+    """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer, another
+    question than the item's, two answers to one item or two columns of one name, and a sheet without answers, whose
+    reader would count."""
     found = {}
     dialect = {} if path.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    decisions.check_size(path)
+    check_size(path, decisions.MAX_BYTES)
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
         names, lines = dict_rows(file, **dialect)
         rows = list(lines)
@@ -149,7 +148,13 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
             )
         if row["item"] not in items:
             raise UserError(f"{path}:{number}: item {row['item']!r} is not in the key; are these other questions?")
-        allowed = ANSWERS[items[row["item"]].question]
+        asked = items[row["item"]]
+        if other := [name for name in _SHOWN if _words(row.get(name, "")) not in ([], _words(getattr(asked, name)))]:
+            raise UserError(
+                f"{path}:{number}: {other[0]} of {asked.item} is {row[other[0]]!r:.80}, in the key "
+                f"{getattr(asked, other[0])!r:.80}; are these other questions?"
+            )
+        allowed = ANSWERS[asked.question]
         if row["answer"] not in ("", *allowed):
             raise UserError(f"{path}:{number}: answer {row['answer']!r}; expected {', '.join(allowed)} or nothing")
         if row["item"] in found:
@@ -159,6 +164,11 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     if not found:
         raise UserError(f"{path}: has no answer; expected one of each item that was read, or leave the file out")
     return found
+
+
+def _words(text: str) -> list[str]:
+    """What a spreadsheet leaves of a text: it may change quotation marks and spaces."""
+    return re.findall(r"\w+", text)
 
 
 def read_key(path: Path) -> dict[str, Item]:

@@ -83,7 +83,7 @@ def _question(caption: Caption) -> Question:
     return Question(caption.polarity, (caption.text,), row, " · ".join(filter(None, tags)))
 
 
-def drawn(chosen: Sequence[Screen], number: int, seed: int) -> list[Screen]:
+def sample(chosen: Sequence[Screen], number: int, seed: int) -> list[Screen]:
     """``number`` of the screens, in their order, in the proportions of the relations. Raises UserError for too many."""
     if not 0 < number <= len(chosen):
         raise UserError(f"--sample {number}: expected a number from 1 to {len(chosen)}, the pairs of the bank")

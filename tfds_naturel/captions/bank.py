@@ -10,6 +10,7 @@ of a slot from 0, the fixed one; a positive and a negative with the same pair an
 A file without this column has one wording per slot.
 """
 
+import argparse
 import csv
 import itertools
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tfds_naturel.captions import grammar
+from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import md5_of, reading_csv
 from tfds_naturel.common.schema import PAIRS, Caption, Kind, Polarity, Triplet
@@ -48,13 +50,14 @@ def files(release: str) -> list[Path]:
 
 
 def find(text: str) -> Path:
-    """The bank file of a ``--bank`` flag. Raises UserError for ``first``, which named an edition that was here."""
+    """The bank file of a ``--bank`` flag. Raises ArgumentTypeError for ``first``, which named an edition that was
+    here."""
     if text == "first":
-        raise UserError(
-            "--bank first: the first edition is no longer part of the package; run `git show "
+        raise argparse.ArgumentTypeError(
+            "the first edition is no longer part of the package; run `git show "
             "2c31e48:tfds_naturel/captions/bank_first.tsv > bank_first.tsv` in a clone, and give --bank bank_first.tsv"
         )
-    return Path(text)
+    return cli.on_disk(text)
 
 
 def edition(options: Mapping[str, str]) -> str:

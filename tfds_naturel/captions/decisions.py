@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, is_unicode, load_json, reading_csv
+from tfds_naturel.common.files import check_size, dict_rows, is_unicode, load_json, reading_csv
 from tfds_naturel.common.schema import POLARITIES, Triplet
 
 COLUMNS = ("triplet", "text", "decision")
-VERDICTS = ("accept", "unclear", "reject")  # of rows of one person about one caption, the last of these counts
+VERDICTS = ("accept", "unclear", "reject")  # of several rows of one person about a caption, the last here counts
 MAX_BYTES = 16 << 20  # of a file; all captions of the bank take 2 MB
 _MOST_LETTERS = {"annotator": 60, "reason": 1000, "text": 1000}
 
@@ -32,14 +32,14 @@ Decisions = dict[Key, Decision]
 def read(paths: Sequence[Path]) -> dict[str, Decisions]:
     """Person -> what they decided, without captions left open.
 
-    A CSV file has at least the columns ``COLUMNS``, and may have ``annotator`` and ``reason``; it is one person's,
-    named by the annotator or else by the file. A JSON file is an export of Label Studio, with any number of people.
-    Raises UserError with the row or task, what was found and what was expected, and for two files of one person.
+    A CSV file has at least the columns ``COLUMNS``, and may have ``annotator``, whose decision a row is (default: the
+    file's name), and ``reason``. A JSON file is an export of Label Studio. Both may have several people. Raises
+    UserError with the row or task, what was found and what was expected, and for two files of one person.
     """
     people: dict[str, Decisions] = {}
     files: dict[str, Path] = {}
     for path in paths:
-        check_size(path)
+        check_size(path, MAX_BYTES)
         found = _label_studio(path) if path.suffix == ".json" else _csv(path)
         for name, decided in found.items():
             if name in people:
@@ -67,25 +67,21 @@ def rejected(paths: Sequence[Path]) -> frozenset[Key]:
     return frozenset(key for key, verdict in majority(read(paths).values()).items() if verdict == "reject")
 
 
-def check_size(path: Path) -> None:
-    """Raises UserError for a file that is too large to be decisions or answers."""
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise UserError(f"{path}: {size:,} bytes; expected at most {MAX_BYTES:,}, the decisions of one person")
-
-
 def _csv(path: Path) -> dict[str, Decisions]:
-    decided: Decisions = {}
-    names = set()
+    people: dict[str, Decisions] = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
         columns, rows = dict_rows(f)
         if missing := [column for column in COLUMNS if column not in columns]:
-            raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}")
+            raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}; export it from the page again")
+        if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:
+            raise UserError(
+                f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; give each person rows of their own"
+            )
         for number, row in enumerate(rows, 2):
             if missing := [column for column in COLUMNS if column not in row]:
                 raise UserError(f"{path}:{number}: the row has no {missing[0]}")
-            _add(decided, f"{path}:{number}", row)
-            names.add(row.get("annotator") or path.stem)
-    return {" and ".join(sorted(names)): decided} if decided else {}
+            _add(people.setdefault(row.get("annotator") or path.stem, {}), f"{path}:{number}", row)
+    return {name: decided for name, decided in people.items() if decided}
 
 
 def _add(decided: Decisions, place: str, row: Mapping[str, str]) -> None:

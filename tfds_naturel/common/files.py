@@ -149,20 +149,30 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _locked_folder(prefix: str, where: Path) -> tuple[Path, FileLock]:
-    """A new folder and the lock in it, which this process holds."""
+    """A new folder and the lock in it, which this process holds. Raises OSError if the file system has no locks."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
         lock = FileLock(folder / "lock")
-        with contextlib.suppress(OSError):  # another process may take it for a leftover before it is locked
+        try:
             lock.acquire()
-            if (folder / "lock").exists():
-                return folder, lock
+        except OSError:
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        if (folder / "lock").exists():  # no other process took the folder for a leftover before it was locked
+            return folder, lock
 
 
 def check_regular(path: Path) -> None:
     """Raises UserError for a pipe or device, which would be read without end. Raises OSError if there is no file."""
     if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # reading a folder fails by itself
         raise UserError(f"{path}: not a regular file; remove it, or copy the folder again")
+
+
+def check_size(path: Path, largest: int) -> None:
+    """Raises UserError for a file of more than ``largest`` bytes, which would fill the memory."""
+    if (size := path.stat().st_size) > largest:
+        raise UserError(f"{path}: {size:,} bytes; expected at most {largest:,}: is it another file?")
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -1,4 +1,4 @@
-"""Mined negative images: for an image and a triplet it shows, images with similar looks or annotations without it.
+"""Mined negative images: for an image and a triplet that it shows, similar images that do not show the triplet.
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 
@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,7 +30,8 @@ SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 _MAX_CANDIDATES = 256  # most candidates per kind that are compared for an image and triplet
 _ROWS = 1024  # images per matrix product in the neighbour search; rows per write
 COPY = 0.97  # photos with at least this cosine are copies of each other, so not negatives
-NEAR_DUPLICATE, TRUE, NOT_IN_DATASET = "near_duplicate", "shows the triplet", "not in the dataset"  # why dropped
+# Why a candidate is dropped; or the name of the margin.
+IS_COPY, SHOWS_TRIPLET, NOT_IN_DATASET = "copy", "shows_triplet", "not_in_dataset"
 _SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -106,14 +107,15 @@ class Margins:
     absolute_margin: float | None = None
     relative_margin: float | None = None
 
-    def exceeded(self, cosine: float, positive: float) -> str:
-        """The name of the first limit that ``cosine`` exceeds, or "". ``positive``: NaN if there is none."""
+    def limits(self, positive: float) -> dict[str, float]:
+        """Name of a margin -> the highest cosine of a negative. ``positive``: NaN, which no cosine exceeds, if there is
+        none."""
         limits = {
             "max_score": self.max_score,
             "absolute_margin": None if self.absolute_margin is None else positive - self.absolute_margin,
             "relative_margin": None if self.relative_margin is None else positive * (1 - self.relative_margin),
         }
-        return next((name for name, limit in limits.items() if limit is not None and cosine > limit), "")
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 _NO_MARGINS = Margins()
@@ -132,11 +134,15 @@ def mine(
 
     Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, the nearest come first within a kind;
     without it the order is random, a function of the seed, the image and the triplet, and there is no ``nearest``.
-    Kinds with very many candidates are subsampled. ``search`` finds the nearest images; by default, by all cosines of
-    an array. ``dropped`` counts the candidates that were looked at and left out, by reason.
+    Of a kind with more than 256 candidates, a sample is compared. ``search`` finds the nearest images; by default, by
+    all cosines of an array. ``dropped`` counts, by reason, what was looked at and left out for each image, triplet and
+    kind. Raises UserError for embeddings that are not an array without a ``search``.
     """
     dropped = Counter() if dropped is None else dropped
-    search = search or (functools.partial(all_cosines, zimg_ND) if isinstance(zimg_ND, np.ndarray) else None)
+    if search is None and zimg_ND is not None:
+        if not isinstance(zimg_ND, np.ndarray):
+            raise UserError("embeddings on a disk: need search=, such as that of evaluators.pool.mining.open_dataset")
+        search = functools.partial(all_cosines, zimg_ND)
     most = margins.range_min + 4 * count if margins.range_max is None else margins.range_max
     showing = survey.images_of()
     by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
@@ -147,13 +153,14 @@ def mine(
     for start in range(0, len(survey.image_ids), _ROWS):
         images = range(start, min(start + _ROWS, len(survey.image_ids)))
         near = search(images, most) if search else []
-        found = [_ranks(*of_image, margins.range_min, most, dropped) for of_image in near]
         for n in images:
             for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
                 rng = np.random.default_rng([seed, n, t])
-                ranked = _ranked(n, pools[t], rng, zimg_ND, dropped) + (found[n - start] if found else [])
-                positive = _positive(n, showing[t], [seed, n, t], zimg_ND, margins)
-                if chosen := _chosen(survey, n, survey.triplets[t], ranked, count, margins, positive, dropped):
+                ranked = _ranked(n, pools[t], rng, zimg_ND, dropped)
+                if search:
+                    ranked += _ranks(*near[n - start], margins.range_min, most, dropped)
+                limits = margins.limits(_positive(n, showing[t], [seed, n, t], zimg_ND, margins))
+                if chosen := _chosen(survey, n, survey.triplets[t], ranked, count, limits, dropped):
                     names = [survey.image_ids[m] for m in chosen]
                     yield survey.image_ids[n], str(survey.triplets[t]), names, list(chosen.values())
 
@@ -171,7 +178,7 @@ def _ranked(
         if zimg_ND is not None:
             cosines = _cosines(zimg_ND, pool, n)
             pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
-            dropped[NEAR_DUPLICATE] += int((cosines >= COPY).sum())
+            dropped[IS_COPY] += int(((cosines >= COPY) & (pool != n)).sum())
             pool, cosines = pool[cosines < COPY], cosines[cosines < COPY]
         ranked += ((kind, m, cosine) for m, cosine in zip(pool.tolist(), cosines.tolist(), strict=True))
     return ranked
@@ -198,25 +205,23 @@ def _ranks(images: np.ndarray, cosines: np.ndarray, first: int, stop: int, dropp
     is_copy = cosines >= COPY
     images, cosines = images[~is_copy], cosines[~is_copy]
     known = images >= 0
-    dropped.update({NEAR_DUPLICATE: int(is_copy.sum()), NOT_IN_DATASET: int((~known).sum())})
     images, cosines = images[known][:stop], cosines[known][:stop]
-    dropped["range_min"] += len(images[:first])
+    dropped.update({IS_COPY: int(is_copy.sum()), NOT_IN_DATASET: int((~known).sum()), "range_min": len(images[:first])})
     return [(NEAREST, m, cosine) for m, cosine in zip(images[first:].tolist(), cosines[first:].tolist(), strict=True)]
 
 
 def all_cosines(zimg_ND: np.ndarray, images: range, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """A ``Search`` in an array: the ``count`` nearest of each image that are no copies, and all copies."""
     cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
-    cosines[np.arange(len(images)), np.arange(images.start, images.stop)] = -np.inf
-    is_copy = cosines >= COPY
-    count = min(count, cosines.shape[1])
-    far = np.where(is_copy, -np.inf, cosines)
-    nearest = np.sort(np.argpartition(-far, count - 1, axis=1)[:, :count], axis=1)  # ties: lowest number first
-    found = []
-    for row, of_image, copies in zip(nearest, far, is_copy, strict=True):
-        row = row[np.argsort(-of_image[row], kind="stable")]
-        row = np.concatenate([np.flatnonzero(copies), row[of_image[row] > -np.inf]])
-        found.append((row, np.where(copies[row], 1.0, of_image[row])))
+    count, found = min(count, len(zimg_ND)), []
+    for n, cosines_N in zip(images, cosines, strict=True):
+        cosines_N[n] = -np.inf
+        copies = np.flatnonzero(cosines_N >= COPY)
+        cosines_N[copies] = -np.inf
+        nearest = np.sort(np.argpartition(cosines_N, -count)[-count:])
+        nearest = nearest[np.argsort(-cosines_N[nearest], kind="stable")]  # ties: lowest number first
+        nearest = nearest[cosines_N[nearest] > -np.inf]
+        found.append((np.concatenate([copies, nearest]), np.append(np.ones(len(copies)), cosines_N[nearest])))
     return found
 
 
@@ -226,19 +231,19 @@ def _chosen(
     triplet: Triplet,
     ranked: Iterable[Candidate],
     count: int,
-    margins: Margins,
-    positive: float,
+    limits: Mapping[str, float],
     dropped: Counter[str],
 ) -> dict[int, str]:
-    """The first ``count`` of ``ranked`` within the margins that do not show ``triplet``, with their kinds."""
+    """The first ``count`` of ``ranked`` within the limits that do not show ``triplet``, with their kinds."""
     chosen: dict[int, str] = {}
     for kind, m, cosine in ranked:
         if len(chosen) == count:
             break
         if m == n or m in chosen:
             continue
-        if reason := margins.exceeded(cosine, positive) or (TRUE if may_hold(triplet, survey.triplets_of(m)) else ""):
-            dropped[reason] += 1
+        exceeded = next((name for name, limit in limits.items() if cosine > limit), "")
+        if exceeded or may_hold(triplet, survey.triplets_of(m)):
+            dropped[exceeded or SHOWS_TRIPLET] += 1
         else:
             chosen[m] = kind
     return chosen

@@ -55,8 +55,8 @@ def release(
     metadata = dict(builder.info.metadata)
     if with_images and "inputs" in metadata:
         raise UserError(
-            f"--with_images: {dataset} has photos of others, whose licences do not allow us to publish them; only "
-            "drawn images can be included"
+            f"--with_images: {dataset} has photos of others, whose licences do not allow us to publish them; leave it "
+            "out, it is for drawn datasets"
         )
     removed = plan.taken_down(takedown)
     if out.exists() or out.is_symlink():
@@ -91,17 +91,17 @@ def _open(dataset: epath.Path) -> Any:
     if "used" in metadata:
         raise UserError(
             f"--dataset {dataset}: has images and captions of COCO or Winoground, which must not be redistributed; "
-            "publish the options it was built with"
+            "publish the naturel-data-build command that made it"
         )
     if "options" not in metadata or repr(builder.info.features) != repr(features()):
         raise UserError(
-            f"--dataset {dataset}: not a NatuRel dataset of the current format; build it again with "
-            "`python -m tfds_naturel.build`"
+            f"--dataset {dataset}: not a NatuRel dataset of the current format; run naturel-data-build again, with "
+            "another --data_dir"
         )
     if builder.info.file_format != tfds.core.file_adapters.FileFormat.ARRAY_RECORD:
         raise UserError(
-            f"--dataset {dataset}: its format is {builder.info.file_format.value}, expected array_record; build it "
-            "again without --format"
+            f"--dataset {dataset}: its format is {builder.info.file_format.value}, expected array_record; run "
+            "naturel-data-build again, without --format and with another --data_dir"
         )
     return builder
 

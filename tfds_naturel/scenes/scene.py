@@ -156,12 +156,13 @@ def draw(config: ScenesConfig, split: str, index: int) -> Scene:
     number = SPLITS.index(split)
     shown = config.compositions()[split == SPLITS[-1]]
     cycle, position = divmod(index, len(shown.pairs))
-    drawn = _order(config.seed, number, cycle, len(shown.pairs))[position]
-    triplet = shown.pairs[drawn]
+    pair = _order(config.seed, number, cycle, len(shown.pairs))[position]
+    triplet = shown.pairs[pair]
     rng = np.random.default_rng([config.seed, number, index])
     painted = None
     if config.exchanges:
-        painted = _exchanged(triplet, shown, cycle % 2, np.random.default_rng([config.seed, number, cycle // 2, drawn]))
+        of_both_turns = np.random.default_rng([config.seed, number, cycle // 2, pair])
+        painted = _contrary_attributes(triplet, shown, cycle % 2, of_both_turns)
     return compose(triplet, painted or _paint(triplet, shown, config, rng), config, rng)
 
 
@@ -183,11 +184,13 @@ def _paint(
     return painted[0], painted[1]
 
 
-def _exchanged(triplet: Triplet, shown: Compositions, turn: int, rng: np.random.Generator) -> tuple[str, str] | None:
+def _contrary_attributes(
+    triplet: Triplet, shown: Compositions, turn: int, rng: np.random.Generator
+) -> tuple[str, str] | None:
     """Contrary attributes of subject and object that each of them can have, which change places with ``turn``; None if
     there are none."""
-    drawn = ({t.object for t in shown.attributes if t.subject == label} for label in (triplet.subject, triplet.object))
-    both = sorted(set.intersection(*drawn))
+    own = [{t.object for t in shown.attributes if t.subject == label} for label in (triplet.subject, triplet.object)]
+    both = sorted(set.intersection(*own))
     contrary = [pair for pair in itertools.combinations(both, 2) if pair[1] in CONTRARIES[pair[0]]]
     if not contrary:
         return None

@@ -166,7 +166,7 @@ def _pruner(search: Search, out: Path, planned: Planned, number: int) -> Watch:
 
 def _history(search: Search, out: Path, planned: Planned) -> dict[int, float]:
     """Step -> score, of the evaluations during a run."""
-    history = recorded.history(epath.Path(out / planned.key))
+    history = recorded.read(epath.Path(out / planned.key)).history
     return {step: scores[search.score] for step, scores in history if search.score in scores}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import finished, recorded
+from naturel_jax.checkpoints import finished
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.grids import Planned
@@ -38,10 +38,6 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
         found = {run.key: _finished(out, run) for run in done}
         made = Report(
             [*_rows(groups, scores), *_text_only(found), *report.chance_row(scores.chance)],
-            {
-                name: [recorded.history(epath.Path(out / run.key)) for run in of_group]
-                for name, of_group in groups.items()
-            },
             left_out=[*_unfinished(runs, states), *scores.left_out],
             trained_on=_trained_on(groups, found),
             seeds={group: len(of_group) for group, of_group in groups.items()},
@@ -51,8 +47,8 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
             title=f"Sweep {out.name}: {len(done)} of {len(runs)} runs",
             examples=_examples(out, groups),
         )
-        firsts = {group: epath.Path(out / of_group[0].key) for group, of_group in groups.items()}
-        text = report.save(epath.Path(out), report.with_runs(made, firsts))
+        folders = {group: [epath.Path(out / run.key) for run in of_group] for group, of_group in groups.items()}
+        text = report.save(epath.Path(out), report.with_runs(made, folders))
         storage.write(epath.Path(out / "differences.csv"), seeds.to_csv(seeds.Difference._fields, differences))
         storage.write(epath.Path(out / "runs.csv"), _runs_csv(runs, states, scores))
     return text

@@ -31,7 +31,7 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
         raise UserError(f"webdataset:{name}: {missing[0]} does not exist; paths are relative to where you start")
     if packed := [str(path) for path in paths if path.suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst")]:
         raise UserError(f"webdataset:{name}: {packed[0]} is compressed, so it has no random access; unpack it to .tar")
-    shards = [Shard(str(path), functools.partial(_rows, path)) for path in paths]
+    shards = [Shard(str(path), functools.partial(rows, path)) for path in paths]
     return Table(f"webdataset:{name}", str(paths[0].parent), paths, shards)
 
 
@@ -45,7 +45,8 @@ def expand(pattern: str) -> list[str]:
     return [whole for value in values for whole in expand(pattern[: found.start()] + value + pattern[found.end() :])]
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def rows(path: Path) -> Iterator[Row]:
+    """The records of one shard. Raises UserError for a damaged one."""
     row: dict[str, Any] = {}
     try:
         with tarfile.open(path, "r:") as tar:

@@ -73,7 +73,7 @@ def test_a_sample_has_the_relations_of_all_and_shares_are_in_the_page(small, tmp
         ("--sample", "9"): r"--sample 9: expected a number from 1 to 8",
         ("--assign", "anna", "--overlap", "2"): r"overlap 2: expected a number from 1 to 1",
         ("--assign", "anna,,ben"): r"name '': expected 1 to 60 printable characters",
-        ("--assign", "anna,anna"): r"name 'anna' is there twice",
+        ("--assign", "anna,anna"): r"name 'anna' is repeated",
     }.items():
         with pytest.raises(UserError, match=match):
             audit.main([*command[:4], *flags])
@@ -88,6 +88,17 @@ def test_alpha_of_the_published_example():
     assert agreement.alpha(people) == (pytest.approx(0.095, abs=5e-4), 10)
     assert math.isnan(agreement.alpha([people[0], {}])[0]) and agreement.alpha([people[0], people[0]]) == (1, 10)
     assert agreement.alpha([dict(enumerate("11"))] * 2) == (1, 2)
+
+
+def test_interval_resamples_triplets_in_whatever_order_their_captions_are():
+    """Judgements of a triplet agree or differ together, so the interval is wider than that of captions alone."""
+    triplets = [Triplet(name, "on", "Desk") for name in ("Cat", "Dog", "Man", "Mug")]
+    rows = ([2, 0], [0, 2], [1, 1], [1, 1])
+    counts = {(t, str(n)): row for n in range(6) for t, row in zip(triplets, rows, strict=True)}
+    low, high = agreement.interval(counts)
+    assert (low, high) == agreement.interval(dict(sorted(counts.items())))
+    alone = agreement.interval({(Triplet(str(n), "on", "Desk"), ""): row for n, row in enumerate(counts.values())})
+    assert high - low > alone[1] - alone[0]
 
 
 def test_the_majority_counts_and_ties_are_unclear():
@@ -127,10 +138,13 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
     audit.main([*command, *map(str, files), "--adjudicated", str(decided)])
     assert "\n1 captions are left to decide" in capsys.readouterr().out
     assert decisions.rejected([merged]) == {(CAT, texts[n]) for n in (3, 4, 5)}
+    decided.write_text(
+        f"triplet,text,decision,annotator\n{CAT},{texts[3]},reject,carla\n{CAT},{texts[3]},accept,dora\n"
+    )
+    with pytest.raises(UserError, match=r"--adjudicated .*3.csv: carla and dora decide the same caption"):
+        audit.main([*command, *map(str, files), "--adjudicated", str(decided)])
     with pytest.raises(UserError, match=r"no caption was judged by two people \(anna\)"):
         audit.main([*command, str(files[0])])
-    with pytest.raises(SystemExit):
-        audit.main([*command[:4]])
 
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
@@ -153,6 +167,10 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
         ),
         ('triplet,text,decision\nA|on|B,"=1+1",accept\n', r"a.csv:2: text '=1\+1' begins like a formula"),
         ("triplet,text\n", r"a.csv:1: columns \['triplet', 'text'\]; missing \['decision'\]"),
+        (
+            "triplet,text,decision,decision\nA|on|B,x,accept,reject\n",
+            r"a.csv:1: 2 columns decision; give each",
+        ),
         ("x" * (decisions.MAX_BYTES + 1), r"a.csv: 16,777,217 bytes; expected at most 16,777,216"),
     ],
 )
@@ -162,7 +180,7 @@ def test_bad_files_are_refused_by_row(tmp_path, content, message):
         decisions.read([tmp_path / "a.csv"])
 
 
-def test_a_file_is_of_one_person_and_the_worst_of_their_rows_counts(tmp_path):
+def test_rows_are_by_their_annotator_and_the_worst_of_one_person_counts(tmp_path):
     first = judged(tmp_path / "a.csv", "arau", ["x", "x", "y", "y"], annotator="anna")
     assert decisions.read([first]) == {"anna": {(CAT, "x"): ("reject", ""), (CAT, "y"): ("unclear", "")}}
     second = judged(tmp_path / "b.csv", "a", ["x"])
@@ -170,6 +188,9 @@ def test_a_file_is_of_one_person_and_the_worst_of_their_rows_counts(tmp_path):
     third = judged(tmp_path / "c.csv", "a", ["x"], annotator="anna")
     with pytest.raises(UserError, match=r"c.csv: decisions of 'anna', as in .*a.csv; give one file of each person"):
         decisions.read([first, third])
+    merged = tmp_path / "merged.csv"
+    merged.write_text(f"{first.read_text()}{CAT},x,accept,ben\n{CAT},x,,dora\n")
+    assert decisions.read([merged]) == decisions.read([first]) | {"ben": {(CAT, "x"): ("accept", "")}}
 
 
 def exported(tasks, answers):

@@ -84,6 +84,25 @@ def test_errors_name_the_bad_input(small, tmp_path, monkeypatch):
         audit.main(out)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--world scenes --review r", "--review: not used with --world, which goes with --out"),
+        ("--world scenes --out r --bank b.tsv", "--bank: not used with --world"),
+        ("--out r --sample 0", "--sample: not used with --out, which goes with --bank"),
+        ("--out r --score a.tsv", "--out: not used with --score, which goes with --readers"),
+        ("--readers r --photos p", "--photos: not used with --readers"),
+        ("--review r --overlap 0", "--overlap: needs --assign"),
+        ("--agreement r", "--agreement: needs --decisions"),
+        ("--out r --bank first", "run `git show 2c31e48:tfds_naturel/captions/bank_first.tsv > bank_first.tsv`"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        audit.main(flags.split())
+    assert message in capsys.readouterr().err
+
+
 def embedded(page: str, name: str):
     """The data in a script element of a page."""
     return json.loads(re.search(rf'id="{name}">(.*?)</script>', page, re.DOTALL)[1])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,12 +59,6 @@ def test_style_finds_sentences_that_nobody_writes_under_a_photo(text, mark):
     assert checks.style({CAT: (plain,) * 8}) == []
     (problem, *_) = checks.style({CAT: (*[plain] * 8, dataclasses.replace(plain, text=text))})
     assert f"1 of 9 complex captions, such as {text!r}, have a {mark}, expected at most " in problem
-
-
-def test_first_edition_is_refused_by_name_with_where_it_is(published):
-    with pytest.raises(UserError, match=r"no longer part of the package; run `git show 2c31e48:\S+bank_first.tsv"):
-        bank.find("first")
-    assert bank.find("first.tsv") == Path("first.tsv")
 
 
 def test_edition_of_a_dataset_is_known_by_its_bank():

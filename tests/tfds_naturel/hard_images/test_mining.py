@@ -107,12 +107,27 @@ def test_margins_in_sentence_transformers_words():
     assert mined(absolute_margin=positive - far - 0.01)[0] == [4]
     assert mined(relative_margin=1 - (far + 0.01) / positive)[0] == [4]
     assert mined(range_min=2)[0] == [3, 4], "ranks count the positive, which shows the triplet"
-    assert mined(range_max=3)[0] == [2, 3] and mined()[1]["shows the triplet"] > 0
+    assert mined(range_max=3)[0] == [2, 3] and mined()[1]["shows_triplet"] > 0
 
 
-def test_neighbours_match_a_full_sort():
+def test_what_is_left_out_is_counted_for_each_image_and_triplet():
+    """Image 0 shows two triplets, image 1 is a copy of it, and image 2 shows one of the two."""
+    images = [[CAT_ON_TABLE, WOODEN], [DOG_ON_TABLE], [CAT_ON_TABLE]]
+    angles = np.radians([0, 2, 60])
+    zimg_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    dropped = Counter()
+    mined = _mine(images, zimg_ND=zimg_ND, dropped=dropped)
+    assert mined[0, WOODEN] == ([2], ["nearest"]) and (0, CAT_ON_TABLE) not in mined
+    # The copy is one of image 0 (two triplets) and image 0 one of it; images 0 and 2 show what the other does.
+    assert {reason: number for reason, number in dropped.items() if number} == {"copy": 3, "shows_triplet": 2}
+    with pytest.raises(UserError, match="embeddings on a disk: need search="):
+        _mine(images, zimg_ND=memoryview(zimg_ND))
+
+
+def test_neighbours_match_a_full_sort(monkeypatch):
     """With more images than fit in one matrix product."""
-    count = 1100
+    monkeypatch.setattr(mining, "_ROWS", 64)
+    count = 150
     rng = np.random.default_rng(0)
     zimg_ND = rng.normal(size=(count, 5)).astype(np.float32)
     zimg_ND /= np.linalg.norm(zimg_ND, axis=1, keepdims=True)
@@ -187,7 +202,16 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
     assert len(rows) == sum(len(triplets) for triplets in shown.values())
     assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill the remaining slots"
     assert all(len(negatives) >= 4 for negatives in numbers)
-    embed_pool = ["--model", str(tmp_path / "tiny"), "--source", "naturel/small", "--dtype", "float32"]
+    embed_pool = [
+        "--model",
+        str(tmp_path / "tiny"),
+        "--source",
+        "naturel/small",
+        "--dtype",
+        "float32",
+        "--store",
+        "float32",
+    ]
     embed.main([*embed_pool, "--data_dir", str(dataset.parents[2]), "--out", str(tmp_path / "pool")])
     pooled, _, _ = _mine_dataset(dataset, tmp_path / "pooled.parquet", "--pool", str(tmp_path / "pool"))
     assert pooled == rows, "the index is exact for so few images"

@@ -1,0 +1,30 @@
+"""Files of the user: tables, and folders that are there whole or not at all."""
+
+import errno
+import fcntl
+
+import pytest
+
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import dict_rows, new_folder, read_tsv
+
+
+def test_file_system_without_locks_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="No locks available"), new_folder(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_short_rows_under_a_long_header_stay_short():
+    names, rows = dict_rows(["a,b,c\n", "1\n", "\n", "1,2,3,4\n"])
+    assert (names, list(rows)) == (["a", "b", "c"], [{"a": "1"}, {"a": "1", "b": "2", "c": "3"}])
+
+
+def test_a_row_of_a_table_that_is_cut_short_is_refused(tmp_path):
+    (tmp_path / "key.tsv").write_text("item\tlabel\nn-1\ttrue\nn-2\n")
+    with pytest.raises(UserError, match=r"key.tsv: the row \['n-2'\] has no label"):
+        read_tsv(tmp_path / "key.tsv")
