@@ -288,6 +288,15 @@ def test_names_of_a_pool_are_read_in_bounded_memory_and_belong_to_their_embeddin
         embedded.Embedded(tmp_path)
 
 
+def test_names_may_take_few_bytes(tmp_path):
+    for kind in ("img_emb", "metadata"):
+        (tmp_path / kind).mkdir()
+    np.save(tmp_path / "img_emb/img_emb_0.npy", np.ones((500_000, 1), np.float16))
+    names = pa.array([f"{n:09}" for n in range(500_000)])
+    pq.write_table(pa.table({"image_path": names}), tmp_path / "metadata/metadata_0.parquet", compression="zstd")
+    assert sum(1 for _ in embedded.Embedded(tmp_path).names()) == 500_000
+
+
 def test_what_is_done_of_a_pool_is_checked(encoder, tmp_path):
     """A number of rows below that of a part would end its shard."""
     source, out = records.write_jsonl(tmp_path), tmp_path / "out"

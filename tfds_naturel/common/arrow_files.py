@@ -76,17 +76,18 @@ def _check_footer(limits: _Limits, file: BinaryIO) -> None:
 
 
 def parquet_batches(
-    path: os.PathLike[str], rows: int, columns: Sequence[str] | None = None, kept: bool = False
+    path: os.PathLike[str], rows: int, columns: Sequence[str] | None = None, kept: bool = False, known_rows: int = 0
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a Parquet file, ``rows`` at a time, of ``columns`` that it has (None: all); strings may be read as
-    dictionaries. ``kept``: the caller keeps all rows in memory.
+    dictionaries. ``kept``: the caller keeps all rows in memory. ``known_rows``: how many another file has, too; each
+    counts as bytes of this one, in which names may take few.
 
     Raises UserError before a page, dictionary or batch is unpacked that is too large for a file of this size, and
     pyarrow's errors for a damaged file.
     """
     check_regular(Path(path))
     with open(path, "rb") as file:
-        limits = _Limits(path, os.fstat(file.fileno()).st_size)
+        limits = _Limits(path, os.fstat(file.fileno()).st_size + int(known_rows / _ROWS[1]))
         yield from _batches(limits, file, rows, columns, kept)
 
 

@@ -78,7 +78,7 @@ class Embedded:
         for path in self._metadata:
             with reading_arrow(path, _AGAIN):
                 expected, found = _rows(path), 0
-                for batch in parquet_batches(path, _NAMES, ["image_path"]):
+                for batch in parquet_batches(path, _NAMES, ["image_path"], known_rows=expected):
                     names: list[Any] = batch.column(0).to_pylist() if batch.num_columns == 1 else [None]
                     if wrong := [name for name in names if not isinstance(name, str)]:
                         raise UserError(f"{path}: an image_path is {wrong[0]!r:.80}, expected a string; {_AGAIN}")
