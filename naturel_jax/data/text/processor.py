@@ -98,9 +98,7 @@ TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 _MAX_MEMORY = 64 << 20  # bytes of an image, of what it is resized to, and of the step between
 _LARGEST = 1 << 14  # tokens of a text, pixels of a side, or patches
-_MOST_PIXELS = (
-    1 << 22
-)  # of all patches of an image: however small it is, it is enlarged to about as many as there may be
+_MOST_PIXELS = 1 << 22  # of all patches of an image, which has nearly as many as it may have, however small it is
 _FARTHEST = 1e4  # largest absolute mean, or 1 / std
 
 
