@@ -91,10 +91,11 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def _checksums(paths: Sequence[Path]) -> dict[str, str]:
     with ThreadPoolExecutor() as pool:
-        return dict(zip((path.name for path in paths), pool.map(_checksum, paths), strict=True))
+        return dict(zip((path.name for path in paths), pool.map(checksum, paths), strict=True))
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """The XXH3 of a file, in hex."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
 

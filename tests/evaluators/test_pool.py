@@ -4,6 +4,8 @@ Shape letters: N images, D embedding.
 """
 
 import json
+import os
+import shutil
 
 import faiss
 import numpy as np
@@ -225,6 +227,88 @@ def test_index_finds_the_nearest(name, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again, rows)
     np.save(pool.files[0], -z_ND[:700].astype(np.float16))
     assert not built and index.load_or_build(embedded.Embedded(tmp_path), budget) and built, "of other embeddings"
+
+
+def damage(path, change) -> None:
+    """Changes a file, and leaves its times as they were."""
+    times = path.stat()
+    path.write_bytes(change(path.read_bytes()))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_index_that_is_damaged_or_was_copied_is_made_again(tmp_path, monkeypatch):
+    write_pool(tmp_path / "pool", 300)
+    pool, built, build = embedded.Embedded(tmp_path / "pool"), [], index.build
+    monkeypatch.setattr(index, "build", lambda *arguments: (built.append(1), build(*arguments)))
+    sound = index.load_or_build(pool, 1 << 30).search(pool[np.arange(9)], 5)[0]
+    for name, change in ((index.NAME, lambda data: data[:-1] + b"?"), (f"{index.NAME}.json", lambda data: b"[]")):
+        damage(tmp_path / "pool" / name, change)
+        np.testing.assert_array_equal(index.load_or_build(pool, 1 << 30).search(pool[np.arange(9)], 5)[0], sound)
+    assert len(built) == 3
+    shutil.copytree(tmp_path / "pool", tmp_path / "copy")  # with the times of its files
+    index.load_or_build(embedded.Embedded(tmp_path / "copy"), 1 << 30)
+    assert len(built) == 4
+
+
+HOSTILE_ARRAYS = {
+    "of columns": lambda z_ND: np.asfortranarray(z_ND),
+    "not finite": lambda z_ND: np.where(np.eye(*z_ND.shape) > 0, np.nan, z_ND),
+    "of text": lambda z_ND: z_ND.astype(str),
+    "without columns": lambda z_ND: z_ND[:, :0],
+}
+
+
+@pytest.mark.parametrize("array", HOSTILE_ARRAYS)
+def test_arrays_that_are_no_embeddings_are_refused(array, tmp_path):
+    z_ND = write_pool(tmp_path, 40)
+    path = tmp_path / "img_emb/img_emb_0000.npy"
+    np.save(path, HOSTILE_ARRAYS[array](z_ND))
+    with pytest.raises(UserError, match=rf"^{path}: an (array of .*; expected|embedding is not finite)"):
+        list(embedded.Embedded(tmp_path).blocks(8))
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(99), b"\x93NUMPY\x01\x00\x09\x00((((((((\n"])
+def test_files_that_are_no_arrays_are_refused(content, tmp_path):
+    write_pool(tmp_path, 40)
+    (tmp_path / "img_emb/img_emb_0000.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"img_emb_0000\.npy: not an array of embeddings \("):
+        embedded.Embedded(tmp_path)
+
+
+def test_names_of_a_pool_are_read_in_bounded_memory_and_belong_to_their_embeddings(tmp_path):
+    write_pool(tmp_path, 40)
+    path = tmp_path / "metadata/metadata_0000.parquet"
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 40, pa.int32()), pa.array(["a" * 30_000_000]))
+    for column, reason in ((long, "unpack to 30,000,004 bytes"), ([None] * 40, "an image_path is None, expected")):
+        pq.write_table(pa.table({"image_path": column}), path, compression="zstd")
+        with pytest.raises(UserError, match=rf"^{path}: .*{reason}"):
+            list(embedded.Embedded(tmp_path).names())
+    path.rename(path.with_name("metadata_0001.parquet"))
+    with pytest.raises(UserError, match="differ in their files or rows"):
+        embedded.Embedded(tmp_path)
+
+
+def test_names_may_take_few_bytes(tmp_path):
+    for kind in ("img_emb", "metadata"):
+        (tmp_path / kind).mkdir()
+    np.save(tmp_path / "img_emb/img_emb_0.npy", np.ones((500_000, 1), np.float16))
+    names = pa.array([f"{n:09}" for n in range(500_000)])
+    pq.write_table(pa.table({"image_path": names}), tmp_path / "metadata/metadata_0.parquet", compression="zstd")
+    assert sum(1 for _ in embedded.Embedded(tmp_path).names()) == 500_000
+
+
+def test_what_is_done_of_a_pool_is_checked(encoder, tmp_path):
+    """A number of rows below that of a part would end its shard."""
+    source, out = records.write_jsonl(tmp_path), tmp_path / "out"
+    out.mkdir()
+    run(encoder, source, out)
+    _, last, *others = sorted((out / "done").iterdir())
+    for path in others:
+        path.unlink()
+    for change in (lambda text: text.replace(b'"rows": 5', b'"rows": 4'), lambda text: b"{}"):
+        damage(last, change)
+        with pytest.raises(UserError, match=r"0000_0001\.json: (not readable as JSON|does not say)"):
+            run(encoder, source, out)
 
 
 def test_kind_follows_from_size_and_memory():

@@ -35,6 +35,7 @@ from naturel_jax.data.images.boxes import Box
 from naturel_jax.data.items import index_writer
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.evaluators import results
+from naturel_jax.evaluators.pool.embedded import Embedded
 from naturel_jax.models import adapters
 from naturel_jax.models.two_tower import Model
 from naturel_jax.report import gallery
@@ -377,6 +378,19 @@ def _hard_images(folder: Path) -> list[Path]:
     return [path]
 
 
+def _pool(name: str, folder: Path) -> list[Path]:
+    (folder / "img_emb").mkdir()
+    (folder / "metadata").mkdir()
+    np.save(folder / "img_emb/img_emb_0000.npy", np.eye(4, 3, dtype=np.float16))
+    pq.write_table(pa.table({"image_path": list("abcd")}), folder / "metadata/metadata_0000.parquet")
+    return [folder / name]
+
+
+def _read_pool(folder: Path) -> None:
+    pool = Embedded(folder)
+    list(pool.names()), list(pool.blocks(2)), pool[np.arange(len(pool))]
+
+
 # ---- All of them -----------------------------------------------------------------------------------------------------
 
 _KINDS = {".parquet": "parquet", ".jsonl": "lines", ".csv": "table", ".tsv": "table"}
@@ -425,6 +439,8 @@ def _readers() -> Iterator[tuple[str, Reader]]:
             yield f"image {form}, {use_of}", Reader(f"image {form}", partial(_image_file, form), read, (ValueError,))
     for form in ("JPEG", "PNG"):
         yield f"photo {form}", Reader(f"image {form}", partial(_image_file, form), _read_photo, (photos.BadPhoto,))
+    yield "pool array", Reader("bytes", partial(_pool, "img_emb/img_emb_0000.npy"), _read_pool)
+    yield "pool names", Reader("parquet", partial(_pool, "metadata/metadata_0000.parquet"), _read_pool)
     yield "compare", Reader("parquet", _compared, _compare)
     yield "caption bank", Reader("table", _bank, lambda folder: bank.load(folder / "bank.tsv"))
     yield "decisions", Reader("table", _decisions, lambda folder: decisions.rejected([folder / "decisions.csv"]))

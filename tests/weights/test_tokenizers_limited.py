@@ -69,6 +69,27 @@ def test_random_ids_are_refused():
         limited.check("a", json.dumps(state))
 
 
+REPLACE = {"pattern": {"String": "a"}, "content": "aa"}  # without its type, which the library does not need
+WORDS = {"type": "WordPiece", "unk_token": "a", "max_input_chars_per_word": 10**9, "vocab": {"a": 0}}
+GROWS = "its normalizers make more than 64 characters of one"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 8}}, GROWS),
+        ({"normalizer": {"type": "Prepend", "prepend": "x" * 1000}}, GROWS),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 10}}, GROWS),
+        ({"model": WORDS}, r"model\.max_input_chars_per_word has 1,000,000,000 characters; the limit is 100"),
+        ({"model": {"type": "Unigram", "vocab": [["a" * 101, 0.0]]}}, r"model\.vocab: a piece has 101 characters"),
+        ({"truncation": {"max_length": 12, "stride": 9}}, r"truncation\.stride is 9; expected 0"),
+    ],
+)
+def test_what_costs_more_in_longer_texts_than_those_of_the_trial_is_refused(change, reason):
+    with pytest.raises(UserError, match=f"^a: {reason}"):
+        limited.check("a", json.dumps(json.loads(SOUND) | change))
+
+
 @pytest.mark.parametrize("place", ["vocabulary", "template", "padding"])
 def test_ids_that_the_model_has_no_embedding_for_are_refused(tmp_path, place):
     loaded = tiny("tiny-clip")

@@ -4,6 +4,7 @@ compressed buffers are measured before they are unpacked, and rows before they a
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import check_regular
 
 # What a file of N bytes may have, as (a, b) for a + b * N.
 _AT_ONCE = (16 << 20, 10)  # bytes that are unpacked together: a page, the rows of a batch
@@ -58,6 +60,7 @@ class _Limits:
 def parquet_schema(path: os.PathLike[str]) -> pa.Schema:
     """The schema of a Parquet file. Raises UserError for one of too many columns for a file of this size, and pyarrow's
     errors for a damaged file."""
+    check_regular(Path(path))
     with open(path, "rb") as file:
         _check_footer(_Limits(path, os.fstat(file.fileno()).st_size), file)
         return pq.read_schema(file)
@@ -73,16 +76,18 @@ def _check_footer(limits: _Limits, file: BinaryIO) -> None:
 
 
 def parquet_batches(
-    path: os.PathLike[str], rows: int, columns: Sequence[str] | None = None, kept: bool = False
+    path: os.PathLike[str], rows: int, columns: Sequence[str] | None = None, kept: bool = False, known_rows: int = 0
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a Parquet file, ``rows`` at a time, of ``columns`` that it has (None: all); strings may be read as
-    dictionaries. ``kept``: the caller keeps all rows in memory.
+    dictionaries. ``kept``: the caller keeps all rows in memory. ``known_rows``: how many another file has, too; each
+    counts as bytes of this one, in which names may take few.
 
     Raises UserError before a page, dictionary or batch is unpacked that is too large for a file of this size, and
     pyarrow's errors for a damaged file.
     """
+    check_regular(Path(path))
     with open(path, "rb") as file:
-        limits = _Limits(path, os.fstat(file.fileno()).st_size)
+        limits = _Limits(path, os.fstat(file.fileno()).st_size + int(known_rows / _ROWS[1]))
         yield from _batches(limits, file, rows, columns, kept)
 
 

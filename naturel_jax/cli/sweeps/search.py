@@ -18,13 +18,14 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.cli.sweeps import runs as runs_lib
-from naturel_jax.cli.sweeps.grids import Grid, Planned, Range, Setting
+from naturel_jax.cli.sweeps.grids import Grid, Planned, Range, Setting, Values
 from naturel_jax.cli.sweeps.runs import Pruned
 from naturel_jax.devices.processes import Share
 from naturel_jax.training.run import Watch
 from tfds_naturel.common.errors import UserError
 
 SAMPLERS = {"random": "RandomSampler", "bayes": "TPESampler"}  # names in optuna.samplers
+_AGAIN = "remove the file, and the trial is drawn again"
 _DIGITS = 3  # significant ones of a number that is drawn
 
 
@@ -55,10 +56,9 @@ def check_same(search: Search, out: Path) -> None:
     path = epath.Path(out / "search.json")
     wanted = {"grid": dict(search.grid.values), "seeds": list(search.grid.seeds)}
     wanted |= {"search": search.method, "score": search.score}
-    text = json.dumps(wanted, indent=1)
-    storage.create(path, text)
-    saved = storage.read_json(path)
-    if changed := [name for name, value in json.loads(text).items() if saved.get(name) != value]:
+    storage.create(path, storage.sealed(wanted, indent=1))
+    saved = found if isinstance(found := storage.read_json(path), dict) else {}
+    if changed := [name for name, value in json.loads(json.dumps(wanted)).items() if saved.get(name) != value]:
         raise UserError(
             f"{path}: {changed[0]} was {saved.get(changed[0])}, is {wanted[changed[0]]}; use another --out for another "
             "search (--trials may change)"
@@ -85,7 +85,7 @@ def _trials(search: Search, out: Path) -> dict[int, Setting]:
     folder = epath.Path(out / "trials")
     paths = {n: folder / f"{n:04}.json" for n in range(search.trials)}
     there = set(storage.names(folder))
-    return {number: storage.read_json(path) for number, path in paths.items() if path.name in there}
+    return {number: _read(search, path) for number, path in paths.items() if path.name in there}
 
 
 def _suggest(search: Search, out: Path, number: int) -> Setting:
@@ -100,8 +100,29 @@ def _suggest(search: Search, out: Path, number: int) -> Setting:
             study.add_trials(_finished(search, out, setting, space))
         drawn = study.ask(space).params
         setting = {field: _text(drawn[field], values) for field, values in search.grid.values.items()}
-        storage.create(path, json.dumps(setting))
-    return storage.read_json(path)
+        storage.create(path, storage.sealed(setting))
+    return _read(search, path)
+
+
+def _read(search: Search, path: epath.Path) -> Setting:
+    """The setting of a trial that has begun. Raises UserError for one that this search does not draw: it would train
+    with any config."""
+    found, fields = storage.read_json(path), search.grid.values
+    if not isinstance(found, dict) or found.keys() != fields.keys():
+        raise UserError(f"{path}: {found!r:.200}; expected the fields {', '.join(fields)}; {_AGAIN}")
+    for field, values in fields.items():
+        if not _is_drawn(found[field], values):
+            raise UserError(f"{path}: {field} is {found[field]!r:.80}, which this search does not draw; {_AGAIN}")
+    return {field: found[field] for field in fields}
+
+
+def _is_drawn(text: Any, values: Values) -> bool:
+    if not isinstance(values, Range):
+        return text in values
+    try:
+        return text == _text(float(text), values) and values.low <= float(text) <= values.high
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _finished(search: Search, out: Path, setting: Setting, space: Mapping[str, Any]) -> list[Any]:

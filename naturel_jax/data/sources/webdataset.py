@@ -57,6 +57,8 @@ def rows(path: Path) -> Iterator[Row]:
                         f"{path}: has global headers of {size:,} characters; the limit is {_LARGEST_GLOBAL:,}; pack it "
                         "with tar --format=ustar"
                     )
+                if member.size < 0:  # tarfile would go back, and find the same member again and again
+                    raise UserError(f"{path}: {member.name:.80} has {member.size:,} bytes; copy the file again")
                 if member.issparse():
                     raise UserError(f"{path}: {member.name:.80} is a sparse file; pack it with tar without --sparse")
                 if not member.isfile():

@@ -17,7 +17,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _SECONDS, _BYTES_PER_SECOND = 2, 1 << 20
 _TOO_LARGE = 3  # exit code
 _MAX_GROWTH = 64  # characters that the normalizers may make of one
 _MAX_MAPPED = 256  # bytes that a precompiled normalizer may make of one character; sentencepiece's own make 33
+_MAX_WORD = 100  # characters of a word that is looked up, as in BERT, or of a piece
 _TEXTS = ["", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
 _MOST_WAYS = 200_000  # most ways in which a pattern may match from one position; GPT-4o's has 143,000
 _REPEATS = 64  # that one without an end counts for: for two in a row, what they average to in a caption of 150 letters
@@ -70,22 +71,50 @@ def _refusal(tokenizer: str) -> str:
 def _check_rules(state: Any) -> None:
     """Raises ValueError if a text could grow without end, or a pattern take forever on one."""
     growth = 1
-    model = state.get("model") if isinstance(state, dict) else None
-    if isinstance(model, dict) and (dropout := model.get("dropout")):
+    state = state if isinstance(state, dict) else {}
+    model, truncation = (
+        value if isinstance(value := state.get(name), dict) else {} for name in ("model", "truncation")
+    )
+    if dropout := model.get("dropout"):
         raise ValueError(f"model.dropout is {dropout!r:.20}, so its ids are random; expected null")
-    for node in _objects(state):
-        pattern, content = node.get("pattern"), node.get("content")
-        if node.get("type") == "Replace" and isinstance(content, str) and isinstance(pattern, dict):
-            replaced = pattern.get("String")
-            shortest = len(replaced) if isinstance(replaced, str) else 0
-            growth *= max(1, math.ceil(len(content) / shortest) if shortest else 1 + len(content))
-        if growth > _MAX_GROWTH:
+    if stride := truncation.get("stride"):  # the library also makes the windows that nothing here asks for
+        raise ValueError(f"truncation.stride is {stride!r:.20}; expected 0")
+    for name, size in _lengths(model):
+        if size > _MAX_WORD:
+            raise ValueError(f"model.{name} has {size:,} characters; the limit is {_MAX_WORD}")
+    for node in _objects([state.get("normalizer"), state.get("pre_tokenizer")]):
+        if (growth := growth * _growth(node)) > _MAX_GROWTH:
             raise ValueError(f"its normalizers make more than {_MAX_GROWTH} characters of one")
+    for node in _objects(state):
         if isinstance(regex := node.get("Regex"), str) and (ways := _ways(regex)) > _MOST_WAYS:
             raise ValueError(f"the pattern {regex!r:.80} can take forever: {ways:,.0f} ways to match a short text")
         mapped = node.get("precompiled_charsmap")
         if isinstance(mapped, str) and max(map(len, _strings(base64.b64decode(mapped)))) > _MAX_MAPPED:
             raise ValueError(f"its normalizer makes more than {_MAX_MAPPED} bytes of a character")
+
+
+def _lengths(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Field -> characters, of those by which the work for a text grows faster than its length."""
+    if isinstance(most := model.get("max_input_chars_per_word"), int):
+        yield "max_input_chars_per_word", most
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        yield name, len(str(model.get(name)))
+    vocab = model.get("vocab")
+    for entry in vocab if isinstance(vocab, list) else ():  # of a unigram model
+        yield "vocab: a piece", len(str(entry[0])) if isinstance(entry, list) and entry else 0
+
+
+def _growth(node: Mapping[str, Any]) -> int:
+    """Characters that a step before the model may make of one. The library knows a step without ``type`` by its
+    fields."""
+    pattern, content = node.get("pattern"), node.get("content")
+    if isinstance(content, str) and isinstance(pattern, dict):
+        replaced = pattern.get("String")
+        shortest = len(replaced) if isinstance(replaced, str) else 0
+        return max(1, math.ceil(len(content) / shortest) if shortest else 1 + len(content))
+    if isinstance(before := node.get("prepend"), str):  # also before each part of a text
+        return 1 + len(before)
+    return 2 if node.get("type") == "ByteLevel" else 1
 
 
 @dataclasses.dataclass

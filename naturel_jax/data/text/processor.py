@@ -30,7 +30,7 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 _Tokenizer = sentencepiece.SentencePieceProcessor | tokenizers.Tokenizer
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_SIGLIP_SPECIAL = re.compile(r"\s*(</s>|<unk>)\s*")
+_SIGLIP_SPECIAL = re.compile(r"(?:(?<!\s)\s+)?(</s>|<unk>)\s*")  # \s* would try each space of a long run as its first
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -97,7 +97,8 @@ TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 _MAX_MEMORY = 64 << 20  # bytes of an image, of what it is resized to, and of the step between
-_LARGEST = 1 << 14  # tokens of a text, or pixels of a side
+_LARGEST = 1 << 14  # tokens of a text, pixels of a side, or patches
+_MOST_PIXELS = 1 << 22  # of all patches of an image, which has nearly as many as it may have, however small it is
 _FARTHEST = 1e4  # largest absolute mean, or 1 / std
 
 
@@ -158,8 +159,11 @@ class Processor:
         for field in sizes:
             if type(value := getattr(self, field)) is not int or not 0 < value <= _LARGEST:
                 raise UserError(f"processor.{field} is {value!r:.80}: expected a whole number from 1 to {_LARGEST}")
-        if self.patch and self.max_patches and self.max_patches * self.patch**2 > _LARGEST**2:
-            raise UserError(f"processor.max_patches is {self.max_patches}: too many patches of {self.patch} pixels")
+        if self.patch and self.max_patches and self.max_patches * self.patch**2 > _MOST_PIXELS:
+            raise UserError(
+                f"processor.max_patches is {self.max_patches}, of {self.patch} x {self.patch} pixels: expected at most "
+                f"{_MOST_PIXELS:,} pixels together"
+            )
         for field, smallest in (("mean", -_FARTHEST), ("std", 1 / _FARTHEST)):
             if not _is_channels(value := getattr(self, field), smallest):
                 raise UserError(f"processor.{field} is {value!r:.80}: expected three numbers from {smallest:g}")

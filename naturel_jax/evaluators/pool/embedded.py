@@ -7,14 +7,18 @@ import bisect
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from tfds_naturel.common import escape
+from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_arrow
+from tfds_naturel.common.files import check_regular, reading_arrow
 
 _OPEN = 1024  # files that are mapped at a time
+_NAMES = 1 << 14  # that are read at a time
 _AGAIN = "delete it, and embed the pool again"
 
 
@@ -28,8 +32,8 @@ class Embedded:
         self.files = sorted((folder / "img_emb").glob("*.npy"))
         if not self.files:
             raise UserError(f"{folder / 'img_emb'}: no .npy files; expected the --out of naturel-embed")
-        self._open = functools.lru_cache(_OPEN)(lambda file: np.load(self.files[file], mmap_mode="r"))
-        shapes = [self._shape(path) for path in self.files]
+        self._open = functools.lru_cache(_OPEN)(lambda file: _mapped(self.files[file]))
+        shapes = [_mapped(path).shape for path in self.files]
         if len({dim for _, dim in shapes}) > 1:
             raise UserError(
                 f"{folder / 'img_emb'}: files have {sorted({dim for _, dim in shapes})} columns; expected one"
@@ -37,16 +41,12 @@ class Embedded:
         self.dim = shapes[0][1]
         self._first = np.cumsum([0, *(rows for rows, _ in shapes)])
         self._metadata = sorted((folder / "metadata").glob("*.parquet"))
-        if list(map(_rows, self._metadata)) != [rows for rows, _ in shapes]:
-            raise UserError(f"{folder}: metadata/ and img_emb/ differ in their rows; embed the pool again to its end")
-
-    @staticmethod
-    def _shape(path: Path) -> tuple[int, int]:
-        try:
-            rows, dim = np.load(path, mmap_mode="r").shape
-        except (ValueError, EOFError) as error:
-            raise UserError(f"{path}: not an array of embeddings ({error}); delete it and embed again") from error
-        return rows, dim
+        parts = [(path.stem.removeprefix("img_emb"), rows) for path, (rows, _) in zip(self.files, shapes, strict=True)]
+        if [(path.stem.removeprefix("metadata"), _rows(path)) for path in self._metadata] != parts:
+            raise UserError(
+                f"{folder}: metadata/ and img_emb/ differ in their files or rows; copy both whole, or embed the pool "
+                "again to its end"
+            )
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -57,8 +57,8 @@ class Embedded:
         file_K = np.searchsorted(self._first, rows_K, "right") - 1
         for file in np.unique(file_K):
             of_file = file_K == file
-            z_KD[of_file] = self._open(file)[rows_K[of_file] - self._first[file]]
-        return _unit(z_KD)
+            z_KD[of_file] = _unit(self.files[file], self._open(file)[rows_K[of_file] - self._first[file]])
+        return z_KD
 
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """The unit embeddings [K, D], float32, of rows ``start`` to ``stop``, in order, at most ``rows`` at a time.
@@ -67,24 +67,55 @@ class Embedded:
         while start < stop:
             file = bisect.bisect_right(self._first, start) - 1
             end = min(start + rows, stop, int(self._first[file + 1]))
-            mapped = np.load(self.files[file], mmap_mode="r")
+            mapped = _mapped(self.files[file])
             offset = mapped.offset + (start - int(self._first[file])) * self.dim * mapped.itemsize
             z = np.fromfile(self.files[file], mapped.dtype, (end - start) * self.dim, offset=offset)
-            yield _unit(z.reshape(-1, self.dim).astype(np.float32))
+            yield _unit(self.files[file], z.reshape(-1, self.dim))
             start = end
 
     def names(self) -> Iterator[str]:
-        """The name of each image, in order."""
+        """The name of each image, in order. Raises UserError for a damaged file."""
         for path in self._metadata:
             with reading_arrow(path, _AGAIN):
-                yield from pq.read_table(path, columns=["image_path"])["image_path"].to_pylist()
+                expected, found = _rows(path), 0
+                for batch in parquet_batches(path, _NAMES, ["image_path"], known_rows=expected):
+                    names: list[Any] = batch.column(0).to_pylist() if batch.num_columns == 1 else [None]
+                    if wrong := [name for name in names if not isinstance(name, str)]:
+                        raise UserError(f"{path}: an image_path is {wrong[0]!r:.80}, expected a string; {_AGAIN}")
+                    found += len(names)
+                    yield from names
+            if found != expected:
+                raise UserError(f"{path}: has {found:,} names, but says that it has {expected:,}; {_AGAIN}")
+
+
+def _mapped(path: Path) -> np.memmap:
+    """The embeddings in a file. Raises UserError for a file of anything else; NumPy raises nearly anything."""
+    check_regular(path)
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: not an array of embeddings ({escape.line(str(error)):.80}); {_AGAIN}") from error
+    if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1] or not array.flags.c_contiguous:
+        raise UserError(
+            f"{path}: an array of {array.dtype!s:.40} {array.shape!r:.80}; expected numbers, row by row, of one "
+            f"embedding each; {_AGAIN}"
+        )
+    return array
 
 
 def _rows(path: Path) -> int:
     with reading_arrow(path, _AGAIN):
+        parquet_schema(path)  # refuses a footer that would take much memory
         return pq.read_metadata(path).num_rows
 
 
-def _unit(z_KD: np.ndarray) -> np.ndarray:
-    """The rows at length 1: float16 leaves lengths of about 0.9998."""
-    return z_KD / np.maximum(np.linalg.norm(z_KD, axis=1, keepdims=True), 1e-12)
+def _unit(path: Path, z_KD: np.ndarray) -> np.ndarray:
+    """The rows at length 1, float32: float16 leaves lengths of about 0.9998. Raises UserError for rows that have
+    none."""
+    z_KD = z_KD.astype(np.float32, copy=False)
+    length_K1 = np.linalg.norm(z_KD, axis=1, keepdims=True)
+    if not np.isfinite(length_K1).all():
+        raise UserError(f"{path}: an embedding is not finite; {_AGAIN}")
+    return z_KD / np.maximum(length_K1, 1e-12)

@@ -14,7 +14,6 @@ Shape letters: I images of a part, D embedding.
 
 import io
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +42,7 @@ class Output:
         meta = {"version": VERSION, "rows": pool.rows, "captions": pool.captioned, **made_from}
         if not storage.create(out / _META, storage.sealed(meta)):
             found = storage.read_json(out / _META)
+            found = found if isinstance(found, dict) else {}
             for field in {**meta, **found}:
                 if found.get(field) != meta.get(field):
                     raise UserError(
@@ -65,7 +65,7 @@ class Output:
 
     def rows(self, part: Part) -> int:
         """The number of rows of a part that is done."""
-        return storage.read_json(self.out / DONE / f"{self._stem(part)}.json")["rows"]
+        return _read_done(self.out / DONE / f"{self._stem(part)}.json")["rows"]
 
     def write(
         self,
@@ -86,7 +86,7 @@ class Output:
             pq.write_table(pa.table({name: pa.array(column, pa.string()) for name, column in metadata.items()}), table)
             storage.write(self.out / "metadata" / f"metadata_{stem}.parquet", table.getvalue())
         rows = {"rows": count + len(bad), "images": count, "bad": list(bad)}
-        storage.write(self.out / DONE / f"{stem}.json", json.dumps(rows))
+        storage.write(self.out / DONE / f"{stem}.json", storage.sealed(rows))
 
     def _stem(self, part: Part) -> str:
         return f"{part.shard:0{self._width}}" + (f"_{part.number:0{_WIDTH}}" if part.number else "")
@@ -94,5 +94,14 @@ class Output:
 
 def count(out: epath.Path) -> tuple[int, int, int]:
     """The numbers of parts that are done, of their images, and of bad rows."""
-    done = [storage.read_json(out / DONE / name) for name in storage.names(out / DONE)]
+    done = [_read_done(out / DONE / name) for name in storage.names(out / DONE)]
     return len(done), sum(part["images"] for part in done), sum(len(part["bad"]) for part in done)
+
+
+def _read_done(path: epath.Path) -> dict[str, Any]:
+    """What ``Output.write`` says of a part. Raises UserError for a damaged file."""
+    found = storage.read_json(path)
+    kinds = {"rows": int, "images": int, "bad": list}
+    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        raise UserError(f"{path}: does not say which rows are done; delete it, and the part is embedded again")
+    return found

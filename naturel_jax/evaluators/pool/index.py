@@ -21,6 +21,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.evaluators.pool.embedded import Embedded
+from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
 from tfds_naturel.common.extras import library
 from tfds_naturel.common.files import version_of
@@ -90,26 +91,38 @@ class Index:
 
 
 def load_or_build(pool: Embedded, budget: int) -> Index:
-    """The index of ``pool``, in its folder; built if there is none for these embeddings. ``budget``: bytes of memory.
+    """The index of ``pool``, in its folder; built if there is none for these embeddings, or not as it was written.
+    ``budget``: bytes of memory.
 
     Raises UserError if FAISS is not installed.
     """
     faiss = library("faiss", "mine")
     path = pool.folder / NAME
-    about_path, made_from = epath.Path(f"{path}.json"), version_of(*pool.files)
+    about_path = epath.Path(f"{path}.json")
     with locked(f"{path}.lock"):
         about = storage.read_json(about_path) if storage.exists(about_path) and path.exists() else {}
-        if about.get("made_from") != made_from:
+        if not isinstance(about, dict) or about.get("made_from") != _made_from(pool, path):
             storage.delete(about_path)
             kind = choose(len(pool), pool.dim, budget)
             _LOG.info("%s: indexing %s images of %d dimensions: %s", path, f"{len(pool):,}", pool.dim, kind.key)
             build(faiss, pool, path, kind, budget)
-            about = {"made_from": made_from, "images": len(pool), "kind": kind.key}
+            about = {"made_from": _made_from(pool, path), "images": len(pool), "kind": kind.key}
             about |= _tune(faiss, pool, path, kind.key)
             storage.write_json(about_path, about)
     searched = _open(faiss, path, about["kind"])
     _set_effort(faiss, searched, about["effort"])
     return Index(pool, searched, {name: value for name, value in about.items() if name != "made_from"})
+
+
+def _made_from(pool: Embedded, path: Path) -> dict[str, Any]:
+    """Identifies the embeddings and the index at ``path`` of them. FAISS trusts what is in an index, so one that this
+    machine has not written, as the time of its last change shows, which nobody can set, is not read."""
+    paths = [place for place in (path, Path(_lists(path))) if place.exists()]
+    return {
+        "embeddings": version_of(*pool.files),
+        "xxh3": [once.checksum(place) for place in paths],
+        "written": [place.stat().st_ctime_ns for place in paths],
+    }
 
 
 def build(faiss: Any, pool: Embedded, path: Path, kind: Kind, budget: int) -> None:

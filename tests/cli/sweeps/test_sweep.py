@@ -189,6 +189,28 @@ def test_another_search_in_the_folder_is_refused(tmp_path):
         UserError, match=r"search\.json: score was naturel/complex, is naturel/simple; use another --out"
     ):
         search.check_same(made._replace(score="naturel/simple"), tmp_path)
+    (tmp_path / "search.json").write_text("[]")
+    with pytest.raises(UserError, match=r"search\.json: grid was None"):
+        search.check_same(made, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        {"config.optim.lr": "9"},
+        {"config.optim.lr": "0.0012345"},
+        {"config.optim.lr": 0.001},
+        {"config.optim.lr": "0.001", "config.init": "hf:another/model"},
+        [],
+    ],
+)
+def test_trial_that_the_search_does_not_draw_is_refused(trial, tmp_path, trained):
+    made = search.Search(grid_of(RATES), "random", 1, "naturel/complex", False)
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials/0000.json").write_text(json.dumps(trial))
+    with pytest.raises(UserError, match=r"trials/0000\.json: .*; remove the file, and the trial is drawn again"):
+        search.train(made, tmp_path, processes.Share())
+    assert not trained
 
 
 def test_failed_run_does_not_end_the_sweep(tmp_path, monkeypatch):

@@ -248,6 +248,20 @@ def test_tars_that_go_on_after_their_end_are_refused(tmp_path):
             list(table.rows())
 
 
+def test_member_of_a_negative_size_is_refused(tmp_path):
+    files.write_webdataset(tmp_path)
+    path = min(tmp_path.rglob("*.tar"))
+    with tarfile.open(path) as tar:
+        member = tar.getmembers()[0]
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)  # back to its own header
+    header[148:156] = b"%06o\0 " % sum(header[:148] + b" " * 8 + header[156:])
+    path.write_bytes(header + path.read_bytes()[512:])
+    (table,) = datasets.open_unindexed(f"webdataset:{path}", str(tmp_path), "train").shards
+    with pytest.raises(UserError, match=rf"^{path}: {member.name} has -512 bytes"):
+        next(iter(table.rows()))
+
+
 def test_truncated_array_record_is_refused(tmp_path):
     files.write_tfds(tmp_path)
     (path,) = tmp_path.rglob("*.array_record*")

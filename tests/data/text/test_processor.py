@@ -263,6 +263,18 @@ def test_white_below_every_color_and_opacity_is_pillows():
     assert (np.asarray(TO_RGB["on_white"](image)) == np.asarray(expected)).all()
 
 
+def test_long_runs_of_spaces_are_cleaned_in_linear_time():
+    """In quadratic time, it would take minutes."""
+    spaces = " \t" * 200_000
+    assert CLEANERS["siglip"](f"a{spaces}b{spaces}</s>{spaces}c <unk> </s> {spaces}") == "a b</s>c<unk></s>"
+
+
+def test_patches_that_small_images_would_be_enlarged_to_are_limited(clip_processor):
+    dataclasses.replace(clip_processor, resize="naflex", patch=16, max_patches=1 << 14)
+    with pytest.raises(UserError, match=r"max_patches is 16384, of 64 x 64 pixels: expected at most 4,194,304 pixels"):
+        dataclasses.replace(clip_processor, resize="naflex", patch=64, max_patches=1 << 14)
+
+
 @pytest.mark.parametrize(("family", "pad"), [("clip", "<|endoftext|>"), ("siglip", "</s>")])
 def test_trained_tokenizers_follow_their_familys_conventions(family, pad):
     tok = tokenizers.Tokenizer.from_str(train_tokenizer(family, captions(), 400, 12))
