@@ -195,6 +195,7 @@ def test_what_does_not_matter_cannot_be_made(folder):
     assert mistakes.MISTAKES["base"].make(causal) is None, "not a run"
 
 
+@pytest.mark.slow
 def test_base_is_what_the_run_started_from(folder, tmp_path, caplog):
     model, _, processor = tiny()
     for seed, (name, init) in enumerate({"first": "", "second": "base:first"}.items()):
