@@ -96,6 +96,7 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
     assert_same_run(workdir, one_device)
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(one_device, folder):
     workdir = folder / "damaged"
     shutil.copytree(one_device, workdir)
@@ -111,6 +112,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(one_device, fo
     assert_same_run(workdir, one_device)
 
 
+@pytest.mark.slow
 def test_changed_config_is_rejected_and_finished_run_is_not_repeated(one_device, folder):
     scores = (one_device / "scores.json").stat().st_mtime_ns
     other = Run(one_device, "--config.optim.b2=0.9")
