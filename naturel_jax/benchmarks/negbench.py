@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from naturel_jax.benchmarks import coco
 from naturel_jax.benchmarks.benchmark import Entry, Origin, Source, Verified
-from naturel_jax.benchmarks.table import CHOICE, Suite, entry
+from naturel_jax.benchmarks.table import CHOICE, Format, entry
 
 _PAPER = "https://arxiv.org/abs/2501.09425"
 _DATE = "2026-11-29"
@@ -52,7 +52,7 @@ _RETRIEVAL = {"rule": None, "more_captions": "captions"}
 
 
 def _entry(kind: dict[str, Any], name: str, file: str, collection: Collection, published: int, sha256: str) -> Entry:
-    row = Suite(
+    row = Format(
         files={"": f"negbench/{file}"},
         folders=(collection.folder,),
         images=("{name}",),

@@ -12,7 +12,7 @@ import numpy as np
 from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Entry, HubFiles, Item, Origin, Outcomes, Overlap, Source, Verified
 from naturel_jax.benchmarks.files import load_json, safe_name
-from naturel_jax.benchmarks.table import CHOICE, GROUPS, PAIR, Rule, Suite, entry
+from naturel_jax.benchmarks.table import CHOICE, GROUPS, PAIR, Format, Rule, entry
 
 _TWO_IMAGES, _TWO_CAPTIONS = ("{image_0}", "{image_1}"), ("{caption_0}", "{caption_1}")
 
@@ -42,7 +42,7 @@ def cola_images(folder: Path) -> dict[str, str]:
 
 COLA = entry(
     "cola",
-    Suite(
+    Format(
         GROUPS,
         {"": COLA_FILE},
         ("cola/images",),
@@ -67,7 +67,7 @@ COLA = entry(
 
 NATURALBENCH = entry(
     "naturalbench_retrieval",
-    Suite(
+    Format(
         GROUPS,
         {"": "naturalbench_retrieval/metadata.json"},
         ("naturalbench_retrieval/images",),
@@ -109,7 +109,7 @@ def mmvp(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 
 MMVP = entry(
     "mmvp_vlm",
-    Suite(
+    Format(
         Rule(mmvp, {"accuracy": "right", **GROUPS.scores}, {"right": 1 / 4, **rules.GROUPS}),
         {"": "mmvp_vlm/Questions.csv"},
         ("mmvp_vlm/MLLM_VLM Images",),
@@ -147,7 +147,7 @@ def _svo(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
 
 SVO = entry(
     "svo_probes",
-    Suite(
+    Format(
         PAIR,
         {"": "svo_probes/svo_probes.csv"},
         ("svo_probes/images",),
@@ -172,7 +172,7 @@ CREPE_IMAGES = ("visual_genome/VG_100K", "visual_genome/VG_100K_2")
 
 
 def _crepe(name: str, part: str, files: Mapping[str, str], negatives: str) -> Entry:
-    row = Suite(
+    row = Format(
         CHOICE,
         {value: f"crepe/{file}" for value, file in files.items()},
         CREPE_IMAGES,
@@ -214,7 +214,7 @@ SPEC_PARTS = ("absolute_size", "relative_size", "absolute_spatial", "relative_sp
 
 def _spec(direction: str, **fields: Any) -> Entry:
     files = {part: f"spec/{part}/{direction}.json" for part in SPEC_PARTS}
-    row = Suite(CHOICE, files, ("spec/{part}",), answer="label", part="subset", mean_of_parts=True, **fields)
+    row = Format(CHOICE, files, ("spec/{part}",), answer="label", part="subset", mean_of_parts=True, **fields)
     source = Source(
         "Apache-2.0; images generated",
         "https://huggingface.co/datasets/wjpoom/SPEC (data.zip)",
@@ -248,7 +248,7 @@ def bla(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 
 BLA = entry(
     "bla",
-    Suite(
+    Format(
         Rule(bla, {"accuracy": "right"}, {"right": 1 / 2}, true=2),
         {part: f"bla/annotations/{part}_captions.json" for part in BLA_PARTS},
         ("bla/images",),
@@ -271,7 +271,7 @@ BLA = entry(
 
 COCO_COUNTERFACTUALS = entry(
     "coco_counterfactuals",
-    Suite(
+    Format(
         GROUPS,
         {"": "coco_counterfactuals/data/examples.jsonl"},
         ("coco_counterfactuals/data/images.zip",),
@@ -292,7 +292,7 @@ COCO_COUNTERFACTUALS = entry(
 DOCCI_FILE = "docci/docci_descriptions.jsonlines"
 DOCCI = entry(
     "docci_retrieval",
-    Suite(
+    Format(
         None,
         {"": DOCCI_FILE},
         ("docci/images",),
@@ -326,7 +326,7 @@ def _in(language: str, rows: Iterable[Any]) -> Iterator[Any]:
 
 
 def _crossmodal(language: str) -> Entry:
-    row = Suite(
+    row = Format(
         None,
         {"": "crossmodal3600/captions.jsonl"},
         ("crossmodal3600/images",),

@@ -63,7 +63,7 @@ GROUPS = Rule(rules.two_by_two, dict(zip(rules.TWO_BY_TWO, rules.TWO_BY_TWO, str
 
 
 @dataclasses.dataclass(frozen=True)
-class Suite:
+class Format:
     """Where a benchmark's images and captions are in its records.
 
     ``rule``: None for retrieval.
@@ -99,49 +99,49 @@ class Suite:
     published: int | None = None
 
 
-def entry(name: str, suite: Suite, source: Source) -> Entry:
+def entry(name: str, form: Format, source: Source) -> Entry:
     """The row of ``suite`` in the table of benchmarks."""
-    return Entry(source, functools.partial(read, name=name, suite=suite))
+    return Entry(source, functools.partial(read, name=name, form=form))
 
 
-def read(folder: Path, name: str, suite: Suite) -> Benchmark:
+def read(folder: Path, name: str, form: Format) -> Benchmark:
     """The benchmark ``name`` in ``folder``. Raises FileNotFoundError and UserError."""
     problems: list[str] = []
     items: list[Item] = []
-    for part, file in suite.files.items():
+    for part, file in form.files.items():
         path = folder / file
-        rows = suite.records(_LOADERS[path.suffix](path))
-        make = functools.partial(_item, suite, _opener(folder, suite, part), part)
-        items += read_items(path.name, numbered(rows), _fields(suite), make, problems)
-    if not suite.rule:
+        rows = form.records(_LOADERS[path.suffix](path))
+        make = functools.partial(_item, form, _opener(folder, form, part), part)
+        items += read_items(path.name, numbered(rows), _fields(form), make, problems)
+    if not form.rule:
         ranked = [(item.id, item.images[0], [str(caption) for caption in item.captions]) for item in items]
-        return retrieval.benchmark(name, ranked, suite.published, problems)
+        return retrieval.benchmark(name, ranked, form.published, problems)
     return Benchmark(
         name,
         tuple(items),
-        suite.rule.outcomes,
-        tuple(_metrics(name, suite, suite.rule, items)),
-        suite.published,
+        form.rule.outcomes,
+        tuple(_metrics(name, form, form.rule, items)),
+        form.published,
         tuple(problems),
-        true_captions=0 if len(suite.images) != 1 or suite.more_images else suite.rule.true,
-        chance=suite.rule.chance,
+        true_captions=0 if len(form.images) != 1 or form.more_images else form.rule.true,
+        chance=form.rule.chance,
     )
 
 
-def _metrics(name: str, suite: Suite, rule: Rule, items: Sequence[Item]) -> list[Metric]:
+def _metrics(name: str, form: Format, rule: Rule, items: Sequence[Item]) -> list[Metric]:
     """The scores, and by part as in ``own``: ``name/part/value``, ``name/score/part/value`` unless it is "right"."""
-    macro = suite.part if suite.mean_of_parts else None
+    macro = form.part if form.mean_of_parts else None
     metrics = [Metric(f"{name}/{score}", outcome, macro=macro) for score, outcome in rule.scores.items()]
-    for score, outcome in rule.scores.items() if suite.part else ():
+    for score, outcome in rule.scores.items() if form.part else ():
         prefix = name if outcome == "right" else f"{name}/{score}"
-        metrics += by_value(f"{prefix}/{suite.part}", outcome, suite.part, items)
+        metrics += by_value(f"{prefix}/{form.part}", outcome, form.part, items)
     return metrics
 
 
-def _opener(folder: Path, suite: Suite, part: str) -> Callable[[str, Box | None], Image]:
+def _opener(folder: Path, form: Format, part: str) -> Callable[[str, Box | None], Image]:
     """Opens the image of a name, a crop of it if a box is given. Raises BenchmarkError for one that is missing."""
-    paths = [folder / place.format(part=part) for place in suite.folders]
-    places = [Archive(path) if path.suffix == ".zip" else Folder(path, suite.collection) for path in paths]
+    paths = [folder / place.format(part=part) for place in form.folders]
+    places = [Archive(path) if path.suffix == ".zip" else Folder(path, form.collection) for path in paths]
 
     def image(name: str, box: Box | None) -> Image:
         for place in places[:-1]:
@@ -159,30 +159,30 @@ def _names(templates: Iterable[str]) -> list[str]:
     return [name for template in templates for _, name, _, _ in string.Formatter().parse(template) if name]
 
 
-def _fields(suite: Suite) -> Fields:
+def _fields(form: Format) -> Fields:
     """The fields that a record must have, and their types."""
-    numbers = [*_names(suite.images), *suite.box, suite.answer]
-    texts = [*_names(suite.captions), suite.part_field, *(suite.only or ())[:1]]
-    kinds = ((numbers, (str, int, float)), (texts, str), ((suite.more_images, suite.more_captions), (list, str)))
+    numbers = [*_names(form.images), *form.box, form.answer]
+    texts = [*_names(form.captions), form.part_field, *(form.only or ())[:1]]
+    kinds = ((numbers, (str, int, float)), (texts, str), ((form.more_images, form.more_captions), (list, str)))
     return {name: kind for names, kind in kinds for name in names if name}
 
 
-def _item(suite: Suite, image: Callable[[str, Box | None], Image], part: str, key: str, row: Record) -> Item | None:
-    if suite.only and row[suite.only[0]] != suite.only[1]:
+def _item(form: Format, image: Callable[[str, Box | None], Image], part: str, key: str, row: Record) -> Item | None:
+    if form.only and row[form.only[0]] != form.only[1]:
         return None
-    names = [*(template.format_map(row) for template in suite.images), *_listed(row, suite.more_images)]
-    captions = [*(template.format_map(row) for template in suite.captions), *_listed(row, suite.more_captions)]
-    tags = {suite.part: row[suite.part_field] if suite.part_field else part} if suite.part else {}
-    if suite.answer:
-        tags["answer"] = answer = str(row[suite.answer])
-        choices = names if suite.more_images else captions
+    names = [*(template.format_map(row) for template in form.images), *_listed(row, form.more_images)]
+    captions = [*(template.format_map(row) for template in form.captions), *_listed(row, form.more_captions)]
+    tags = {form.part: row[form.part_field] if form.part_field else part} if form.part else {}
+    if form.answer:
+        tags["answer"] = answer = str(row[form.answer])
+        choices = names if form.more_images else captions
         if answer not in map(str, range(len(choices))):
-            raise BenchmarkError(f"field {suite.answer!r} is {answer!r:.80}, expected an index below {len(choices)}")
+            raise BenchmarkError(f"field {form.answer!r} is {answer!r:.80}, expected an index below {len(choices)}")
         choices[:] = rules.true_first(choices, int(answer))
-    if suite.rule and len(names) * len(captions) < 2:
+    if form.rule and len(names) * len(captions) < 2:
         raise BenchmarkError("has nothing to choose from; expected at least two images or captions")
-    box = _box(row, suite.box) if suite.box else None
-    key = f"{part}/{key}" if len(suite.files) > 1 else key
+    box = _box(row, form.box) if form.box else None
+    key = f"{part}/{key}" if len(form.files) > 1 else key
     return Item(key, tuple(image(name, box) for name in names), tuple(captions), tags)
 
 
