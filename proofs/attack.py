@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from proofs import record
-from tests.helpers import bombs
+from tests.helpers import costs
 from tests.helpers.readers import READERS
 from tfds_naturel.common import cli
 
@@ -66,7 +66,7 @@ def _bombs(name: str) -> None:
         memory, seconds, over = 0, 0.0, list[str]()
         with tempfile.TemporaryDirectory() as folder:
             for number in range(BOMBS):
-                cost, size, what = bombs.cost_of(name, number, Path(folder))
+                cost, size, what = costs.cost_of(name, number, Path(folder))
                 memory, seconds = max(memory, cost.memory), max(seconds, cost.seconds)
                 over += [f"{what}: {wrong}"] if (wrong := cost.over(size)) else []
         return over[0] if over else f"up to {memory >> 20:,} MB, {seconds:.1f} s", not over

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers import bombs, readers
+from tests.helpers import bombs, costs, readers
 from tests.helpers.fuzzing import fuzz
 from tests.helpers.readers import READERS
 
@@ -106,5 +106,5 @@ def each_once() -> Iterator[tuple[str, int]]:
 )
 def test_bombs_cost_no_more_than_their_size_allows(tmp_path, name, numbers):
     for number in numbers:
-        cost, size, what = bombs.cost_of(name, number, tmp_path)
+        cost, size, what = costs.cost_of(name, number, tmp_path)
         assert not cost.over(size), f"{what}, {size:,} bytes: {cost.over(size)}"
