@@ -91,8 +91,8 @@ def names(text: str) -> list[str]:
 
 
 def assign(number: int, people: Sequence[str], overlap: int, seed: int) -> dict[str, list[int]]:
-    """Which of ``number`` screens each person gets, in order: each screen goes to ``overlap`` people, those with the
-    fewest so far, ties at random, so that everybody shares screens with everybody.
+    """Person -> the screens, of ``number``, that they get, in order. Each screen goes to ``overlap`` people, those with
+    the fewest so far, ties at random, so that everybody shares screens with everybody.
 
     Raises UserError unless ``overlap`` is from 1 to the number of people.
     """

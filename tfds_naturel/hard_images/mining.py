@@ -94,7 +94,7 @@ Search = Callable[[range, int], list[tuple[np.ndarray, np.ndarray]]]
 
 @dataclasses.dataclass(frozen=True)
 class Margins:
-    """Which candidates are too near, in the words of sentence-transformers' ``mine_hard_negatives``.
+    """Limits on how near a negative may be, in the words of sentence-transformers' ``mine_hard_negatives``.
 
     ``range_min`` and ``range_max``: ranks, from 0, of the nearest neighbours that are used. The cosine of a negative is
     at most ``max_score``, the positive's less ``absolute_margin``, and the positive's times 1 - ``relative_margin``,
