@@ -73,8 +73,8 @@ def random_boxes(
 def boxes_keeping_ratio(
     width_B: np.ndarray, height_B: np.ndarray, may_mirror_B: np.ndarray, scale: tuple[float, float], draws: Draws
 ) -> Boxes:
-    """Random boxes as in ``random_boxes``, but with the aspect ratio of their image, up to rounding. With a ``scale`` of
-    (1, 1), whole images."""
+    """Random boxes as in ``random_boxes``, but with the aspect ratio of their image, up to rounding. With a ``scale``
+    of (1, 1), whole images."""
     mirror_B, of_left_B, of_top_B, of_area_B = draws.uniform(4).T
     factor_B = np.sqrt(scale[0] + (scale[1] - scale[0]) * of_area_B)
     box_width_B, box_height_B = (
