@@ -124,12 +124,13 @@ pictures: setup-test
 
 # requirements.lock: the newest versions, with hashes, for Python 3.11 to 3.14 on Linux and macOS, and what the tests need
 # beside them. `make test` installs both, and PyTorch for whatever the machine has.
+LOCKED = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-header
 lock: $(VENV)/.python
+	$(LOCKED) --extra test > $(VENV)/tests  # first: the tests may need an older version of what both have
+	sed -E '/^(torch|triton|nvidia|cuda)/d' $(VENV)/tests > tests/constraints.txt
 	sed '/^#/!d' requirements.lock > $(VENV)/lock
-	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header >> $(VENV)/lock
+	$(LOCKED) --generate-hashes -c tests/constraints.txt >> $(VENV)/lock
 	mv $(VENV)/lock requirements.lock
-	$(BIN)/uv pip compile -q pyproject.toml --extra test --universal --python-version 3.11 --no-annotate --no-header -c requirements.lock > $(VENV)/lock
-	sed -E '/^(torch|triton|nvidia|cuda)/d' $(VENV)/lock > tests/constraints.txt
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test
