@@ -117,7 +117,7 @@ pages: setup
 	$(BIN)/python -m perf.exchange --plot docs/assets/exchange.svg
 
 # Executes the tutorial's notebook in build/tutorial, and takes the pictures of the documentation from what it leaves
-# there. Ten minutes; needs Chromium.
+# there. A few minutes; needs Chromium.
 pictures: setup-test
 	$(BIN)/python -m pip install -q -e '.[notebook]'
 	$(BIN)/python .ci/pictures.py

@@ -1,7 +1,7 @@
 """Executes the tutorial's notebook, keeps its outputs in docs/tutorial.ipynb, and takes the documentation's pictures of
 what it leaves behind.
 
-    python .ci/pictures.py                    # make pictures; ten minutes
+    python .ci/pictures.py                    # make pictures; a few minutes
     python .ci/pictures.py --only_pictures    # of what build/tutorial has
 
 Pages are taken in Chromium, in light and dark. docs/assets/batch_and_ring.svg and exchange.svg come from `make pages`.
