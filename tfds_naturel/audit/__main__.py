@@ -187,8 +187,8 @@ def _agreement(options: argparse.Namespace) -> None:
     lines += _not_written([(triplet, text) for triplet, text, *_ in settled], bank)
     lines += [
         f"{len(disputed)} captions are disputed (`adjudicate.html`), and {len(left)} of them are left to decide "
-        f"(`disagreements.csv`). `decisions.csv` has all {len(settled)}: as adjudicated, or else as most people said; a "
-        "tie is `unclear`, and the builder keeps the caption.",
+        f"(`disagreements.csv`). `decisions.csv` has all {len(settled)}: as adjudicated, or else as most people said; "
+        "a tie is `unclear`, and the builder keeps the caption.",
         "",
     ]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")

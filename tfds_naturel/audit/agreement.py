@@ -49,9 +49,11 @@ def _alpha(counts: np.ndarray) -> float:
 
 
 def _kappa(verdicts: np.ndarray) -> float:
-    """Cohen's kappa of two people, int [captions, 2]."""
-    metrics = extras.library("sklearn.metrics", "audit")
-    return 1.0 if (verdicts == verdicts[0, 0]).all() else float(metrics.cohen_kappa_score(*verdicts.T))
+    """Cohen's kappa (1960) of two people's numbers in ``VERDICTS``, int [captions, 2]; 1 if all are the same."""
+    table = np.zeros((len(VERDICTS), len(VERDICTS)))
+    np.add.at(table, tuple(verdicts.T), 1 / len(verdicts))
+    chance = table.sum(axis=1) @ table.sum(axis=0)
+    return float((np.trace(table) - chance) / (1 - chance)) if len(np.unique(verdicts)) > 1 else 1.0
 
 
 def interval(

@@ -159,13 +159,13 @@ def _who(place: str, annotation: Mapping[str, Any]) -> str:
 
 def _dict(place: object, name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{place}: {name} is {value!r:.80}; expected an object of Label Studio's JSON")
+        raise UserError(f"{place}: {name} is {value!r:.80}; expected an object of Label Studio's JSON (not JSON-MIN)")
     return value
 
 
 def _list(place: object, name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise UserError(f"{place}: {name} is {value!r:.80}; expected a list of Label Studio's JSON")
+        raise UserError(f"{place}: {name} is {value!r:.80}; expected a list of Label Studio's JSON (not JSON-MIN)")
     return value
 
 

@@ -123,10 +123,9 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
     observed, chance = 2 / 7, 2 * 8 * 6 / (14 * 13)
     assert f"| on | 7 | {1 - observed / chance:.3f} |" in report
     expected = 1 - observed / (1 - (4 * 4 + 3 * 3) / 49)  # both accept four and reject three
-    same = f"{expected:.3f}"  # of one triplet, which is all that is resampled
-    assert (
-        f"| anna and ben | 7 | {5 / 7:.3f} | {same} | {same} to {same} |" in report and "not in the bank" not in report
-    )
+    kappa = f"{expected:.3f}"  # all captions are of one triplet, so resampling triplets changes nothing
+    assert f"| anna and ben | 7 | {5 / 7:.3f} | {kappa} | {kappa} to {kappa} |" in report
+    assert "not in the bank" not in report
     rows = list(csv.DictReader((tmp_path / "out" / "disagreements.csv").read_text().splitlines()))
     assert [row["text"] for row in rows] == sorted([texts[3], texts[6]])
     assert {row["said"] for row in rows} == {"anna: accept (=1+1); ben: reject", "anna: reject (=1+1); ben: accept"}

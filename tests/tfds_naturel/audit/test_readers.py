@@ -123,7 +123,7 @@ def test_malformed_answers_are_refused_by_row(tmp_path, rows, message):
     [
         (b"\ttrue\t", b"\t\xff\t", r"key.tsv: not UTF-8"),
         (b"\ttrue\t", b"\t%s\t" % (b"a" * 200_000), r"key.tsv: not a readable table \(field larger"),
-        (b"\tsource\n", b"\n", r"key.tsv: has the columns item, .*mirrored; expected item, .*mirrored, source"),
+        (b"\tsource\n", b"\tby\n", r"key.tsv: has the columns item, .*mirrored, by; expected item, .*mirrored, source"),
         (b"\tsource\n", b"\tsource\tx\n", r"key.tsv: not a readable table \(line 2 has 9 cells; the header has 10\)"),
         (b"\tnatural\t", b"\tnature\t", r"key.tsv: natural-1: question 'nature'; expected natural, truth, choice"),
     ],
