@@ -298,6 +298,8 @@ def test_review_by_touch(page, small, forms, tmp_path):
     page.press("k")
     buttons = "document.querySelectorAll('.buttons')[1].getBoundingClientRect().bottom"
     assert page.run(f"document.querySelector('nav').getBoundingClientRect().top - {buttons}") > 0, "nothing covers them"
+    right = "Math.max(...[...document.images].map(image => image.getBoundingClientRect().right))"
+    assert page.run(right) <= 390, "both photos are in sight"
     page.press("u")
     page.resize(*PHONE)
     page.click(".question:nth-child(1) .accept")
