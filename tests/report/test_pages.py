@@ -294,7 +294,14 @@ def test_review_page_shows_pair_photos_and_guidelines(page, small, forms):
 
 def test_review_by_touch(page, small, forms, tmp_path):
     """Both captions are judged on a phone; the exported file is what the builder and the audit read."""
-    fresh(page, forms["review"], "Ada", PHONE)
+    fresh(page, forms["review"], "Ada", (390, 640))
+    page.press("k")
+    buttons = "document.querySelectorAll('.buttons')[1].getBoundingClientRect().bottom"
+    assert page.run(f"document.querySelector('nav').getBoundingClientRect().top - {buttons}") > 0, "nothing covers them"
+    right = "Math.max(...[...document.images].map(image => image.getBoundingClientRect().right))"
+    assert page.run(right) <= 390, "both photos are in sight"
+    page.press("u")
+    page.resize(*PHONE)
     page.click(".question:nth-child(1) .accept")
     assert page.run(PRESSED) == ["Keep"]
     page.click(".question:nth-child(2) .reject")
@@ -345,7 +352,7 @@ def test_review_with_keys_and_again(page, small, forms):
     page.press("u")
     assert page.run(COUNT).startswith("0 of 32"), "a file is one step"
     page.run(f"restore({json.dumps(written)})")
-    for field, value, screens in (("", "unclear", 1), ("", "open", 14), ("relation", "is", 4)):
+    for field, value, screens in (("", "unclear", 1), ("", "none", 14), ("relation", "is", 4)):
         select = f"document.querySelector('[data-field=\"{field}\"]')"
         page.run(f"(s => {{ s.value = '{value}'; filter(); s.value = '' }})({select})")
         assert page.run("screens.length") == screens, value
@@ -373,7 +380,9 @@ def test_files_of_others_are_refused_by_row(page, small, forms):
     fresh(page, forms["review"], "Ada")
     row = f"{CAT},{small[CAT][0].text}"
     for text, message in {
-        "a,b\n": "expected the columns triplet, text, decision",
+        f"triplet;text;decision\n{row.replace(',', ';')};accept\n": "decision, each once, with commas between them",
+        f"triplet,text,decision\n{row},accept,reject\n": "Row 2 has 4 cells; the first has 3",
+        f"triplet,text,decision\r{row},\r": "Nothing was loaded. The file has no answer.",
         f"triplet,text,decision,decision\n{row},accept,reject\n": "triplet, text, decision, each once",
         f"triplet,text,decision\n{row},accept\n{row},maybe\n": 'Nothing was loaded. Row 3: decision "maybe"; exp',
         f"triplet,text,decision,annotator\n{row},accept,Bea\n": "Row 2: it is by Bea, and you are Ada",

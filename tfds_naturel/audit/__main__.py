@@ -172,25 +172,36 @@ def _agreement(options: argparse.Namespace) -> None:
         who = " and ".join(decided)
         raise UserError(f"--adjudicated {options.adjudicated}: {who} decide the same caption; keep one row of it")
     lines = agreement.report(people)
-    left = {key: said for key, said in agreement.disagreements(people).items() if key not in adjudicated}
-    screens = review.disputed(review.screens(banks.load(options.bank)), left)
+    disputed = agreement.disagreements(people)
+    left = {key: said for key, said in disputed.items() if key not in adjudicated}
+    bank = banks.load(options.bank)
+    screens = review.disputed(review.screens(bank), disputed)  # all, for whoever has decided some to continue
     folder = options.agreement
     folder.mkdir(parents=True, exist_ok=True)
-    page = review.page(screens, _photos(options, {triplet for triplet, _ in left}), file="adjudicated")
+    page = review.page(screens, _photos(options, {triplet for triplet, _ in disputed}), file="adjudicated")
     (folder / "adjudicate.html").write_text(page, encoding="utf-8")
     rows = [(str(triplet), escape.cell(text), escape.cell(said)) for (triplet, text), said in left.items()]
     agreement.write(folder / "disagreements.csv", ("triplet", "text", "said"), rows)
     settled = agreement.settled(people, adjudicated)
     agreement.write(folder / "decisions.csv", (*decisions.COLUMNS, "reason"), settled)
-    asked = sum(len(screen.questions) for screen in screens)
+    lines += _not_written([(triplet, text) for triplet, text, *_ in settled], bank)
     lines += [
-        f"{len(left)} captions are left to decide (`disagreements.csv`), {asked} of them in `adjudicate.html`. "
-        f"`decisions.csv` has all {len(settled)}: as adjudicated, or else as most people said; a tie is `unclear`, and "
-        "the builder keeps the caption.",
+        f"{len(disputed)} captions are disputed (`adjudicate.html`), and {len(left)} of them are left to decide "
+        f"(`disagreements.csv`). `decisions.csv` has all {len(settled)}: as adjudicated, or else as most people said; "
+        "a tie is `unclear`, and the builder keeps the caption.",
         "",
     ]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
+
+
+def _not_written(judged: Sequence[tuple[str, str]], bank: Bank) -> list[str]:
+    """A paragraph on the (triplet, text) that are not in the bank, if there are any."""
+    written = {(str(caption.triplet), caption.text) for captions in bank.values() for caption in captions}
+    if not (unknown := [": ".join(pair) for pair in judged if pair not in written]):
+        return []
+    problem = f"{len(unknown)} captions are not in the bank, such as {escape.code(unknown[0])}"
+    return [f"{problem}: they are of another `--bank`, or changed by a spreadsheet. The builder goes by the text.", ""]
 
 
 def _readers(options: argparse.Namespace) -> None:

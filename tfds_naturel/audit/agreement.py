@@ -3,7 +3,7 @@
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,25 @@ def _alpha(counts: np.ndarray) -> float:
     return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
 
 
-def interval(counts: Mapping[Key, Sequence[int]]) -> tuple[float, float]:
-    """95% bootstrap interval of alpha. Triplets are resampled, since captions of one triplet resemble one another."""
-    rows = np.array(list(counts.values()))
-    _, numbers = np.unique([str(triplet) for triplet, _ in counts], return_inverse=True)
+def _kappa(verdicts: np.ndarray) -> float:
+    """Cohen's kappa (1960) of two people's numbers in ``VERDICTS``, int [captions, 2]; 1 if all are the same."""
+    table, number = np.zeros((len(VERDICTS), len(VERDICTS)), int), len(verdicts)
+    np.add.at(table, tuple(verdicts.T), 1)
+    chance = table.sum(axis=1) @ table.sum(axis=0)
+    return float((number * np.trace(table) - chance) / (number**2 - chance)) if chance < number**2 else 1.0
+
+
+def interval(
+    judged: Mapping[Key, Sequence[int]], statistic: Callable[[np.ndarray], float] = _alpha
+) -> tuple[float, float]:
+    """95% bootstrap interval of a statistic of the rows of ``judged``, int [captions, ...]. Triplets are resampled,
+    since captions of one triplet resemble one another."""
+    rows = np.array(list(judged.values()))
+    _, numbers = np.unique([str(triplet) for triplet, _ in judged], return_inverse=True)
     groups = [np.flatnonzero(numbers == n) for n in range(numbers.max() + 1)]
     rng = np.random.default_rng(0)
     resampled = (rng.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
-    found = [_alpha(rows[np.concatenate([groups[n] for n in chosen])]) for chosen in resampled]
+    found = [statistic(rows[np.concatenate([groups[n] for n in chosen])]) for chosen in resampled]
     low, high = np.percentile(found, (2.5, 97.5)).tolist()
     return low, high
 
@@ -83,7 +94,7 @@ def report(people: Mapping[str, Decisions]) -> list[str]:
     for name, judged in verdicts.items():
         given = Counter(judged.values())
         lines.append(f"| {escape.markdown(name)} | {' | '.join(str(given[verdict]) for verdict in VERDICTS)} |")
-    lines += ["", "Krippendorff's alpha (nominal), with 95% intervals by resampling triplets.", ""]
+    lines += ["", "Krippendorff's alpha (nominal), and Cohen's kappa; 95% intervals by resampling triplets.", ""]
     lines += ["| captions | judged by two or more | alpha | 95% |", "|---|---|---|---|", _row("all", counts)]
     for relation in sorted({triplet.relation for triplet, _ in counts}):
         lines.append(_row(relation, {key: row for key, row in counts.items() if key[0].relation == relation}))
@@ -97,15 +108,16 @@ def _row(name: str, counts: Mapping[Key, Sequence[int]]) -> str:
 
 
 def _pairs(verdicts: Mapping[str, Mapping[Key, str]]) -> list[str]:
-    metrics = extras.library("sklearn.metrics", "audit")
-    lines = ["| people | judged by both | same verdict | Cohen's kappa |", "|---|---|---|---|"]
+    lines = ["| people | judged by both | same verdict | Cohen's kappa | 95% |", "|---|---|---|---|---|"]
     for a, b in itertools.combinations(verdicts, 2):
-        if both := [key for key in verdicts[a] if key in verdicts[b]]:
-            of_a, of_b = ([verdicts[name][key] for key in both] for name in (a, b))
-            same = float(np.mean([x == y for x, y in zip(of_a, of_b, strict=True)]))
-            kappa = 1.0 if len({*of_a, *of_b}) == 1 else metrics.cohen_kappa_score(of_a, of_b)
+        both = {
+            key: [VERDICTS.index(verdicts[name][key]) for name in (a, b)] for key in verdicts[a] if key in verdicts[b]
+        }
+        if both:
+            codes = np.array(list(both.values()))
+            same, kappa, (low, high) = (codes[:, 0] == codes[:, 1]).mean(), _kappa(codes), interval(both, _kappa)
             who = escape.markdown(f"{a} and {b}")
-            lines.append(f"| {who} | {len(both)} | {same:.3f} | {kappa:.3f} |")
+            lines.append(f"| {who} | {len(both)} | {same:.3f} | {kappa:.3f} | {low:.3f} to {high:.3f} |")
     return [*lines, ""]
 
 

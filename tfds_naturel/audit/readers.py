@@ -20,7 +20,7 @@ from tfds_naturel.audit.form import Form, Kind, Question, Screen
 from tfds_naturel.captions import decisions
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_size, dict_rows, read_tsv, reading_csv
+from tfds_naturel.common.files import check_size, full_rows, read_tsv, reading_csv, separator
 
 PEOPLE = 0.25  # captions by people, as a share of ours
 KINDS = {
@@ -134,18 +134,21 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     question than the item's, two answers to one item or two columns of one name, and a sheet without answers, whose
     reader would count."""
     found = {}
-    dialect = {} if path.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     check_size(path, decisions.MAX_BYTES)
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
-        names, lines = dict_rows(file, **dialect)
+        between = separator(file.readline())
+        file.seek(0)
+        is_csv = path.suffix == ".csv"
+        dialect = {"delimiter": between} if is_csv else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        names, lines = full_rows(file, **dialect)
         rows = list(lines)
+    if missing := [name for name in ("item", "answer") if name not in names]:
+        raise UserError(
+            f"{path}:1: has no {missing[0]}; expected the columns item and answer, tab-separated but in .csv"
+        )
     if twice := [name for name in ("item", "answer") if names.count(name) > 1]:
         raise UserError(f"{path}: has {names.count(twice[0])} columns {twice[0]}; keep one")
     for number, row in enumerate(rows, 2):
-        if missing := [name for name in ("item", "answer") if row.get(name) is None]:
-            raise UserError(
-                f"{path}:{number}: has no {missing[0]}; expected the columns item and answer, tab-separated but in .csv"
-            )
         if row["item"] not in items:
             raise UserError(f"{path}:{number}: item {row['item']!r} is not in the key; are these other questions?")
         asked = items[row["item"]]
@@ -187,7 +190,8 @@ def report(folder: Path, answers: Sequence[Path]) -> list[str]:
     """The report's lines on the answers of one or more readers to the questions in ``folder``."""
     items = read_key(folder / "key.tsv")
     readers = [read_answers(path, items) for path in answers]
-    lines = ["# What readers said", "", f"{len(readers)} readers; 95% intervals over items (Wilson's, for shares).", ""]
+    number = f"{len(readers)} reader{'s' * (len(readers) > 1)}"
+    lines = ["# What readers said", "", f"{number}; 95% intervals over items (Wilson's, for shares).", ""]
     lines += _naturalness(items, readers)
     lines += _section(
         "Labels",
@@ -244,10 +248,13 @@ def _section(
     rows = [
         f"| {escape.markdown(name)} | {len(of)} | {_share(float(np.mean(of)), len(of))} |" for name, of in right.items()
     ]
-    return [f"## {title}", "", f"{text}.", "", "| | number | share |", "|---|---|---|", *rows, ""]
+    head = [f"## {title}", "", f"{text}.", "", "| | number | share |", "|---|---|---|"]
+    return [*head, *rows, ""] if rows else []
 
 
 def _agreement(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) -> list[str]:
+    if len(readers) < 2:
+        return []
     lines = ["## Agreement", "", "Krippendorff's alpha (nominal; naturalness: 4 or 5, or less).", ""]
     lines += ["| question | items with several readers | alpha |", "|---|---|---|"]
     for question in ANSWERS:
@@ -273,4 +280,4 @@ def wilson(share: float, number: int) -> tuple[float, float]:
     """The 95% interval of a share of ``number`` items (Wilson 1927)."""
     centre = (share + _Z**2 / (2 * number)) / (1 + _Z**2 / number)
     half = _Z / (1 + _Z**2 / number) * (share * (1 - share) / number + _Z**2 / (4 * number**2)) ** 0.5
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)  # rounding

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_size, dict_rows, is_unicode, load_json, reading_csv
+from tfds_naturel.common.files import check_size, full_rows, is_unicode, load_json, reading_csv, separator
 from tfds_naturel.common.schema import POLARITIES, Triplet
 
 COLUMNS = ("triplet", "text", "decision")
@@ -34,13 +34,16 @@ def read(paths: Sequence[Path]) -> dict[str, Decisions]:
 
     A CSV file has at least the columns ``COLUMNS``, and may have ``annotator``, whose decision a row is (default: the
     file's name), and ``reason``. A JSON file is an export of Label Studio. Both may have several people. Raises
-    UserError with the row or task, what was found and what was expected, and for two files of one person.
+    UserError with the row or task, what was found and what was expected; for a file without decisions, and for two
+    files of one person.
     """
     people: dict[str, Decisions] = {}
     files: dict[str, Path] = {}
     for path in paths:
         check_size(path, MAX_BYTES)
         found = _label_studio(path) if path.suffix == ".json" else _csv(path)
+        if not found:
+            raise UserError(f"{path}: has no decision; expected one of each caption that was judged, or no such file")
         for name, decided in found.items():
             if name in people:
                 raise UserError(f"{path}: decisions of {name!r}, as in {files[name]}; give one file of each person")
@@ -70,7 +73,9 @@ def rejected(paths: Sequence[Path]) -> frozenset[Key]:
 def _csv(path: Path) -> dict[str, Decisions]:
     people: dict[str, Decisions] = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
-        columns, rows = dict_rows(f)
+        between = separator(f.readline())
+        f.seek(0)
+        columns, rows = full_rows(f, delimiter=between)
         if missing := [column for column in COLUMNS if column not in columns]:
             raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}; export it from the page again")
         if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:
@@ -78,8 +83,6 @@ def _csv(path: Path) -> dict[str, Decisions]:
                 f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; give each person rows of their own"
             )
         for number, row in enumerate(rows, 2):
-            if missing := [column for column in COLUMNS if column not in row]:
-                raise UserError(f"{path}:{number}: the row has no {missing[0]}")
             _add(people.setdefault(row.get("annotator") or path.stem, {}), f"{path}:{number}", row)
     return {name: decided for name, decided in people.items() if decided}
 
@@ -156,13 +159,13 @@ def _who(place: str, annotation: Mapping[str, Any]) -> str:
 
 def _dict(place: object, name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{place}: {name} is {value!r:.80}; expected an object of Label Studio's JSON")
+        raise UserError(f"{place}: {name} is {value!r:.80}; expected an object of Label Studio's JSON (not JSON-MIN)")
     return value
 
 
 def _list(place: object, name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise UserError(f"{place}: {name} is {value!r:.80}; expected a list of Label Studio's JSON")
+        raise UserError(f"{place}: {name} is {value!r:.80}; expected a list of Label Studio's JSON (not JSON-MIN)")
     return value
 
 

@@ -71,14 +71,9 @@ def reading_csv(path: object) -> Iterator[None]:
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
     """The rows of one of our own tables: tab-separated, under a line of column names, without quoting. Raises UserError
-    for a file that is no such table, and a row without some of them."""
+    for a file that is no such table, and a row without some of them or with more."""
     with reading_csv(path), path.open(encoding="utf-8", newline="") as f:
-        names, rows = dict_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-        found = list(rows)
-    for row in found:
-        if missing := [name for name in names if name not in row]:
-            raise UserError(f"{path}: the row {list(row.values())!r:.80} has no {missing[0]}")
-    return found
+        return list(full_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE)[1])
 
 
 def dict_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
@@ -87,6 +82,26 @@ def dict_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[
     reader = csv.reader(file, **dialect)
     names = next(reader, [])
     return names, (dict(zip(names, row, strict=False)) for row in reader if row)
+
+
+def full_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
+    """As ``dict_rows``; raises csv.Error at a row with fewer or more cells than the line of names."""
+    reader = csv.reader(file, **dialect)
+    names = next(reader, [])
+
+    def rows() -> Iterator[dict[str, str]]:
+        for row in filter(None, reader):
+            if len(row) != len(names):
+                raise csv.Error(f"line {reader.line_num} has {len(row)} cells; the header has {len(names)}")
+            yield dict(zip(names, row, strict=True))
+
+    return names, rows()
+
+
+def separator(header: str) -> str:
+    """What is between the cells of a CSV file: tabs if its first line has any, else whichever of commas and semicolons
+    it has more of."""
+    return "\t" if "\t" in header else max(",;", key=header.count)
 
 
 @contextlib.contextmanager

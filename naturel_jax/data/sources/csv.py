@@ -1,5 +1,4 @@
-"""``csv:FILE``: a header, then one record in each row; separated by tabs if the header is, else by whichever of commas
-and semicolons the header has more of."""
+"""``csv:FILE``: a header, then one record in each row."""
 
 import csv
 import functools
@@ -7,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
-from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.files import reading_csv, separator
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -21,10 +20,9 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
 
 def _rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        header = file.readline()
+        between = separator(file.readline())
         file.seek(0)
-        separator = "\t" if "\t" in header else max(",;", key=header.count)
-        reader = csv.reader(file, delimiter=separator, strict=True)
+        reader = csv.reader(file, delimiter=between, strict=True)
         with reading_csv(path):
             names = next(reader, [])
         while True:

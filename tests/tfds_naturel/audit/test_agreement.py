@@ -123,7 +123,9 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
     observed, chance = 2 / 7, 2 * 8 * 6 / (14 * 13)
     assert f"| on | 7 | {1 - observed / chance:.3f} |" in report
     expected = 1 - observed / (1 - (4 * 4 + 3 * 3) / 49)  # both accept four and reject three
-    assert f"| anna and ben | 7 | {5 / 7:.3f} | {expected:.3f} |" in report
+    kappa = f"{expected:.3f}"  # all captions are of one triplet, so resampling triplets changes nothing
+    assert f"| anna and ben | 7 | {5 / 7:.3f} | {kappa} | {kappa} to {kappa} |" in report
+    assert "not in the bank" not in report
     rows = list(csv.DictReader((tmp_path / "out" / "disagreements.csv").read_text().splitlines()))
     assert [row["text"] for row in rows] == sorted([texts[3], texts[6]])
     assert {row["said"] for row in rows} == {"anna: accept (=1+1); ben: reject", "anna: reject (=1+1); ben: accept"}
@@ -136,7 +138,8 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
 
     decided = judged(tmp_path / "3.csv", "r", [texts[3]], annotator="carla", reason="no")
     audit.main([*command, *map(str, files), "--adjudicated", str(decided)])
-    assert "\n1 captions are left to decide" in capsys.readouterr().out
+    assert "\n2 captions are disputed (`adjudicate.html`), and 1 of them are left to dec" in capsys.readouterr().out
+    assert (tmp_path / "out" / "adjudicate.html").read_text() == page, "whoever has decided some continues"
     assert decisions.rejected([merged]) == {(CAT, texts[n]) for n in (3, 4, 5)}
     decided.write_text(
         f"triplet,text,decision,annotator\n{CAT},{texts[3]},reject,carla\n{CAT},{texts[3]},accept,dora\n"
@@ -145,6 +148,9 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
         audit.main([*command, *map(str, files), "--adjudicated", str(decided)])
     with pytest.raises(UserError, match=r"no caption was judged by two people \(anna\)"):
         audit.main([*command, str(files[0])])
+    changed = [judged(tmp_path / f"{name}.csv", "a", [f"{texts[0]}!"], annotator=name) for name in "xy"]
+    audit.main([*command, *map(str, changed)])
+    assert f"1 captions are not in the bank, such as `{CAT}: {texts[0]}!`" in capsys.readouterr().out
 
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
@@ -166,6 +172,9 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
             r"a.csv:2: reason has more than 1000 characters",
         ),
         ('triplet,text,decision\nA|on|B,"=1+1",accept\n', r"a.csv:2: text '=1\+1' begins like a formula"),
+        ("triplet,text,decision\nA|on|B,x,accept,ben\n", r"a.csv: not a readable table \(line 2 has 4 cells; the head"),
+        ("triplet,text,decision,annotator\nA|on|B,x,accept\n", r"\(line 2 has 3 cells; the header has 4\)"),
+        ("triplet,text,decision\nA|on|B,x,\n", r"a.csv: has no decision; expected one of each caption that was judged"),
         ("triplet,text\n", r"a.csv:1: columns \['triplet', 'text'\]; missing \['decision'\]"),
         (
             "triplet,text,decision,decision\nA|on|B,x,accept,reject\n",
@@ -185,6 +194,9 @@ def test_rows_are_by_their_annotator_and_the_worst_of_one_person_counts(tmp_path
     assert decisions.read([first]) == {"anna": {(CAT, "x"): ("reject", ""), (CAT, "y"): ("unclear", "")}}
     second = judged(tmp_path / "b.csv", "a", ["x"])
     assert set(decisions.read([first, second])) == {"anna", "b"}
+    for separator in ";\t":  # as spreadsheets write it
+        (tmp_path / "d.csv").write_text(first.read_text().replace(",", separator))
+        assert decisions.read([tmp_path / "d.csv"]) == decisions.read([first])
     third = judged(tmp_path / "c.csv", "a", ["x"], annotator="anna")
     with pytest.raises(UserError, match=r"c.csv: decisions of 'anna', as in .*a.csv; give one file of each person"):
         decisions.read([first, third])

@@ -105,10 +105,10 @@ def test_answers_to_other_questions_of_the_same_names_are_refused(tmp_path):
         ("item\tanswer\nnatural-1\t6\n", r"a.tsv:2: answer '6'; expected 1, 2, 3, 4, 5 or nothing"),
         ("item\tanswer\nnatural-1\t1\nnatural-1\t5\n", r"a.tsv:3: a second answer to 'natural-1'"),
         ("item\tanswer\nnatural-99\t1\n", r"a.tsv:2: item 'natural-99' is not in the key; are these other questions"),
-        ("item,answer\nnatural-1,1\n", r"a.tsv:2: has no item; expected the columns item and answer, tab-sep"),
+        ("item,answer\nnatural-1,1\n", r"a.tsv:1: has no item; expected the columns item and answer, tab-sep"),
         ("item\tanswer\tanswer\nnatural-1\t1\t5\n", r"a.tsv: has 2 columns answer; keep one"),
         ("item\tanswer\nnatural-1\t\n", r"a.tsv: has no answer; .* leave the file out"),
-        ("", r"a.tsv: has no answer"),
+        ("item\tanswer\nnatural-1\t1\t5\n", r"a.tsv: not a readable table \(line 2 has 3 cells; the header has 2"),
     ],
 )
 def test_malformed_answers_are_refused_by_row(tmp_path, rows, message):
@@ -123,8 +123,8 @@ def test_malformed_answers_are_refused_by_row(tmp_path, rows, message):
     [
         (b"\ttrue\t", b"\t\xff\t", r"key.tsv: not UTF-8"),
         (b"\ttrue\t", b"\t%s\t" % (b"a" * 200_000), r"key.tsv: not a readable table \(field larger"),
-        (b"\tsource\n", b"\n", r"key.tsv: has the columns item, .*mirrored; expected item, .*mirrored, source"),
-        (b"\tsource\n", b"\tsource\tx\n", r"key.tsv: the row .* has no x"),
+        (b"\tsource\n", b"\tby\n", r"key.tsv: has the columns item, .*mirrored, by; expected item, .*mirrored, source"),
+        (b"\tsource\n", b"\tsource\tx\n", r"key.tsv: not a readable table \(line 2 has 9 cells; the header has 10\)"),
         (b"\tnatural\t", b"\tnature\t", r"key.tsv: natural-1: question 'nature'; expected natural, truth, choice"),
     ],
 )
