@@ -108,7 +108,7 @@ def test_best_of_each_relation_is_bold_in_every_format(tmp_path):
         save(tmp_path, model, right, "vg_relation", metrics=metrics)
     report.write(tmp_path)
     text, tex, page = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("md", "tex", "html"))
-    assert "| a\\_x | 20 | **1.00** ±0.00 | **1.00** ±0.00 |\n| b\\_x | 20 | 0.00 ±0.00 | **1.00** ±0.00 |" in text
+    assert "| a_x | 20 | **1.00** ±0.00 | **1.00** ±0.00 |\n| b_x | 20 | 0.00 ±0.00 | **1.00** ±0.00 |" in text
     assert r"b\_x & 20 & 0.00 {\scriptsize \textpm{}0.00} & \textbf{1.00} {" in tex and r"\midrule" in tex
     bounds = "<small>{0}&ndash;{0}</small></td>"
     row = f"<td>0.00{bounds.format('0.00')}<td><strong>1.00</strong>{bounds.format('1.00')}"
