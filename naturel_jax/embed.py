@@ -1,6 +1,6 @@
 """Embeds an image pool of any size, and its captions.
 
-    python -m naturel_jax.embed --model hf:openai/clip-vit-base-patch32 --source 'webdataset:pool/{0000..0099}.tar' \
+    naturel-embed --model hf:openai/clip-vit-base-patch32 --source 'webdataset:pool/{0000..0099}.tar' \
         --out embedded
 
 writes img_emb/, text_emb/ and metadata/ as clip-retrieval does, for embedding-reader, autofaiss and naturel-mine. The

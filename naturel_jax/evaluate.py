@@ -1,13 +1,13 @@
 """Evaluates models on benchmarks and writes a report, or evaluates a run's checkpoints as they appear.
 
-    python -m naturel_jax.evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
+    naturel-evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
         --benchmarks all --benchmarks_dir ~/benchmarks --naturel data/naturel/full/4.0.0 --out results
 
 A model is ``name=source``; a source is a run (its newest checkpoint as ``run:DIR``, others as ``run:DIR@STEP`` and
 ``run:DIR@best:SCORE``), a model on the hub (``hf:owner/name``, ``open_clip:owner/name``), a folder or a file. A (model,
 benchmark) pair that is already finished in ``--out`` is skipped.
 
-    python -m naturel_jax.evaluate --watch runs/negclip_ap --benchmarks winoground --benchmarks_dir ~/benchmarks
+    naturel-evaluate --watch runs/negclip_ap --benchmarks winoground --benchmarks_dir ~/benchmarks
 
 runs alongside the training run (on another machine, if the folder is shared), writes the scores of every checkpoint to
 ``--out`` (here runs/negclip_ap/evaluations by default), and exits when the run has ended.
@@ -82,7 +82,8 @@ def main(arguments: Sequence[str]) -> None:
     compilation_cache.enable()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
-    mirror = Mirror(options.out or epath.Path("results"))
+    out = options.out or epath.Path("results")
+    mirror = Mirror(out)
     named = {name: source.removeprefix("run:") for name, source in models.items() if source.startswith("run:")}
     workdirs = {name: [runs.locate(workdir)[0]] for name, workdir in named.items()}
     sections: dict[str, str] = {}
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str]) -> None:
             storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)
             print(text, flush=True)
         mirror.publish()
+    if models:
+        print(f"report: {out / 'report.html'}")
 
 
 class _Callable(ModuleType):

@@ -1,7 +1,7 @@
 """Trains and evaluates the runs of a config.
 
-    python -m naturel_jax.main --config configs/siglip_tp.py
-    python -m naturel_jax.main --config configs/siglip_tp.py:scenes --config.optim.lr=3e-6 --workdir runs/mine
+    naturel-train --config siglip_tp
+    naturel-train --config siglip_tp:scenes --config.optim.lr=3e-6 --workdir runs/mine
 
 When started again with the same --workdir, a run continues from its newest checkpoint. Exit codes: 0 done, 2 a mistake
 in a flag, config or file, 75 stopped and saved.

@@ -1,8 +1,8 @@
 """Compiles the training step of a config for accelerators you do not have: does it fit, and what does it cost?
 
-    python -m naturel_jax.plan --config configs/siglip_tp.py --topology v5e:2x4
-    python -m naturel_jax.plan --config siglip_tp --topology v5e:16x16 --config.data.batch_size=8192 --price 1.2
-    python -m naturel_jax.plan --config siglip_tp --topology h100x8 --search
+    naturel-plan --config siglip_tp --topology v5e:2x4
+    naturel-plan --config siglip_tp --topology v5e:16x16 --config.data.batch_size=8192 --price 1.2
+    naturel-plan --config siglip_tp --topology h100x8 --search
 
 Runs on the CPU, with the compiler that `pip install 'naturel_jax[plan-tpu]'` or `'naturel_jax[plan-gpu]'` installs.
 --search tries other settings of recomputation, chunks, exchange and mesh than the config's. Exit codes: 0 the step (or

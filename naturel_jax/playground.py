@@ -1,6 +1,6 @@
 """Opens a page on this machine to try models: photos, captions, and how models score them, side by side.
 
-    python -m naturel_jax.playground run:runs/siglip_tp_scenes SigLIP=hf:google/siglip-base-patch16-224
+    naturel-try run:runs/siglip_tp_scenes SigLIP=hf:google/siglip-base-patch16-224
 
 prints the page's address. There, drop or pick photos, type captions, press two words to exchange them, and see the
 cosines and probabilities of every model. What is worth keeping is saved as an item of your own benchmark (``--save``).

@@ -1,7 +1,7 @@
 """Trains the runs of a grid, or of a search, with several seeds each, and reports means over seeds.
 
-    python -m naturel_jax.sweep --config siglip_tp:scenes --grid config.optim.lr=1e-4,3e-4 --seeds 5 --out sweeps/lr
-    python -m naturel_jax.sweep --config siglip_tp:scenes --grid config.optim.lr=1e-5..1e-3:log --search bayes \
+    naturel-sweep --config siglip_tp:scenes --grid config.optim.lr=1e-4,3e-4 --seeds 5 --out sweeps/lr
+    naturel-sweep --config siglip_tp:scenes --grid config.optim.lr=1e-5..1e-3:log --search bayes \
         --trials 20 --score naturel/complex --prune --out sweeps/search
 
 Several --grid flags multiply; overrides such as --config.duration='100 steps' hold for all runs. A config file may have

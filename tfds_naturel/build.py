@@ -1,7 +1,7 @@
 """Builds a NatuRel dataset.
 
-    python -m tfds_naturel.open_images.fetch --split train --out DIR
-    python -m tfds_naturel.build full --manual_dir DIR --data_dir OUT
+    naturel-data-fetch --split train --out DIR
+    naturel-data-build full --manual_dir DIR --data_dir OUT
 
 writes ``OUT/naturel/full/<version>`` (ArrayRecord, or TFRecord for tf.data users) and its dataset card. A finished
 dataset is left untouched; if a build was interrupted, its files are removed and it starts over.

@@ -2,6 +2,7 @@
 (``plugins.py``); user-defined ones need no code (``own.py``).
 """
 
+import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -128,7 +129,9 @@ def read(
     for text in names:
         if text not in (*BENCHMARKS, "all") and not own_benchmarks.parse_name(text):
             expected = f"{', '.join(BENCHMARKS)}; or your own: {', '.join(own_benchmarks.KINDS.values())}"
-            raise UserError(f"unknown benchmarks {[text]}; expected all, or any of: {expected}")
+            near = difflib.get_close_matches(text, BENCHMARKS, 1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"unknown benchmarks {[text]}{meant}; expected all, or any of: {expected}")
     own_benchmarks.check_names(texts, fields, "--fields")
     if taken := [text for text in texts if text not in BENCHMARKS and own_benchmarks.name_of(text) in BENCHMARKS]:
         raise UserError(f"benchmark {taken[0]!r} has the name of another benchmark; write NAME=KIND:PATH")

@@ -55,7 +55,7 @@ class SuiteReport:
         folders = {name: [self._workdir / key] for key, name in self._names.items() if name in self._found}
         made = report.with_runs(made, folders, self._recipe, machine.accelerators())
         text = report.save(self._workdir, dataclasses.replace(made, title=self._title()))
-        print(text, flush=True)
+        print(f"{text}\nreport: {self._workdir / 'report.html'}", flush=True)
 
     def _title(self) -> str:
         """What the report is of: a run by its name, a suite by its folder."""

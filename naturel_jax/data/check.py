@@ -1,9 +1,9 @@
 """Reads every record of a source once, lists those that cannot be trained on, and records what identifies the images,
 so that copies of them are left out of scores.
 
-    python -m naturel_jax.data.check csv:photos.csv
-    python -m naturel_jax.data.check csv:photos.csv --tags en_core_web_sm
-    python -m naturel_jax.data.check webdataset:shards/{0000..0099}.tar --fields image=png positives=txt --workers 16
+    naturel-data-check csv:photos.csv
+    naturel-data-check csv:photos.csv --tags en_core_web_sm
+    naturel-data-check webdataset:shards/{0000..0099}.tar --fields image=png positives=txt --workers 16
 
 The list is kept with the source's index; training leaves its records out, up to ``config.data.max_bad`` of all. Exit
 codes: 0 no record is bad, 3 some are, 2 a mistake in a flag or file.

@@ -204,8 +204,8 @@ def _how_to_prepare(name: str, config: str, data_dir: str) -> str:
     known = sorted({"full", *WORLDS, *storage.names(epath.Path(data_dir) / "naturel")})
     if (near := difflib.get_close_matches(config, known, 1)) and near[0] != config:
         return f"Did you mean 'naturel/{near[0]}'? (In a config's argument: {near[0]!r})"
-    drawn = " and ".join(map(repr, sorted(WORLDS)))
-    return f"See docs/naturel.md, or use a world that is drawn when it is missing: {drawn}"
+    drawn = ", ".join(map(repr, sorted(WORLDS)))
+    return f"See docs/naturel.md, or use a world that is drawn when it is missing: one of {drawn}"
 
 
 def twins_directory(data_dir: str, config: str, cache_dir: str = "") -> Path:

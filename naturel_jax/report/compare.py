@@ -1,12 +1,12 @@
 """Compares two models, or two groups of runs, on one benchmark: what one gets right and the other does not, by
 relation, and whether that could be chance.
 
-    python -m naturel_jax.report.compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
+    naturel-compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
 
 reads the per-item results of ``naturel_jax.evaluate`` and writes ``NegCLIP+NegCLIP-AP+vg_relation+right.md``, and a
 gallery of the same name (``.html``), to ``results/compare``.
 
-    python -m naturel_jax.report.compare 'sweep/lr=1e-4_*' 'sweep/lr=3e-4_*' --benchmark naturel
+    naturel-compare 'sweep/lr=1e-4_*' 'sweep/lr=3e-4_*' --benchmark naturel
 
 compares means over runs, such as the seeds of a setting: a side is a model in --out, the folder of a run, a pattern of
 either, or several of them separated by commas. Its intervals and p-values count runs and images.

@@ -7,15 +7,16 @@ from typing import NamedTuple
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import leakage
 from naturel_jax.report.plots import History, Losses
-from naturel_jax.report.tables import ModelRow
+from naturel_jax.report.tables import Cell, ModelRow
 
 
 class Section(NamedTuple):
-    """A further part of a report: a table, text, and a command. ``words``: the table's cells are words, not numbers."""
+    """A further part of a report: a table of text and scores, text, and a command. ``words``: the table's cells are
+    words, not numbers."""
 
     title: str
     head: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
+    rows: Sequence[Sequence[str | Cell | None]] = ()
     text: Sequence[str] = ()
     command: str = ""
     words: bool = False

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from naturel_jax.evaluators.examples import SHOWN, Example
-from naturel_jax.report import leakage, plots
+from naturel_jax.report import leakage, plots, tables
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.plots import Plot
+from naturel_jax.report.tables import Cell
 from tfds_naturel.common import escape, pages
 
 _TEMPLATE = importlib.resources.files("naturel_jax.report") / "report.html"
@@ -43,7 +44,7 @@ def _section(section: Section) -> str:
     body = f"<h2>{_text(section.title)}</h2>"
     if section.rows:
         rows = "".join(
-            f'<tr><th scope="row">{_text(first)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in others)}</tr>'
+            f'<tr><th scope="row">{_text(str(first)).replace("_", "_<wbr>")}</th>{"".join(map(_cell, others))}</tr>'
             for first, *others in section.rows
         )
         head = "".join(f'<th scope="col">{_text(cell)}</th>' if cell else "<td></td>" for cell in section.head)
@@ -54,6 +55,10 @@ def _section(section: Section) -> str:
         )
     body += "".join(f"<p>{_text(line)}</p>" for line in section.text)
     return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
+
+
+def _cell(cell: str | Cell | None) -> str:
+    return f"<td>{_text(cell)}</td>" if isinstance(cell, str) else tables.html_cell(cell)
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

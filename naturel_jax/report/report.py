@@ -139,7 +139,7 @@ def save(folder: epath.Path, report: Report) -> str:
     in_html = [tables.html(table, rows) for table in shown]
     files = {f"{name}.png": plot.png for name, plot in drawn.items()} | {
         "report.md": _markdown(text, list(drawn), relations, report),
-        "report.tex": "\n".join([r"% \usepackage{booktabs,graphicx}", *(tables.latex(table, rows) for table in shown)]),
+        "report.tex": "\n".join([_PACKAGES, *(tables.latex(table, rows) for table in shown), *map(_latex, relations)]),
         "report.html": page.fill(report, in_html, _legend(report, _RANGE, escape.line), drawn, relations),
         "scores.csv": _csv(rows),
     }
@@ -171,15 +171,25 @@ def cells(result: Result) -> dict[str, Cell]:
 
 
 def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
-    """The (model, metric) pairs that are the best of their column, for columns shown for several models."""
+    """The (model, metric) pairs that are the best of the models, for the metrics that are shown for several."""
     scored: dict[str, dict[str, ties.Scored]] = {}  # metric -> model -> score
     shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
     metrics = {column.metric for table in shown for column in table.columns}
+    metrics |= {name for result in of_benchmark for name in result.metrics if name.startswith(plots.RELATIONS)}
     for result in of_benchmark:
         by_id, scores = {item["id"]: item for item in items[result.model]}, cells(result)
         for name in metrics & result.metrics.keys() & scores.keys() if by_id else ():
-            scored.setdefault(name, {})[result.model] = ties.Scored(scores[name], result.metrics[name], by_id)
+            metric = result.metrics[name]
+            kept = _tagged(by_id, metric.where) if metric.where and name.startswith(plots.RELATIONS) else by_id
+            scored.setdefault(name, {})[result.model] = ties.Scored(scores[name], metric, kept)
     return {(model, name) for name, models in scored.items() if len(models) > 1 for model in ties.best(models)}
+
+
+def _tagged(by_id: ties.Items, where: tuple[str, str]) -> ties.Items:
+    """The items with a tag's value: relations are many, and resampling all items for each would be slow."""
+    tag, value = where
+    found = {id: item["tags"].get(tag) or () for id, item in by_id.items()}
+    return {id: by_id[id] for id, has in found.items() if value in ((has,) if isinstance(has, str) else has)}
 
 
 def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list[ModelRow]:
@@ -243,7 +253,7 @@ def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[
         (_of_seeds(report.seeds), MEASURED in kinds),
         (bold, any(cell.best for cell in cells)),
         (
-            f"{tables.INCOMPLETE} Fewer items than published: images unreadable or trained on.",
+            f"{tables.INCOMPLETE} Fewer items than published: images unreadable or trained on, or a twin.",
             any(c.incomplete for c in cells),
         ),
         ("In italics, with a source: published scores on the same items.", PUBLISHED in kinds),
@@ -273,16 +283,23 @@ def _by_relation(report: Report) -> list[Section]:
     models = [row for row in report.rows if row.kind == MEASURED]
     sections = []
     for prefix in plots.RELATIONS:
-        rows = []
+        rows: list[list[str | Cell | None]] = []
         for metric in plots.relations(models, prefix):
-            cells = (row.cells.get(metric) for row in models)
-            scores = [tables.with_interval(cell) if cell else tables.MISSING for cell in cells]
             number = plots.count(models, metric)
+            scores = (row.cells.get(metric) for row in models)
             rows.append([metric.removeprefix(prefix), f"{number:,}" if number else tables.MISSING, *scores])
         if rows:
             head = ("relation", "items", *(row.name for row in models))
-            sections.append(Section(f"By relation: {prefix.rsplit('/', 2)[0]}", head, rows))
+            bold = any(isinstance(cell, Cell) and cell.best for row in rows for cell in row)
+            text = ["Bold: the best score of a row, and those that the bootstrap cannot tell from it."] * bold
+            sections.append(Section(f"By relation: {prefix.rsplit('/', 2)[0]}", head, rows, text))
     return sections
+
+
+def _latex(section: Section) -> str:
+    """The table of a section in LaTeX."""
+    lines = [tables.latex_line(section.head), r"\midrule", *map(tables.latex_line, section.rows)]
+    return tables.latex_table(section.title, len(section.head) - 1, lines)
 
 
 def _section(section: Section) -> str:
@@ -290,17 +307,23 @@ def _section(section: Section) -> str:
     parts = [f"## {escape.markdown(section.title)}"]
     if section.rows:
         lines = [section.head, [":---", *["---:"] * (len(section.head) - 1)], *section.rows]
-        plain = re.compile(r"[-+:\d.]+( to [-+\d.]+)?|---:")  # numbers and rules
-        cells = [[cell if plain.fullmatch(cell) else escape.markdown(cell) for cell in line] for line in lines]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
+        parts.append("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
     parts += map(escape.markdown, section.text)
     if section.command:
         parts.append(f"```bash\n{section.command}\n```")
     return "\n\n".join(parts)
 
 
+def _cell(cell: str | Cell | None) -> str:
+    if not isinstance(cell, str):
+        return tables.markdown_cell(cell)
+    plain = re.fullmatch(r"[-+:\d.]+( to [-+\d.]+)?|---:", cell)  # numbers and rules
+    return cell if plain else escape.markdown(cell)
+
+
 _RANGE = "Ranges: 95% confidence intervals"
 _MARGIN = "±: half the width of the 95% confidence interval (bounds in scores.csv)"
+_PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
 def _markdown(text: str, drawn: Sequence[str], relations: Sequence[Section], report: Report) -> str:

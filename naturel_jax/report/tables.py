@@ -43,11 +43,6 @@ class Cell:
         return self.interval and (self.interval[1] - self.interval[0]) / 2
 
 
-def with_interval(cell: Cell) -> str:
-    """The score, and the bounds of its interval if they are known."""
-    return cell.text if cell.interval is None else "{} ({:.2f} to {:.2f})".format(cell.text, *cell.interval)
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelRow:
     """A model, a published one, a blind baseline or chance; ``cells``: metric -> cell."""
@@ -149,17 +144,10 @@ def _groups(table: ScoreTable) -> list[tuple[str, int]]:
 def markdown(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     """The table in Markdown, its columns aligned for a terminal. Groups are prepended to their headings, since Markdown
     has only one header row."""
-
-    def cell(cell: Cell | None) -> str:
-        if cell is None:
-            return MISSING
-        text = f"**{cell.text}**" if cell.best else cell.text
-        return text if cell.margin is None else f"{text} ±{cell.margin:.2f}"
-
     lines = [["Model", *(f"{column.group} {column.heading}".strip() for column in table.columns)]]
     for row, cells in table.body(rows):
         name = escape.markdown(row.name)
-        lines.append([name if row.kind == MEASURED else f"*{name}*", *map(cell, cells)])
+        lines.append([name if row.kind == MEASURED else f"*{name}*", *map(markdown_cell, cells)])
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     rule = [":" + "-" * max(first - 1, 3), *("-" * max(width - 1, 3) + ":" for width in others)]
     text = [
@@ -169,50 +157,61 @@ def markdown(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     return f"**{table.caption}**\n\n" + "".join(f"{line} |\n" for line in text)
 
 
+def markdown_cell(cell: Cell | None) -> str:
+    """A score with half the width of its interval, in bold if it is among the best."""
+    if cell is None:
+        return MISSING
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return text if cell.margin is None else f"{text} ±{cell.margin:.2f}"
+
+
 def latex(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     """The table as a LaTeX ``table`` with booktabs rules, scaled down to the width of the text if it is wider. It needs
     ``\\usepackage{booktabs,graphicx}``."""
-
-    def cell(cell: Cell | None) -> str:
-        if cell is None:
-            return "--"
-        text = f"{cell.value:.2f}" + r"\dag{}" * cell.incomplete
-        text = rf"\textbf{{{text}}}" if cell.best else text
-        return text if cell.margin is None else rf"{text} {{\scriptsize \textpm{{}}{cell.margin:.2f}}}"
-
     groups, rules, first = [""], "", 2
     for name, size in _groups(table):
         groups.append(rf"\multicolumn{{{size}}}{{c}}{{{escape.latex(name)}}}")
         rules += rf"\cmidrule(lr){{{first}-{first + size - 1}}}" * bool(name)
         first += size
     lines = [" & ".join(groups) + r" \\", rules] if rules else []
-    lines.append(" & ".join(["Model", *(escape.latex(column.heading) for column in table.columns)]) + r" \\")
+    lines.append(latex_line(["Model", *(column.heading for column in table.columns)]))
     for kind, group in itertools.groupby(table.body(rows), key=lambda line: line[0].kind):
         lines.append(r"\midrule")
         for row, cells in group:
             name = escape.latex(row.name)
             name = name if kind == MEASURED else rf"\textit{{{name}}}"
-            lines.append(" & ".join([name, *map(cell, cells)]) + r" \\")
-    caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
+            lines.append(" & ".join([name, *map(latex_cell, cells)]) + r" \\")
+    return latex_table(table.caption, len(table.columns), lines)
+
+
+def latex_table(caption: str, columns: int, lines: Sequence[str]) -> str:
+    """A LaTeX ``table`` of a column of names and ``columns`` of numbers."""
+    caption = re.sub(r"^Table \d+: ", "", caption)  # LaTeX numbers its tables itself
     body = "\n".join(lines)
     return (
         f"\\begin{{table}}\n\\centering\n\\caption{{{escape.latex(caption)}}}\n\\smallskip\n"
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
-        f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}\n\\toprule\n{body}\n"
+        f"\\begin{{tabular}}{{l{'r' * columns}}}\n\\toprule\n{body}\n"
         "\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
     )
 
 
+def latex_line(cells: Sequence[str | Cell | None]) -> str:
+    """A line of a LaTeX table: text, which is escaped, and scores."""
+    return " & ".join(escape.latex(cell) if isinstance(cell, str) else latex_cell(cell) for cell in cells) + r" \\"
+
+
+def latex_cell(cell: Cell | None) -> str:
+    """A score with half the width of its interval, in bold if it is among the best."""
+    if cell is None:
+        return "--"
+    text = f"{cell.value:.2f}" + r"\dag{}" * cell.incomplete
+    text = rf"\textbf{{{text}}}" if cell.best else text
+    return text if cell.margin is None else rf"{text} {{\scriptsize \textpm{{}}{cell.margin:.2f}}}"
+
+
 def html(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     """The table as an HTML ``table``, in a box that scrolls sideways in narrow windows."""
-
-    def cell(cell: Cell | None) -> str:
-        if cell is None:
-            return f"<td>{MISSING}</td>"
-        text = f"<strong>{cell.text}</strong>" if cell.best else cell.text
-        interval = "<small>{:.2f}&ndash;{:.2f}</small>".format(*cell.interval) if cell.interval else ""
-        return f"<td>{text}{interval}</td>"
-
     grouped = any(column.group for column in table.columns)
     model = f'<th scope="col"{" rowspan=2" * grouped}>Model</th>'
     groups = "".join(
@@ -226,7 +225,7 @@ def html(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     body = ""
     for kind, group in itertools.groupby(table.body(rows), key=lambda line: line[0].kind):
         lines = (
-            f'<tr><th scope="row">{html_escape.escape(escape.line(row.name))}</th>{"".join(map(cell, cells))}</tr>'
+            f'<tr><th scope="row">{html_escape.escape(escape.line(row.name))}</th>{"".join(map(html_cell, cells))}</tr>'
             for row, cells in group
         )
         body += f'<tbody class="{kind}">{"".join(lines)}</tbody>'
@@ -235,3 +234,12 @@ def html(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
         f'<div class="wide" role="region" tabindex="0" aria-label="{caption}">'
         f"<table><caption><span>{caption}</span></caption><thead>{head}</thead>{body}</table></div>"
     )
+
+
+def html_cell(cell: Cell | None) -> str:
+    """A score above its interval, in bold if it is among the best."""
+    if cell is None:
+        return f"<td>{MISSING}</td>"
+    text = f"<strong>{cell.text}</strong>" if cell.best else cell.text
+    interval = "<small>{:.2f}&ndash;{:.2f}</small>".format(*cell.interval) if cell.interval else ""
+    return f"<td>{text}{interval}</td>"

@@ -105,7 +105,8 @@ def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:
     across = slices(mesh.devices.flat) if device.platform == "tpu" else 1
     if known is None or limit is None or across > 1:
         unknown = f"the speed of the network between {across} slices" if across > 1 else f"speed or memory of {kind}"
-        _LOG.info("config.objective.exchange is %r (auto): %s is not known", EXCHANGES[0], unknown)
+        if mesh.size > 1:  # one device exchanges nothing
+            _LOG.info("config.objective.exchange is %r (auto): %s is not known", EXCHANGES[0], unknown)
         return EXCHANGES[0]
     chosen = best(known, limit)
     if jax.process_count() > 1:  # one host may have a little less memory than another

@@ -175,5 +175,6 @@ def _push(args: argparse.Namespace, folder: Path) -> None:
             print(f"  {size:>14,}  {name}")
         whose = "private" if args.private else "public"
         print(f"would upload {len(files)} files, {sum(files.values()):,} bytes, to {args.push} ({whose} if it is new)")
+        print(f"to upload this folder: hf upload {args.push} {args.folder}{' --private' * args.private}")
     else:
         print(f"uploaded {args.folder} to {push.push(folder, args.push, private=args.private)}")

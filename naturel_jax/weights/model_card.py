@@ -25,6 +25,7 @@ from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import runs, snippets, sources
 from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 
 FILE = "README.md"
 _TASK = "zero-shot-image-classification"
@@ -181,7 +182,7 @@ def render(
         context=str(config.text.context),
         size=_image_size(processor),
         training=_training(about),
-        evaluation=_evaluation(about.scores),
+        evaluation=_evaluation(about),
         model=_model(config, processor, dtype),
         license=_license(about),
     )
@@ -190,6 +191,11 @@ def render(
 
 def _metadata(about: About, family: str, form: str) -> ModelCardData:
     name = escape.line(about.name)
+    results = [
+        _result(metric, value)
+        for metric, value in _headlines(about.scores).items()
+        if not _is_drawn(about.recipe, metric)
+    ]
     return ModelCardData(
         license=about.license or None,
         base_model=about.base or None,
@@ -197,13 +203,22 @@ def _metadata(about: About, family: str, form: str) -> ModelCardData:
         library_name=_LIBRARY[form],
         pipeline_tag=_TASK,
         tags=["naturel_jax", family, "compositionality", "vision-language"],
-        model_name=name if about.scores else None,
-        eval_results=[_result(metric, value) for metric, value in _headlines(about.scores).items()] or None,
+        model_name=name if results else None,
+        eval_results=results or None,
     )
 
 
 def _headlines(scores: Mapping[str, float]) -> dict[str, float]:
     return {escape.line(metric): value for metric, value in sorted(scores.items()) if is_headline(metric)}
+
+
+def _is_drawn(recipe: Mapping[str, Any], metric: str) -> bool:
+    """Whether a run's score is on a drawn world: that world's NatuRel, or the twin of a benchmark there."""
+    options, benchmark = recipe.get("eval"), metric.split("/")[0]
+    if not isinstance(options, Mapping) or benchmark not in registry.BENCHMARKS:
+        return False
+    world = str(options.get("naturel")).removeprefix("naturel/")
+    return world in WORLDS and (registry.reads_dataset(benchmark) or not options.get("benchmarks_dir"))
 
 
 def _result(metric: str, value: float) -> EvalResult:
@@ -236,8 +251,8 @@ def _training(about: About) -> str:
         dataset, rule = (escape.code(str(part.get(key, "unknown"))) for key in ("dataset", "recipe"))
         lines.append(f"- data {escape.code(name)}: {dataset}, captions sampled by {rule}")
     if isinstance(optim, Mapping):
-        fields = ", ".join(f"{key} {optim[key]}" for key in ("name", "lr", "warmup", "weight_decay") if key in optim)
-        lines.append(f"- optimizer: {escape.code(fields)}")
+        fields = (f"{key} {optim[key]}" for key in ("lr", "warmup", "weight_decay") if key in optim)
+        lines.append(f"- optimizer: {escape.code(', '.join([str(optim.get('name', 'unknown')), *fields]))}")
     return "\n".join([*lines, "", f"```json\n{json.dumps(recipe, indent=2, default=str)}\n```"])
 
 
@@ -261,11 +276,18 @@ def _without_folders(source: str) -> str:
     return re.sub(r"(^|:)[/~][^:]*/(?=[^/])", r"\1", source)
 
 
-def _evaluation(scores: Mapping[str, float]) -> str:
-    if not scores:
+def _evaluation(about: About) -> str:
+    if not about.scores:
         return "Not evaluated. `naturel-evaluate` computes the scores of this folder."
-    rows = [f"| {escape.markdown(metric)} | {value:.4f} |" for metric, value in _headlines(scores).items()]
+    shown = _headlines(about.scores)
+    rows = [f"| {escape.markdown(metric)} | {value:.4f} |" for metric, value in shown.items()]
     note = "Scores of the run, from 0 to 1, on items that it was not trained on."
+    if drawn := dict.fromkeys(metric.split("/")[0] for metric in shown if _is_drawn(about.recipe, metric)):
+        names = ", ".join(escape.code(name) for name in drawn)
+        note += (
+            f"\n\n**Not the published benchmarks:** {names} are drawn scenes with captions, in the files' formats, so "
+            "these scores do not compare with published ones, and the metadata for the hub leaves them out."
+        )
     return "\n".join([note, "", "| metric | score |", "| :--- | ---: |", *rows])
 
 

@@ -158,7 +158,10 @@ def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
     [
         (["--models", "a=x", "a=y"], "each name once"),
         (["--models", "a=nowhere"], "nowhere"),
-        (["--models", "a=x", "--benchmarks", "winogrand"], "unknown benchmarks.*; expected all, or any of: naturel"),
+        (
+            ["--models", "a=x", "--benchmarks", "winogrand"],
+            r"unknown benchmarks.* \(did you mean 'winoground'\?\); expected all, or any of: naturel",
+        ),
         (["--models", "a=x", "--benchmarks", "bivlc"], r"bivlc: contains no \*\.parquet"),
         (["--models", "a=x", "--benchmarks", "naturel"], "naturel needs --naturel, which is not set"),
         (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 or more"),

@@ -38,10 +38,17 @@ def items_of(number: int) -> tuple[Item, ...]:
     )
 
 
-def save(out: Path, model: str, right: np.ndarray, name: str = "sugarcrepe", problems: tuple[str, ...] = ()) -> None:
+def save(
+    out: Path,
+    model: str,
+    right: np.ndarray,
+    name: str = "sugarcrepe",
+    problems: tuple[str, ...] = (),
+    metrics: tuple[Metric, ...] = METRICS,
+) -> None:
     """Saves the result of a model that is right on the items where ``right`` is true."""
     items = items_of(len(right))
-    metrics = tuple(dataclasses.replace(m, name=m.name.replace("sugarcrepe", name)) for m in METRICS)
+    metrics = tuple(dataclasses.replace(m, name=m.name.replace("sugarcrepe", name)) for m in metrics)
     benchmark = Benchmark(name, items, rules.pair, metrics, problems=problems, true_captions=1, chance=rules.PAIR)
     matrices = [np.array([[0.3, 0.2] if is_right else [0.2, 0.3]]) for is_right in right]
     norms = {caption: 1.0 for item in items for caption in item.captions}
@@ -93,6 +100,20 @@ def test_report_marks_the_best_in_every_format(tmp_path):
     (swap,) = [r for r in rows if (r["model"], r["metric"]) == ("tied", "sugarcrepe/swap_obj")]
     assert float(swap["low"]) < float(swap["value"]) == 241 / 400 < float(swap["high"]) and swap["count"] == "400"
     assert {r["kind"] for r in rows} == {"measured", "blind", "chance"}
+
+
+def test_best_of_each_relation_is_bold_in_every_format(tmp_path):
+    metrics = tuple(Metric(f"sugarcrepe/relation/{kind}_x", "right", where=("kind", kind)) for kind in "ab")
+    for model, right in {"CLIP": np.arange(40) % 2 == 0, "NegCLIP": np.arange(40) >= 0}.items():  # on "a"; on all
+        save(tmp_path, model, right, "vg_relation", metrics=metrics)
+    report.write(tmp_path)
+    text, tex, page = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("md", "tex", "html"))
+    assert "| a_x | 20 | **1.00** ±0.00 | **1.00** ±0.00 |\n| b_x | 20 | 0.00 ±0.00 | **1.00** ±0.00 |" in text
+    assert r"b\_x & 20 & 0.00 {\scriptsize \textpm{}0.00} & \textbf{1.00} {" in tex and r"\midrule" in tex
+    bounds = "<small>{0}&ndash;{0}</small></td>"
+    row = f"<td>0.00{bounds.format('0.00')}<td><strong>1.00</strong>{bounds.format('1.00')}"
+    assert f'<tr><th scope="row">b_<wbr>x</th><td>20</td>{row}</tr>' in page
+    assert "Bold: the best score of a row" in text and "Bold: the best score of a row" in page
 
 
 def test_published_scores_need_the_same_items_not_the_same_name(tmp_path, monkeypatch):

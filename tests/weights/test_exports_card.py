@@ -60,6 +60,20 @@ def test_metadata_of_a_run(exported):
     assert found == {("facebook/winoground", "text"): 0.2812, ("naturel", "simple"): 0.99, ("mine", "x"): 1.0}
 
 
+def test_scores_on_a_drawn_world_are_not_those_of_the_benchmarks():
+    """Neither a twin of Winoground nor the world's own NatuRel; a benchmark of one's own is what it says."""
+    model, _, processor = tiny("tiny-clip")
+    found = {}
+    for folder in ("", "/benchmarks"):
+        recipe = CONFIG | {"eval": {"naturel": "naturel/scenes", "benchmarks_dir": folder}}
+        about = model_card.About("tiny", "run:x", recipe=recipe, scores=SCORES)
+        card = huggingface_hub.ModelCard(model_card.render(about, model, processor, form="hf", dtype="float32"))
+        found[folder] = {result.dataset_type for result in card.data.eval_results}
+        assert "**Not the published benchmarks:** `naturel`" in card.text and "| winoground/text |" in card.text
+        assert ("`winoground` are drawn" in card.text) == (not folder)
+    assert found == {"": {"mine"}, "/benchmarks": {"mine", "facebook/winoground"}}
+
+
 def test_text_of_a_run(exported):
     text = card_of(exported).content
     for part in (

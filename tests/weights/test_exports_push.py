@@ -66,7 +66,8 @@ def test_dry_run_lists_the_files_and_contacts_nobody(source, tmp_path, monkeypat
     listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines if line.startswith("  ")}
     assert listed == {path.name: path.stat().st_size for path in out.iterdir()}
     total = sum(listed.values())
-    assert lines[-1] == f"would upload {len(listed)} files, {total:,} bytes, to owner/tiny (public if it is new)"
+    assert lines[-2] == f"would upload {len(listed)} files, {total:,} bytes, to owner/tiny (public if it is new)"
+    assert lines[-1].startswith("to upload this folder: hf upload owner/tiny ")
 
 
 @pytest.mark.parametrize(

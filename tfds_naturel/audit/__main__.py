@@ -1,19 +1,19 @@
 """Audits a caption bank: checks every caption, measures variety, and tests how predictable labels are from text alone.
 
-    python -m tfds_naturel.audit --out report/
+    naturel-data-audit --out report/
 
 writes ``report.md`` and ``review.html``, a page where annotators keep or reject captions, with photos from the folder
 of the fetcher. If any caption fails a check, the command fails after writing the report. ``--world scenes`` writes a
 ``report.md`` on text-only models and the captions of a drawn world.
 
-    python -m tfds_naturel.audit --review review/ --sample 120 --assign anna,ben,carla --overlap 2
-    python -m tfds_naturel.audit --agreement agreement/ --decisions decisions-*.csv [--adjudicated adjudicated-dora.csv]
+    naturel-data-audit --review review/ --sample 120 --assign anna,ben,carla --overlap 2
+    naturel-data-audit --agreement agreement/ --decisions decisions-*.csv [--adjudicated adjudicated-dora.csv]
 
 write the page alone, with a sample of the pairs divided among people; and, from their files, a report on how far they
 agree, a page on which somebody decides where they do not, and the decisions for the builder.
 
-    python -m tfds_naturel.audit --readers questions/
-    python -m tfds_naturel.audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
+    naturel-data-audit --readers questions/
+    naturel-data-audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
 
 samples captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
 """

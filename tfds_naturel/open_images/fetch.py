@@ -1,6 +1,6 @@
 """Fetches Open Images for the builder: the annotation files, then only the photos with annotated relationships.
 
-    python -m tfds_naturel.open_images.fetch --split train --out DIR
+    naturel-data-fetch --split train --out DIR
 
 downloads ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about
 680 MB of annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue

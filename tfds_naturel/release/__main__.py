@@ -1,6 +1,6 @@
 """Writes the publishable part of a built NatuRel dataset: everything but the photos.
 
-    python -m tfds_naturel.release --dataset data/naturel/full/4.0.0 --out naturel-full
+    naturel-data-release --dataset data/naturel/full/4.0.0 --out naturel-full
 
 writes a folder in the layout of the Hugging Face hub: Parquet files that ``datasets.load_dataset`` reads, the card
 (README.md), Croissant metadata, a datasheet, licences, the takedown procedure and list, the changelog and checksums.
