@@ -225,7 +225,8 @@ class Compute:
     )
     attention: str = setting(
         "",
-        "attention kernel; empty: JAX chooses; cudnn: on NVIDIA GPUs, in bfloat16; splash: for long sequences on TPUs",
+        "attention kernel; empty: JAX's default, today xla; cudnn: on NVIDIA GPUs, in bfloat16; splash: for long "
+        "sequences on TPUs",
         one_of("", "xla", "cudnn", "splash"),
     )
     unroll: bool = setting(

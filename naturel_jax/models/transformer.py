@@ -38,7 +38,7 @@ REMAT_POLICIES: dict[str, Callable | None] = {
     "full": _POLICIES.nothing_saveable,  # the inputs of each block
 }
 
-# How attention is computed; None lets JAX choose.
+# How attention is computed; None: as JAX does by default, which is "xla" up to JAX 0.12.
 ATTENTIONS = (None, "xla", "cudnn", "splash")
 
 

@@ -85,7 +85,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     model, batch, state = training.loss.model, training.pipeline.shapes(0), training.state
     mesh = training.pipeline.sharding.mesh
     assert isinstance(mesh, Mesh)  # the step is placed on devices
-    device, step = mesh.devices.flat[0], training.loss.step_flops(batch)
+    step, kind = training.loss.step_flops(batch), mesh.devices.flat[0].device_kind
     needs = {
         "parameters": memory.per_device(state.params),
         "optimizer": memory.per_device(state.opt_state),
@@ -93,7 +93,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "base": memory.per_device(state.base),
         "batch": memory.per_device(batch),
     }
-    result = _before(config, training, batch, mesh)
+    result = _before(config, training, batch, mesh) | {"model_flops": step.model}
     started = time.monotonic()
     traced = training.step.trace(state, batch)
     result["products"] = products.count(traced.jaxpr)._asdict()
@@ -123,7 +123,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     result["collectives"] = [one._asdict() for one in found]
     device_flops = step.computed(model.compute.remat, config.objective.chunks) / mesh.size
     traffic = sizes.argument_size_in_bytes + memory.per_device(state) + 2 * sizes.temp_size_in_bytes
-    if bound := compiled.roofline(device.device_kind, model.compute.dtype, device_flops, traffic, found):
+    if bound := compiled.roofline(kind, model.compute.dtype, device_flops, traffic, found):
         result["at_least"] = bound._asdict() | {"step": bound.step}
         result["images_per_second"] = config.data.batch_size / bound.step
         result["hours"] = training.schedule.total * bound.step / 3600
@@ -136,6 +136,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
 def _before(config: Config, training: run.Training, batch: Batch, mesh: Mesh) -> dict[str, Any]:
     """What is known of a step before it is compiled."""
     model, state, device = training.loss.model, training.state, mesh.devices.flat[0]
+    exchanged, width = training.loss.layout.exchange, model.config.embed_dim
     captions, tokens = batch.captions_to_embed
     rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
     rows |= {"patches": patches} if (patches := batch.patches_to_embed) else {}
@@ -146,21 +147,15 @@ def _before(config: Config, training: run.Training, batch: Batch, mesh: Mesh) ->
         "rows": rows,
         "dtype": model.compute.dtype,
         "remat": model.compute.remat,
-        "exchange": training.loss.layout.exchange,
+        "exchange": exchanged,
         "steps": training.schedule.total,
-        "model_flops": training.loss.step_flops(batch).model,
         "usable": memory.usable(device.device_kind),
         "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
         "estimate": {
             **memory.estimate(model, state.params, batch, mesh, config.objective.chunks, state.base)._asdict(),
-            "loss": _loss_memory(training, batch, mesh),
+            "loss": exchange.memory_of(exchanged, exchange.sizes(mesh, batch, width, config.objective.tile)),
         },
     }
-
-
-def _loss_memory(training: run.Training, batch: Batch, mesh: Mesh) -> int:
-    layout, width = training.loss.layout, training.loss.model.config.embed_dim
-    return exchange.memory_of(layout.exchange, exchange.sizes(mesh, batch, width, layout.tile or len(batch.tokens)))
 
 
 # ---- Text ------------------------------------------------------------------------------------------------------------
