@@ -136,6 +136,9 @@ class Loss:
         loss, labels = self.from_embeddings(params, zimg_ID, zcap_UD, batch), (batch.image_labels, batch.caption_labels)
         if not self._terms:
             return loss, {}
+        counts = batch.image_labels.positives_IK.shape[1], batch.image_labels.negatives_IK.shape[1]
+        for name, term in self._terms.items():
+            term.check_sampled(name, *counts)
         scale, bias = _scale_and_bias(params)
         embedded = Embedded(zimg_ID, zcap_UD, scale, bias, *labels, self.layout, base)
         values = {name: term(embedded) for name, term in self._terms.items()}

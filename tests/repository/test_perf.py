@@ -48,7 +48,7 @@ def test_steps_of_methods_are_measured_beside_negclips(capsys, monkeypatch):
     assert {*OBJECTIVES} == {method.objective for method in methods.METHODS.values()}
     tried = ("NegCLIP", "base_distance", "base_distance, of_average", "TripletCLIP")
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in tried})
-    methods.main(["--batches=tiny-clip=4", "--rounds=1"])
+    methods.main(["--batches=tiny-clip=8", "--rounds=1"])
     rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) \(", capsys.readouterr().out, re.MULTILINE)
     flops, times = np.array([row[1:] for row in rows], float).T
     assert [row[0] for row in rows] == list(tried) and times[0] == 1 and all(times > 0)

@@ -30,6 +30,10 @@ REFUSED = {  # flags -> message
     ): "--grid config.optim.lrr: the config has no field 'optim.lrr'; did you mean 'optim.lr'",
     ("--grid=config.optim.lr=1e-4,fast",): "config.optim.lr is 'fast'; expected a number above 0",
     ("--grid=config.optim.lr=-1",): "config.optim.lr is -1.0; expected a number above 0",
+    (
+        "--grid=config.objective.terms={'own_foils': {'form': 'focal', 'weight': -1.0}},{}",
+    ): "config.objective.terms.own_foils.weight is -1.0; expected a number above 0",
+    ('--grid=config.optim.lr_multipliers=(("image/.*",0.1),("text/.*",-2.0)),()',): "config.optim.lr_multipliers",
     ("--grid=config.optim.lr=",): "--grid config.optim.lr=: a value is empty",
     ("--grid=1e-4,3e-4",): "expected config.FIELD=VALUE,VALUE",
     ("--grid=config.optim.lr=1e-4,0.0001",): "runs lr=1e-4_seed=0 and lr=0.0001_seed=0 of the sweep are the same",
@@ -108,6 +112,12 @@ def test_points_of_the_grid_with_each_seed():
         "naturel-train --config=tiny.py --config.optim.lr=3e-4 '--config.data.crop_scale=(0.8, 1.0)' --config.seed=7 "
         "--workdir runs/again"
     )
+
+
+def test_a_setting_too_long_for_the_name_of_a_folder_has_one_of_its_own():
+    one = grid_of({"config.name": tuple(f"{'long ' * 50}{n}" for n in (1, 2))})
+    keys = [run.key for setting in grids.settings(one) for run in one.runs(setting)]
+    assert len({*keys}) == 2 and all(key.startswith("name=long_long_") and len(key) <= 255 for key in keys)
 
 
 def test_shares_of_clusters():

@@ -152,6 +152,19 @@ def test_unknown_terms_and_options_are_refused_by_name(terms, expected):
         tiny(**terms)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "term", "expected"),
+    [("single_pair", "text_distance", "2 positives .* at most 1 and 1"), ("positives", "own_foils", "at most 1 and 0")],
+)
+def test_a_term_needs_captions_that_a_recipe_samples(recipe, term, expected):
+    raw = tiny_config.get_config()
+    raw.data.mixture.main.recipe, raw.objective.terms = recipe, {term: {}}
+    with pytest.raises(UserError, match=f"terms has '{term}', which needs .*{expected}: use another recipe"):
+        c.load(raw)
+    raw.data.mixture.other = c.part("naturel/tiny", "clic")
+    assert term in c.load(raw).objective.terms
+
+
 def steps_of(config: c.Config, devices: int, chunks: int, workdir) -> list[dict[str, float]]:
     """The metrics of the first four steps."""
     config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, chunks=chunks))
