@@ -115,9 +115,10 @@ def test_points_of_the_grid_with_each_seed():
 
 
 def test_a_setting_too_long_for_the_name_of_a_folder_has_one_of_its_own():
-    one = grid_of({"config.name": tuple(f"{'long ' * 50}{n}" for n in (1, 2))})
+    many = '("image/.*", 0.5), ' * 20
+    one = grid_of({"config.optim.lr_multipliers": tuple(f'({many}("text/.*", {rate}))' for rate in (0.1, 0.2))})
     keys = [run.key for setting in grids.settings(one) for run in one.runs(setting)]
-    assert len({*keys}) == 2 and all(key.startswith("name=long_long_") and len(key) <= 255 for key in keys)
+    assert len({*keys}) == 2 and all(key.startswith("lr_multipliers=_image") and len(key) <= 255 for key in keys)
 
 
 def test_shares_of_clusters():
