@@ -46,13 +46,13 @@ def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys
 def test_steps_of_methods_are_measured_beside_negclips(capsys, monkeypatch):
     assert {*TERMS} <= {term for method in methods.METHODS.values() for term in method.terms}
     assert {*OBJECTIVES} == {method.objective for method in methods.METHODS.values()}
-    tried = ("NegCLIP", "base_distance", "base_distance, of_average", "TripletCLIP")
+    tried = ("NegCLIP", "base_distance", "base_distance, of_average")  # the states of these differ
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in tried})
     methods.main(["--batches=tiny-clip=8", "--rounds=1"])
     rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) \(", capsys.readouterr().out, re.MULTILINE)
     flops, times = np.array([row[1:] for row in rows], float).T
     assert [row[0] for row in rows] == list(tried) and times[0] == 1 and all(times > 0)
-    assert flops[:3].tolist() == [1, 1.33, 1.33] and flops[3] < 1, "a second forward pass; hard images without captions"
+    assert flops.tolist() == [1, 1.33, 1.33], "a second forward pass"
 
 
 @pytest.mark.proof

@@ -180,7 +180,7 @@ def test_search_continues_as_if_it_had_not_been_interrupted(method, tmp_path, tr
 
 
 def test_runs_below_the_median_are_pruned_and_marked(tmp_path, trained):
-    made = search.Search(grid_of(RATES, (0, 1)), "random", 20, "naturel/complex", True)
+    made = search.Search(grid_of(RATES, (0, 1)), "random", 10, "naturel/complex", True)
     search.train(made, tmp_path, processes.Share())
     states = {run.key: runs.state(run, tmp_path) for s in search.settings(made, tmp_path) for run in made.grid.runs(s)}
     pruned = [key for key, state in states.items() if state == "pruned at step 10"]
