@@ -4,6 +4,7 @@ Shape letters: I images, U distinct captions, K captions sampled per image, D em
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -55,6 +56,13 @@ class Term:
                 f"negatives of an image; the recipes of config.data.mixture sample at most {positives} and "
                 f"{negatives}: use another recipe, or leave out the term"
             )
+
+
+def values_of(terms: Mapping[str, Term], z: Embedded) -> dict[str, jax.Array]:
+    """The unweighted value of each term. Raises UserError for one whose captions no image of the batch has."""
+    for name, term in terms.items():
+        term.check_sampled(name, z.images.positives_IK.shape[1], z.images.negatives_IK.shape[1])
+    return {name: term(z) for name, term in terms.items()}
 
 
 def caption_rows(z: Embedded, ids_IK: jax.Array) -> jax.Array:
