@@ -48,20 +48,22 @@ class Term:
     def __call__(self, z: Embedded) -> jax.Array:
         raise NotImplementedError
 
-    def check_sampled(self, name: str, positives: float, negatives: float) -> None:
+    def check_sampled(self, field: str, positives: float, negatives: float) -> None:
         """Raises UserError if the recipes sample fewer captions of an image, these at most, than the term needs."""
         if positives < self.sampled[0] or negatives < self.sampled[1]:
             raise UserError(
-                f"config.objective.terms has {name!r}, which needs {self.sampled[0]} positives and {self.sampled[1]} "
-                f"negatives of an image; the recipes of config.data.mixture sample at most {positives} and "
-                f"{negatives}: use another recipe, or leave out the term"
+                f"{field} needs {self.sampled[0]} positives and {self.sampled[1]} negatives of an image; the recipes "
+                f"of config.data.mixture sample at most {positives} and {negatives}: use another recipe, or leave out "
+                "the term"
             )
 
 
 def values_of(terms: Mapping[str, Term], z: Embedded) -> dict[str, jax.Array]:
     """The unweighted value of each term. Raises UserError for one whose captions no image of the batch has."""
     for name, term in terms.items():
-        term.check_sampled(name, z.images.positives_IK.shape[1], z.images.negatives_IK.shape[1])
+        term.check_sampled(
+            f"config.objective.terms.{name}", z.images.positives_IK.shape[1], z.images.negatives_IK.shape[1]
+        )
     return {name: term(z) for name, term in terms.items()}
 
 

@@ -33,7 +33,9 @@ REFUSED = {  # flags -> message
     (
         "--grid=config.objective.terms={'own_foils': {'form': 'focal', 'weight': -1.0}},{}",
     ): "config.objective.terms.own_foils.weight is -1.0; expected a number above 0",
-    ('--grid=config.optim.lr_multipliers=(("image/.*",0.1),("text/.*",-2.0)),()',): "config.optim.lr_multipliers",
+    (
+        '--grid=config.optim.lr_multipliers=(("image/.*",0.1),("text/.*",-2.0)),()',
+    ): "config.optim.lr_multipliers is (('image/.*', 0.1), ('text/.*', -2.0)); expected",
     ("--grid=config.optim.lr=",): "--grid config.optim.lr=: a value is empty",
     ("--grid=1e-4,3e-4",): "expected config.FIELD=VALUE,VALUE",
     ("--grid=config.optim.lr=1e-4,0.0001",): "runs lr=1e-4_seed=0 and lr=0.0001_seed=0 of the sweep are the same",

@@ -262,7 +262,7 @@ def test_a_term_without_captions_to_compare_is_refused():
     model = Model(preset("tiny-clip"))
     loss = Loss(c.load(raw), model, (0.5, 0.5), model.shapes(), make_mesh({"data": 1}, jax.devices()[:1]))
     batch = Batch(None, None, images, graph.captions)
-    with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
+    with pytest.raises(UserError, match=r"terms\.text_distance needs 2 positives .* sample at most 1 and 4"):
         jax.eval_shape(lambda *z: loss.with_terms({"logit_scale": np.float32(1)}, *z, batch, None), *graph[:2])
 
 

@@ -160,7 +160,7 @@ def test_unknown_terms_and_options_are_refused_by_name(terms, expected):
 def test_a_term_needs_captions_that_a_recipe_samples(recipe, term, expected):
     raw = tiny_config.get_config()
     raw.data.mixture.main.recipe, raw.objective.terms = recipe, {term: {}}
-    with pytest.raises(UserError, match=f"terms has '{term}', which needs .*{expected}: use another recipe"):
+    with pytest.raises(UserError, match=rf"terms\.{term} needs .*{expected}: use another recipe"):
         c.load(raw)
     raw.data.mixture.other = c.part("naturel/tiny", "clic")
     assert term in c.load(raw).objective.terms
