@@ -22,6 +22,7 @@ import optax
 from naturel_jax.config import Config, Objective, Optim
 from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.losses.batch import Batch
@@ -78,8 +79,8 @@ def make_batch(kind: str, model: Model, size: int, shards: int) -> tuple[Process
     """The first batch of a recipe, with random pixels."""
     name, _, hard = kind.partition(" ")
     items, config = skewed_items(50 * size, np.random.default_rng(0)), model.config
-    mined = np.random.default_rng(1).integers(0, len(items), (len(items), 64)).tolist() if hard else None
-    part = MixturePart(items, recipe(name), hard_images=mined, exchanged=hard == "exchanged")
+    mined = Ragged.from_rows(np.random.default_rng(1).integers(0, len(items), (len(items), 64)).tolist())
+    part = MixturePart(items, recipe(name), hard_images=mined if hard else None, exchanged=hard == "exchanged")
     processor = make_processor(config, items.texts)
     plan = Planner([part], processor, batch_size=size, shards=shards, seed=0, trim_eos=config.text.eos_id).plan(0)
     pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), *[config.image.size] * 2, 3), np.uint8)
