@@ -29,6 +29,7 @@ from naturel_jax.config import Config, Optim
 from naturel_jax.data.batches.planner import MixturePart, Plan, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items.items import Group, Items, collect
+from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.data.text.processor import Processor, from_scratch
 from naturel_jax.devices.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.losses.batch import Batch, CaptionLabels, ImageLabels
@@ -91,7 +92,7 @@ def planned(config: TwoTowerConfig, batch: int, hard: str, shards: int) -> tuple
     processor = make_processor(config, items.texts)
     part = MixturePart(items, recipe("single_pair"))
     if hard == "mined":
-        mined = np.random.default_rng(1).integers(0, len(items), (len(items), 4)).tolist()
+        mined = Ragged.from_rows(np.random.default_rng(1).integers(0, len(items), (len(items), 4)).tolist())
         part = part._replace(hard_images=mined)
     options = {"batch_size": batch, "shards": shards, "seed": 0}
     plan, whole = (Planner([part], processor, trim_eos=eos, **options).plan(0) for eos in (config.text.eos_id, None))

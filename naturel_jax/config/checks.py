@@ -33,6 +33,7 @@ def check(config: Config, path: str = "config") -> Config:
     for name, part in config.data.mixture.items():
         _check_part(config, part, path, f"{path}.data.mixture.{name}")
     _check_exchanged(config, path)
+    _check_sampled(config, path)
     own_benchmarks.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
@@ -176,6 +177,14 @@ def _check_exchanged(config: Config, path: str) -> None:
             f"{path}.objective.terms has 'exchanged_images' if, and only if, a part of {path}.data.mixture has hard "
             "images with hard_captions 'exchanged'; set both or neither"
         )
+
+
+def _check_sampled(config: Config, path: str) -> None:
+    """Raises UserError for a term that compares more captions of an image than any recipe samples."""
+    recipes = pkgutil.resolve_name("naturel_jax.data.batches.recipes:RECIPES")  # loads the data libraries
+    if most := [recipes[part.recipe].most for part in config.data.mixture.values()]:
+        for name, term in config.objective.terms.items():
+            term.check_sampled(f"{path}.objective.terms.{name}", *map(max, zip(*most, strict=True)))
 
 
 def _check_recipes(mixture: Mapping[str, Part], path: str) -> None:

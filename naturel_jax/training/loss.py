@@ -18,7 +18,7 @@ from naturel_jax.devices.sharding import BATCH_AXES
 from naturel_jax.losses.batch import Batch, is_embedded
 from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.parts import only
-from naturel_jax.losses.terms.term import Embedded
+from naturel_jax.losses.terms.term import Embedded, values_of
 from naturel_jax.losses.tiles import EXCHANGES, Layout
 from naturel_jax.models import adapters, flops
 from naturel_jax.models.two_tower import Model, Params, normalize
@@ -138,7 +138,7 @@ class Loss:
             return loss, {}
         scale, bias = _scale_and_bias(params)
         embedded = Embedded(zimg_ID, zcap_UD, scale, bias, *labels, self.layout, base)
-        values = {name: term(embedded) for name, term in self._terms.items()}
+        values = values_of(self._terms, embedded)
         loss += sum(term.weight * values[name] for name, term in self._terms.items())
         fixed = jax.lax.stop_gradient(params)
         parts = {"objective": lambda z: self.from_embeddings(fixed, z.zimg_ID, z.zcap_UD, batch), **self._terms}

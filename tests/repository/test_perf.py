@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.losses.objectives import OBJECTIVES
+from naturel_jax.losses.terms import TERMS
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from perf import adapters, hosts, loading, objectives, pipeline, planner, towers
+from perf import adapters, hosts, loading, methods, objectives, pipeline, planner, towers
 from tests.helpers import stuck_loader
 
 pytestmark = pytest.mark.slow
@@ -38,6 +40,19 @@ def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys
     )
     assert [tower for tower, *_ in found] == ["image", "text"]
     np.testing.assert_allclose(*np.array(found)[:, 1:].astype(float).T, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_steps_of_methods_are_measured_beside_negclips(capsys, monkeypatch):
+    assert {*TERMS} <= {term for method in methods.METHODS.values() for term in method.terms}
+    assert {*OBJECTIVES} == {method.objective for method in methods.METHODS.values()}
+    tried = ("NegCLIP", "base_distance", "base_distance, of_average")  # the states of these differ
+    monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in tried})
+    methods.main(["--batches=tiny-clip=8", "--rounds=1"])
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) \(", capsys.readouterr().out, re.MULTILINE)
+    flops, times = np.array([row[1:] for row in rows], float).T
+    assert [row[0] for row in rows] == list(tried) and times[0] == 1 and all(times > 0)
+    assert flops.tolist() == [1, 1.33, 1.33], "a second forward pass"
 
 
 @pytest.mark.proof

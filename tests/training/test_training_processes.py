@@ -97,6 +97,20 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
 
 
 @pytest.mark.slow
+def test_killed_run_whose_batches_take_turns_matches_an_uninterrupted_one(folder):
+    """Joined images and captions, then plain ones."""
+    reference = Run(folder / "clic", *UNSCORED, form="clic")
+    reference.finish()
+    killed = Run(folder / "clic-killed", *UNSCORED, form="clic")
+    wait_for(killed, lambda: checkpoint.saved_steps(killed.workdir))
+    killed.process.kill()
+    assert killed.wait() == -signal.SIGKILL
+    saved = max(checkpoint.saved_steps(killed.workdir))
+    assert saved < LAST and f"from step {saved}" in Run(killed.workdir, *UNSCORED, form="clic").finish()
+    assert_same_run(killed.workdir, reference.workdir)
+
+
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(one_device, folder):
     workdir = folder / "damaged"
     shutil.copytree(one_device, workdir)

@@ -5,6 +5,7 @@ import ast
 import copy
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -28,6 +29,7 @@ from tfds_naturel.common.errors import UserError
 Setting = Mapping[str, str]  # field, such as config.optim.lr -> its value, as --config.optim.lr takes it
 
 _MOST_SEEDS = 1000
+_LONGEST_NAME = 255  # bytes, of a file or folder on Linux
 _RANGE = re.compile(r"([-+.\de]+?)\.\.([-+.\de]+)(:log)?")
 
 
@@ -77,7 +79,7 @@ class Grid:
             for row, one in rows.items():
                 label = ", ".join(f"{_short(field, self.values)}={value}" for field, value in setting.items())
                 group = " ".join(filter(None, (names[row] if row or not label else "", label)))
-                key = re.sub(r"[^\w.=+-]+", "_", "_".join(filter(None, (row, label, f"seed={seed}"))))
+                key = _folder_name("_".join(filter(None, (row, label, f"seed={seed}"))))
                 named = one.wandb_group or f"{self.name}: {group}"
                 one = dataclasses.replace(one, seed=seed, wandb_group=named if one.wandb else one.wandb_group)
                 planned.append(Planned(key, group, seed, one, self._command(setting, row, seed)))
@@ -139,10 +141,22 @@ def _parse_values(field: str, given: object) -> Values:
         text = str(given)
         if match := _RANGE.fullmatch(text):
             return _parse_range(field, text, match)
-        values = tuple(part.strip() for part in re.split(r",(?![^()\[\]]*[)\]])", text))
+        values = tuple(map(str.strip, _split(text)))
     if not values or not all(values):
         raise UserError(f"--grid {field}={given}: a value is empty; expected one or more, separated by commas")
     return values
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that are outside of brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _parse_range(field: str, text: str, match: re.Match[str]) -> Range:
@@ -184,6 +198,14 @@ def load(grid: Grid, setting: Setting) -> Config | Suite:
         with inner.ignore_type():
             inner[last] = value
     return config_lib.load(changed)
+
+
+def _folder_name(text: str) -> str:
+    """``text`` as the name of a folder; of one that is too long, the beginning and a digest."""
+    name = re.sub(r"[^\w.=+-]+", "_", text)
+    if len(encoded := name.encode()) <= _LONGEST_NAME:
+        return name
+    return f"{encoded[:200].decode(errors='ignore')}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _short(field: str, values: Mapping[str, Values]) -> str:

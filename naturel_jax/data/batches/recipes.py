@@ -6,6 +6,7 @@ polarity, T texts.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from itertools import compress
 from typing import Literal, NamedTuple
@@ -71,6 +72,14 @@ class Recipe:
     def makes_captions(self) -> bool:
         """Whether it samples captions that are not in the dataset."""
         return bool(self.rewrite or self.rewrite_to_negative or self.swaps or self.joins)
+
+    @property
+    def most(self) -> tuple[float, float]:
+        """The most positives and negatives that it samples for an image; infinite where it samples all."""
+        positives, negatives = (math.inf if count == "all" else count for count in (self.positives, self.negatives))
+        if self.joins:
+            return positives + 1, 1
+        return positives, positives if self.rewrite_to_negative or self.swaps else negatives
 
     def check(self, items: Items) -> tuple[int, int]:
         """The maximum numbers of positives and negatives sampled for an image of ``items``.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from naturel_jax.config.settings import at_least, setting
 from naturel_jax.losses.terms.term import Embedded, Term
 from naturel_jax.losses.tiles import Side, total_over_tiles
+from tfds_naturel.common.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,13 @@ class BaseDistance(Term):
     cosine: float = setting(0.0, "factor of 1 - cosine between embedding and base embedding", at_least(0))
     similarity: float = setting(0.0, "factor of the mean squared difference of image-caption cosines", at_least(0))
     of_average: bool = setting(False, "the base is the moving average (config.optim.ema) as it was before the step")
+
+    def __post_init__(self) -> None:
+        if not (self.mse or self.cosine or self.similarity):
+            raise UserError(
+                "config.objective.terms.base_distance has mse, cosine and similarity 0; expected one above 0: set it, "
+                "or leave out the term"
+            )
 
     def __call__(self, z: Embedded) -> jax.Array:
         assert z.base is not None

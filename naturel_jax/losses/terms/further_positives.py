@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from naturel_jax.config.settings import one_of, setting
 from naturel_jax.losses.batch import CaptionLabels, cell_counts
-from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, check_sampled
+from naturel_jax.losses.terms.term import Embedded, Term, caption_rows
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are
 
@@ -35,6 +35,7 @@ class FurtherPositives(Term):
     """Mean of ``_FORMS[form]`` over the copies of all further positives: each stands in a batch of the images that have
     captions and of their positives of the same number. An image's foil is its negative of that number, if any."""
 
+    sampled = (2, 0)
     form: str = setting(
         "softmax",
         "softmax: both directions, with an image's own foil (CS-CLIP); sigmoid: no foils (C2LIP)",
@@ -47,7 +48,6 @@ class FurtherPositives(Term):
     )
 
     def __call__(self, z: Embedded) -> jax.Array:
-        check_sampled("further_positives", z, positives=2)
         units = [self._units(z, k) for k in range(1, z.images.positives_IK.shape[1])]
         total = sum(jnp.sum(unit.mult_J * _FORMS[self.form](z, unit)) for unit in units)
         return total / jnp.maximum(sum(jnp.sum(unit.mult_J) for unit in units), 1)

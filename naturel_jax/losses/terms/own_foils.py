@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from naturel_jax.config.settings import at_least, fraction, one_of, setting
-from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, check_sampled, masked_mean, mean_over_images
+from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, masked_mean, mean_over_images
 
 _FLOOR = -1e30  # logit of a class that is left out: finite, so that differences with it are
 
@@ -33,6 +33,7 @@ class OwnFoils(Term):
     foils. Images without a positive or without a negative, such as the sentinel, do not count. A caption that was
     sampled twice counts twice."""
 
+    sampled = (1, 1)
     form: str = setting(
         "softmax",
         "cost of a positive and the image's negatives",
@@ -55,7 +56,6 @@ class OwnFoils(Term):
             return z.scale * jnp.einsum("id,ikd->ik", z.zimg_ID, zcap_IKD, precision="highest")
 
         positives_IP, negatives_IN = z.images.positives_IK, z.images.negatives_IK
-        check_sampled("own_foils", z, positives=1, negatives=1)
         is_positive_IP, is_foil_IN = positives_IP >= 0, negatives_IN >= 0
         counts_I = is_positive_IP.any(1) & is_foil_IN.any(1)
         own = _Own(logits(positives_IP), logits(negatives_IN), is_positive_IP, is_foil_IN, counts_I)

@@ -4,6 +4,7 @@ Shape letters: I images, U distinct captions, K captions sampled per image, D em
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -35,15 +36,35 @@ class Term:
     """The options of a term, the fields of ``config.objective.terms.NAME``; calling them gives its unweighted value,
     a scalar. ``needs_base``: it reads ``Embedded.base``, at the cost of a second forward pass; ``of_average``: that is
     to be of the moving average of the parameters, not of those that training started from; ``drops_hard_images``: the
-    objective is computed without hard images that have exchanged captions."""
+    objective is computed without hard images that have exchanged captions; ``sampled``: the positives and negatives of
+    an image without which it would be 0."""
 
     weight: float = setting(1.0, "factor of the term in the loss", above(0))
     needs_base = False
     of_average = False
     drops_hard_images = False
+    sampled = (0, 0)
 
     def __call__(self, z: Embedded) -> jax.Array:
         raise NotImplementedError
+
+    def check_sampled(self, field: str, positives: float, negatives: float) -> None:
+        """Raises UserError if the recipes sample fewer captions of an image, these at most, than the term needs."""
+        if positives < self.sampled[0] or negatives < self.sampled[1]:
+            raise UserError(
+                f"{field} needs {self.sampled[0]} positives and {self.sampled[1]} negatives of an image; the recipes "
+                f"of config.data.mixture sample at most {positives} and {negatives}: use another recipe, or leave out "
+                "the term"
+            )
+
+
+def values_of(terms: Mapping[str, Term], z: Embedded) -> dict[str, jax.Array]:
+    """The unweighted value of each term. Raises UserError for one whose captions no image of the batch has."""
+    for name, term in terms.items():
+        term.check_sampled(
+            f"config.objective.terms.{name}", z.images.positives_IK.shape[1], z.images.negatives_IK.shape[1]
+        )
+    return {name: term(z) for name, term in terms.items()}
 
 
 def caption_rows(z: Embedded, ids_IK: jax.Array) -> jax.Array:
@@ -51,17 +72,6 @@ def caption_rows(z: Embedded, ids_IK: jax.Array) -> jax.Array:
     but an [I, K, U] array is not."""
     columns = [jnp.argmax(ids_IK[:, k, None] == z.captions.id_U, axis=1) for k in range(ids_IK.shape[1])]
     return jnp.stack(columns, axis=1)
-
-
-def check_sampled(name: str, z: Embedded, positives: int, negatives: int = 0) -> None:
-    """Raises UserError if no image of the batch has so many captions, as their recipes say: the term would be 0."""
-    found = z.images.positives_IK.shape[1], z.images.negatives_IK.shape[1]
-    if found[0] < positives or found[1] < negatives:
-        raise UserError(
-            f"config.objective.terms has {name!r}, which needs {positives} positives and {negatives} negatives of an "
-            f"image; the recipes of config.data.mixture sample at most {found[0]} and {found[1]}: use another recipe, "
-            "or leave out the term"
-        )
 
 
 def mean_over_images(value_I: jax.Array, counts_I: jax.Array, z: Embedded) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from naturel_jax.config.settings import one_of, setting
 from naturel_jax.losses.batch import CaptionLabels, cell_counts
-from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, check_sampled, masked_mean, mean_over_images
+from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, masked_mean, mean_over_images
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are
 
@@ -22,6 +22,7 @@ class TextContrast(Term):
     which that of its own image is the right one. One way only: paraphrases are rows, first positives columns. Images
     with one positive are columns, not rows."""
 
+    sampled = (2, 0)
     counting: str = setting(
         "published",
         "first positives of other images that are true of this one: published: negatives; match_ignore: left out",
@@ -29,7 +30,6 @@ class TextContrast(Term):
     )
 
     def __call__(self, z: Embedded) -> jax.Array:
-        check_sampled("text_contrast", z, positives=2)
         images, captions = z.images, z.captions
         rows_IK, is_positive_IK = caption_rows(z, images.positives_IK), images.positives_IK >= 0
         first = CaptionLabels(

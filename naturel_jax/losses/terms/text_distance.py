@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from naturel_jax.config.settings import at_least, setting
-from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, check_sampled, masked_mean, mean_over_images
+from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, masked_mean, mean_over_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +17,10 @@ class TextDistance(Term):
     """Mean over images of the mean squared distance between their first positive and the ``further`` ones; a sum over
     coordinates, not their mean. Images with one positive do not count."""
 
+    sampled = (2, 0)
     further: int = setting(0, "how many further positives are compared with the first; 0: all", at_least(0))
 
     def __call__(self, z: Embedded) -> jax.Array:
-        check_sampled("text_distance", z, positives=2)
         zcap_IKD = z.zcap_UD[caption_rows(z, z.images.positives_IK)]
         stop = self.further + 1 if self.further else None
         distance_IK = jnp.sum((zcap_IKD[:, 1:stop] - zcap_IKD[:, :1]) ** 2, axis=2)

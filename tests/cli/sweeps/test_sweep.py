@@ -30,6 +30,12 @@ REFUSED = {  # flags -> message
     ): "--grid config.optim.lrr: the config has no field 'optim.lrr'; did you mean 'optim.lr'",
     ("--grid=config.optim.lr=1e-4,fast",): "config.optim.lr is 'fast'; expected a number above 0",
     ("--grid=config.optim.lr=-1",): "config.optim.lr is -1.0; expected a number above 0",
+    (
+        "--grid=config.objective.terms={'own_foils': {'form': 'focal', 'weight': -1.0}},{}",
+    ): "config.objective.terms.own_foils.weight is -1.0; expected a number above 0",
+    (
+        '--grid=config.optim.lr_multipliers=(("image/.*",0.1),("text/.*",-2.0)),()',
+    ): "config.optim.lr_multipliers is (('image/.*', 0.1), ('text/.*', -2.0)); expected",
     ("--grid=config.optim.lr=",): "--grid config.optim.lr=: a value is empty",
     ("--grid=1e-4,3e-4",): "expected config.FIELD=VALUE,VALUE",
     ("--grid=config.optim.lr=1e-4,0.0001",): "runs lr=1e-4_seed=0 and lr=0.0001_seed=0 of the sweep are the same",
@@ -110,6 +116,13 @@ def test_points_of_the_grid_with_each_seed():
     )
 
 
+def test_a_setting_too_long_for_the_name_of_a_folder_has_one_of_its_own():
+    many = '("image/.*", 0.5), ' * 20
+    one = grid_of({"config.optim.lr_multipliers": tuple(f'({many}("text/.*", {rate}))' for rate in (0.1, 0.2))})
+    keys = [run.key for setting in grids.settings(one) for run in one.runs(setting)]
+    assert len({*keys}) == 2 and all(key.startswith("lr_multipliers=_image") and len(key) <= 255 for key in keys)
+
+
 def test_shares_of_clusters():
     slurm = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "10"}
     assert processes.parse_share("", slurm) == processes.Share(3, 10)
@@ -169,7 +182,7 @@ def test_search_continues_as_if_it_had_not_been_interrupted(method, tmp_path, tr
 
 
 def test_runs_below_the_median_are_pruned_and_marked(tmp_path, trained):
-    made = search.Search(grid_of(RATES, (0, 1)), "random", 20, "naturel/complex", True)
+    made = search.Search(grid_of(RATES, (0, 1)), "random", 10, "naturel/complex", True)
     search.train(made, tmp_path, processes.Share())
     states = {run.key: runs.state(run, tmp_path) for s in search.settings(made, tmp_path) for run in made.grid.runs(s)}
     pruned = [key for key, state in states.items() if state == "pruned at step 10"]

@@ -254,10 +254,16 @@ def test_a_term_on_8_devices_is_that_on_one(name, options):
 
 
 def test_a_term_without_captions_to_compare_is_refused():
-    graph = random_graph(0, images=4, captions=20, sampled=1)
+    """A recipe that samples all pairs, of data that has one for each image."""
+    raw, graph = c.base(), random_graph(0, images=4, captions=20, sampled=1).astype("float32")
+    raw.preset, raw.objective.terms = "tiny-clip", {"text_distance": {}}
+    raw.data.mixture.main = c.part("naturel/full", "all_pairs")
     images = graph.images._replace(positives_IK=graph.images.positives_IK[:, :1])
-    with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
-        evaluate(TERMS["text_distance"](), graph._replace(images=images))
+    model = Model(preset("tiny-clip"))
+    loss = Loss(c.load(raw), model, (0.5, 0.5), model.shapes(), make_mesh({"data": 1}, jax.devices()[:1]))
+    batch = Batch(None, None, images, graph.captions)
+    with pytest.raises(UserError, match=r"terms\.text_distance needs 2 positives .* sample at most 1 and 4"):
+        jax.eval_shape(lambda *z: loss.with_terms({"logit_scale": np.float32(1)}, *z, batch, None), *graph[:2])
 
 
 # ---- Published code --------------------------------------------------------------------------------------------------

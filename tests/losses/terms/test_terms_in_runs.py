@@ -140,6 +140,7 @@ def test_a_teacher_that_moves(tmp_path):
     [
         ({"own_foil": {}}, r"config\.objective\.terms has 'own_foil'; expected one of: 'own_foils', 'text_contrast'"),
         ({"own_foils": 0.5}, r"config\.objective\.terms\.own_foils is 0\.5; expected a section with fields"),
+        ({"base_distance": {"mse": 0.0}}, r"base_distance has mse, cosine and similarity 0; expected one above 0"),
         ({"base_distance": {"of_average": True}}, r"there is no average: set config\.optim\.ema"),
         ({"own_foils": {"weight": -1.0}}, r"terms\.own_foils\.weight is -1\.0; expected a number above 0"),
         ({"own_foils": {"form": "hing"}}, r"terms\.own_foils\.form is 'hing'; expected one of 'softmax', 'focal'"),
@@ -150,6 +151,19 @@ def test_a_teacher_that_moves(tmp_path):
 def test_unknown_terms_and_options_are_refused_by_name(terms, expected):
     with pytest.raises(UserError, match=expected):
         tiny(**terms)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "term", "expected"),
+    [("single_pair", "text_distance", "2 positives .* at most 1 and 1"), ("positives", "own_foils", "at most 1 and 0")],
+)
+def test_a_term_needs_captions_that_a_recipe_samples(recipe, term, expected):
+    raw = tiny_config.get_config()
+    raw.data.mixture.main.recipe, raw.objective.terms = recipe, {term: {}}
+    with pytest.raises(UserError, match=rf"terms\.{term} needs .*{expected}: use another recipe"):
+        c.load(raw)
+    raw.data.mixture.other = c.part("naturel/tiny", "clic")
+    assert term in c.load(raw).objective.terms
 
 
 def steps_of(config: c.Config, devices: int, chunks: int, workdir) -> list[dict[str, float]]:
