@@ -170,9 +170,7 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
         number = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path} line {number}: not UTF-8; remove the line to continue without it") from error
     rows = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
+    for number, line in enumerate(text.split("\n")[:-1], 1):  # not splitlines, for which a damaged end may be another
         try:
             row = unsealed(parse_json(line))
         except ValueError as error:

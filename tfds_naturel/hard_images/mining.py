@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -16,12 +17,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from etils import epath
 
 from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
 from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_arrow
+from tfds_naturel.common.files import load_json, reading_arrow
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.hard_images.survey import Survey
 
@@ -292,7 +294,7 @@ def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
     rows, path, left = 0, epath.Path(path), iter(mined)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
+    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA, write_page_checksum=True) as writer:
         while batch := list(itertools.islice(left, _ROWS)):
             rows += len(batch)
             writer.write_table(
@@ -305,8 +307,14 @@ def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
 def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
     """The numbers of the mined negatives of each image, in the order of ``image_ids``; empty for an image without any.
 
-    Raises UserError if the file names an image that is not in ``image_ids``, since it was mined from another split.
+    Raises UserError if the file names an image that is not in ``image_ids``, since it was mined from another split, or
+    if it is damaged by the checksum in the description that naturel-mine writes beside it.
     """
+    beside = epath.Path(f"{os.fspath(path)}.json")
+    described = load_json(beside, beside.read_bytes(), "mine again") if beside.exists() else None
+    expected = described.get("xxh3", "") if isinstance(described, dict) else ""
+    if expected and xxhash.xxh3_64_hexdigest(epath.Path(path).read_bytes()) != expected:
+        raise UserError(f"{path}: damaged, or not the file that {beside} describes; mine again")
     numbers = {image_id: n for n, image_id in enumerate(image_ids)}
     hard: list[dict[int, None]] = [{} for _ in image_ids]
     with reading_arrow(path, "mine again"):
