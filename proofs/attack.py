@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from etils import epath
+
+from naturel_jax import storage
 from proofs import record
 from tests.helpers import costs
 from tests.helpers.readers import READERS
@@ -157,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
             began = time.monotonic()
             seen, fine = ATTACKS[name]()
             state[name] = (commit, seen, fine, round(time.monotonic() - began))
-            STATE.write_text(json.dumps(state, indent=1))
+            storage.write(epath.Path(STATE), json.dumps(state, indent=1))  # whole, wherever this command is stopped
             print(f"{name}: {seen}{'' if fine else ': WORKS'}", file=sys.stderr, flush=True)
     rows = {name: state[name] for name in chosen}
     print(f"{datetime.date.today()}, commit {commit}\n\n| attack | now | s | commit | |\n|---|---|---:|---|---|")
