@@ -108,8 +108,7 @@ def main(arguments: Sequence[str]) -> None:
         rows, checksum = mining.save(out, mined), once.checksum(Path(out))
         object_folders.publish(out, options.out)
     counts = {reason: number for reason, number in dropped.most_common() if number}
-    report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "index": about}
-    report["xxh3"] = checksum
+    report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "index": about, "xxh3": checksum}
     storage.write_json(options.out.with_name(f"{options.out.name}.json"), report)
     print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
     print("candidates left out:", ", ".join(f"{reason} {number:,}" for reason, number in counts.items()) or "none")
