@@ -2,6 +2,7 @@
 images and their index. Each is found, which is said in one line, or repaired with a warning, or without effect on any
 number."""
 
+import itertools
 import json
 import os
 import random
@@ -199,12 +200,14 @@ def pool(folder: Path) -> Subject:
 
 @pytest.fixture(scope="module")
 def compiled(quick_compilation, tmp_path_factory) -> Iterator[None]:
-    """Each program is compiled once, and each copy from a store lies in a folder of this module."""
+    """Each program is compiled once, indexes are made in this process, and each copy from a store lies in a folder of
+    this module."""
     folder = tmp_path_factory.mktemp("home")
     options = {"jax_compilation_cache_dir": str(folder / "xla"), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in options}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setattr(index_writer, "parallel", lambda function, jobs, workers: itertools.starmap(function, jobs))
         for name, value in options.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
