@@ -16,6 +16,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.data.items import prepared
-from naturel_jax.storage import object_folders, staging
+from naturel_jax.storage import object_folders, once, staging
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.progress import Progress
@@ -104,10 +105,10 @@ def main(arguments: Sequence[str]) -> None:
         zimg_ND = embeddings(records, options.model, options.dtype, options.batch_size)
     mined = mining.mine(shown, options.count, options.seed, zimg_ND, search, margins, dropped)
     with object_folders.made_locally(options.out) as out:
-        rows = mining.save(out, mined)
+        rows, checksum = mining.save(out, mined), once.checksum(Path(out))
         object_folders.publish(out, options.out)
     counts = {reason: number for reason, number in dropped.most_common() if number}
-    report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "index": about}
+    report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "index": about, "xxh3": checksum}
     storage.write_json(options.out.with_name(f"{options.out.name}.json"), report)
     print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
     print("candidates left out:", ", ".join(f"{reason} {number:,}" for reason, number in counts.items()) or "none")

@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from etils import epath
+
+from naturel_jax import storage
 from proofs import record
 from tests.helpers import costs
 from tests.helpers.readers import READERS
@@ -79,7 +82,15 @@ for _name in READERS:
 _tests("hostile pickles", "tests/weights/test_weights_torch.py", "-k", "hostile or instructions or limited")
 _tests("images larger than their bytes allow", "tests/data/text/test_processor.py", "-k", "bombs or strip")
 _tests("tokenizers that grow", "tests/weights/test_tokenizers_limited.py")
-_tests("bits of a workdir and its caches", "tests/faults/test_flips.py")
+_FLIPS = "tests/faults/test_flips.py"
+for _part in range(4):
+    for _cache, _id in (("", ""), (", images decoded", "decoded")):
+        _tests(
+            f"bits of a workdir and its caches{_cache}, part {_part + 1} of 4",
+            f"{_FLIPS}::test_a_bit_of_each_file_of_a_run_changes_no_number[{_id}-{_part}]",
+        )
+_tests("bits of results: a sweep, adapters, a curve", _FLIPS, "-k", "results")
+_tests("bits of a pool of embeddings and its index", _FLIPS, "-k", "pool")
 _tests("bits of a checkpoint", "tests/checkpoints/test_manifest.py")
 _tests(
     "bits of other caches",
@@ -89,7 +100,8 @@ _tests(
         "tests/storage/test_once.py",
         "tests/storage/test_object_stores_data.py",
     ),
-    *("-k", "damaged"),
+    *("tests/evaluators/test_pool.py", "tests/evaluators/test_evaluators_results.py", "tests/report/test_report.py"),
+    *("tests/tfds_naturel/hard_images/test_mining.py", "-k", "damaged or another_evaluation"),
 )
 _LEASES = "tests/storage/test_leases.py"
 _tests("leases: a clock a day off, a cloned host name, SIGSTOP", _LEASES, "-k", "no_clock_of_another_machine")
@@ -99,7 +111,9 @@ _tests("leases: a damaged one, an owner that was paused", _LEASES, "-k", "damage
 _tests("leases: in a store", "tests/storage/test_object_stores.py", "-k", "lease")
 _tests("leases: a paused owner completes a checkpoint", "tests/checkpoints/test_checkpoint.py", "-k", "paused")
 _tests("names and meshes that are wrong, a lost lease", "tests/training/test_run_folder.py")
+_tests("mistakes that are found before the first step", "tests/training/test_ready.py", "-k", "mistake or failed")
 _tests("values that nobody means", "tests/config")
+_tests("values that nobody means, as flags", "tests/cli/test_main.py", "-k", "seed")
 _tests("stops while the step is compiled", "tests/devices/test_preemption.py", "-k", "compiled")
 _tests("stops in all else", "tests/devices/test_preemption.py", "-k", "not compiled")
 _tests("failed saves", "tests/checkpoints/test_checkpoint.py", "-k", "failed_save")
@@ -107,6 +121,21 @@ _tests("too little memory", "tests/faults/test_memory.py")
 _tests("hub and other servers", "tests/storage/test_hub.py", "tests/tfds_naturel/open_images/test_fetch_servers.py")
 _tests("paths out of a folder", "tests/data/items/test_data_index.py", "-k", "leave_the_folder")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")
+_tests(
+    "tracebacks: sparse tars, cut ArrayRecords", "tests/data/sources/test_data_sources.py", "-k", "sparse or truncated"
+)
+_tests("files that are damaged at random", "tests/faults/test_fuzz_files.py", "-m", "not proof")
+_tests("weights that are damaged at random", "tests/faults/test_fuzz_weights.py", "-m", "not proof")
+_KILLS = "tests/faults/test_kills.py::test_interrupted_suite_equals_an_uninterrupted_one"
+for _kind, _seed in (("kill", 0), ("kill", 1), ("kill", 2), ("kill", 3), ("stop", 100), ("stop", 101)):
+    _tests(f"{_kind}s at random moments, seed {_seed}", f"{_KILLS}[{_kind}-{_seed}]")
+_tests("kills of processes that embed a pool", "tests/faults/test_pool_kills.py")
+_tests(
+    "code in files and texts",
+    *("tests/weights/test_weights_torch.py", "tests/report/playground", "tests/tfds_naturel/audit/test_audit.py"),
+    *("tests/weights/test_exports_card.py", "tests/tfds_naturel/common/test_escape.py"),
+    *("-k", "does_not_run or escaped or inject or markdown or cell"),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -131,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
             began = time.monotonic()
             seen, fine = ATTACKS[name]()
             state[name] = (commit, seen, fine, round(time.monotonic() - began))
-            STATE.write_text(json.dumps(state, indent=1))
+            storage.write(epath.Path(STATE), json.dumps(state, indent=1))  # whole, wherever this command is stopped
             print(f"{name}: {seen}{'' if fine else ': WORKS'}", file=sys.stderr, flush=True)
     rows = {name: state[name] for name in chosen}
     print(f"{datetime.date.today()}, commit {commit}\n\n| attack | now | s | commit | |\n|---|---|---:|---|---|")

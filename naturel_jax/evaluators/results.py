@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence, examples
 from naturel_jax.evaluators.examples import Example
+from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from naturel_jax.models.two_tower import Model, Params
 
 # The version of both files. A file without one is version 0, which reads like version 1; version 2 added what was left
-# out, version 3 how it was found, version 4 ties and chance.
-VERSION = 4
+# out, version 3 how it was found, version 4 ties and chance, version 5 the checksum of the rows.
+VERSION = 5
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _MAX_NAME = 100  # characters of a model's name that a file name keeps
 FOLDER = "results"  # in a run's folder: those of its last evaluation
@@ -55,7 +57,8 @@ class Result:
     scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
     ``held_out.count_overlaps`` says about them (empty: the model has no record; None: older files do not say).
     ``ties``: how many items have a right and a wrong answer of the same cosine (see ``rules``); ``chance``: metric ->
-    the expected score of a guess (None: older files do not say).
+    the expected score of a guess (None: older files do not say). ``rows``: XXH3 of ``items.parquet``, of which Parquet
+    checks all but the footer and headers ("": not known).
     """
 
     model: str
@@ -73,6 +76,7 @@ class Result:
     found: Mapping[str, int] | None = None
     ties: int = 0
     chance: Mapping[str, float] | None = None
+    rows: str = dataclasses.field(default="", compare=False)
 
     @property
     def incomplete(self) -> bool:
@@ -173,6 +177,7 @@ def write(folder: epath.Path, result: Result, table: pa.Table, picked: Sequence[
     rows = io.BytesIO()
     pq.write_table(table, rows, compression="zstd", write_page_checksum=True)
     storage.write(folder / "items.parquet", rows.getvalue())
+    result = dataclasses.replace(result, rows=xxhash.xxh3_64_hexdigest(rows.getvalue()))
     storage.write_json(folder / "scores.json", {"version": VERSION, **dataclasses.asdict(result)})
 
 
@@ -234,6 +239,7 @@ _SINCE_2: dict[str, type | tuple[type, ...]] = {
     "found": (dict, type(None)),  # since 3
     "ties": int,  # since 4
     "chance": (dict, type(None)),
+    "rows": str,  # since 5
 }
 
 
@@ -285,14 +291,13 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
+    _check_rows(path, f"evaluate {model!r} again")
     with reading_arrow(path, f"evaluate {model!r} again"):
         schema = parquet_schema(path)
         columns = [name for name in schema.names if name not in without]
         rows = [row for batch in parquet_batches(path, _ROWS, columns, kept=True) for row in batch.to_pylist()]
     try:
         check_version(path, int((schema.metadata or {}).get(b"version", 0)))
-        if not _same_evaluation(schema, path.with_name("scores.json")):
-            raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")
         return [row | {"tags": parse_json(row["tags"])} for row in rows]
     except UserError:
         raise
@@ -306,19 +311,25 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
     result = _read(path) if path.exists() else None
     if not result or result.fingerprint != fingerprint or result.unreadable:
         return None
-    rows = path.with_name("items.parquet")
     try:
-        with reading_arrow(rows, "evaluate again"):
-            schema = parquet_schema(rows)
+        _check_rows(path.with_name("items.parquet"), "evaluate again")
     except (FileNotFoundError, UserError):
         return None
-    return result if _same_evaluation(schema, path) else None
+    return result
 
 
-def _same_evaluation(schema: pa.Schema, scores: Path) -> bool:
-    """Whether rows and scores come from the same evaluation. True for old rows, which have no fingerprint."""
-    fingerprint = (schema.metadata or {}).get(b"fingerprint")
-    return fingerprint is None or fingerprint == _read(scores).fingerprint.encode()
+def _check_rows(path: Path, fix: str) -> None:
+    """Raises UserError for rows that are damaged, or of another evaluation than the scores beside them; old files have
+    a fingerprint only, or nothing."""
+    scores = path.with_name("scores.json")
+    if scores.exists() and (expected := _read(scores).rows):
+        same = once.checksum(path) == expected
+    else:
+        with reading_arrow(path, fix):
+            found = (parquet_schema(path).metadata or {}).get(b"fingerprint")
+        same = found is None or found == _read(scores).fingerprint.encode()
+    if not same:
+        raise UserError(f"{path}: damaged, or its rows are not those that scores.json is about; {fix}")
 
 
 def folder_of(out: PathT, model: str, benchmark: str) -> PathT:

@@ -1,7 +1,6 @@
 """Runs the commands of a stage one after the other, and records finished stages in ``<workdir>/state.json``."""
 
 import datetime
-import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +45,7 @@ class DoneStages:
         commands = [command_line(task) for task in tasks]
         row = {"finished": finished, "seconds": round(seconds, 1), "commands": commands, "gaps": list(gaps)}
         self._fields["stages"][stage] = row
-        storage.write(self._path, json.dumps(self._fields, indent=1))
+        storage.write_json(self._path, self._fields)
 
 
 def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]:

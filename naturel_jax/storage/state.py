@@ -169,10 +169,9 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path} line {number}: not UTF-8; remove the line to continue without it") from error
-    rows = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
+    rows, (*lines, last) = [], text.split("\n")  # not splitlines, for which a damaged end may be another
+    lines += [last] if last[:-1].endswith("}") else []  # only its end is damaged
+    for number, line in enumerate(lines, 1):
         try:
             row = unsealed(parse_json(line))
         except ValueError as error:

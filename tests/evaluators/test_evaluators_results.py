@@ -120,9 +120,9 @@ def test_rows_of_another_evaluation_are_not_taken_for_the_result(tmp_path):
     save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
-    storage.write_json(epath.Path(path), storage.read_json(epath.Path(path)) | {"fingerprint": "another"})
+    storage.write_json(epath.Path(path), storage.read_json(epath.Path(path)) | {"fingerprint": "another", "rows": ""})
     assert results.finished(tmp_path, "CLIP", "bench", "another") is None
-    with pytest.raises(UserError, match=r"items\.parquet: its rows are not those that scores\.json is about"):
+    with pytest.raises(UserError, match=r"items\.parquet: damaged, or its rows are not those"):
         results.load_items(tmp_path, "CLIP", "bench")
     save(tmp_path)
     assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
@@ -134,11 +134,11 @@ def test_file_versions(tmp_path):
     saved = save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     fields = storage.read_json(epath.Path(path))
-    assert fields.pop("version") == 4
-    path.write_text(json.dumps(fields | {"version": 5}))
-    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 5, this naturel_jax reads up to 4"):
+    assert fields.pop("version") == 5
+    path.write_text(json.dumps(fields | {"version": 6}))
+    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 6, this naturel_jax reads up to 5"):
         results.load(tmp_path)
-    assert (fields.pop("ties"), fields.pop("chance")) == (0, {})
+    assert fields.pop("rows") and (fields.pop("ties"), fields.pop("chance")) == (0, {})
     path.write_text(json.dumps(fields | {"version": 3}))
     (older,) = results.load(tmp_path)
     assert older.chance is None and dataclasses.replace(older, chance={}) == saved, "version 3 did not say"
@@ -160,8 +160,8 @@ def test_file_versions(tmp_path):
     path.write_text(json.dumps(fields))
     pq.write_table(table.replace_schema_metadata(None), items)
     assert len(results.load_items(tmp_path, "CLIP", "bench")) == 2
-    pq.write_table(table.replace_schema_metadata({"version": "5"}), items)
-    with pytest.raises(UserError, match=r"items\.parquet: schema version 5"):
+    pq.write_table(table.replace_schema_metadata({"version": "6"}), items)
+    with pytest.raises(UserError, match=r"items\.parquet: schema version 6"):
         results.load_items(tmp_path, "CLIP", "bench")
 
 

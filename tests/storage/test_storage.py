@@ -59,6 +59,10 @@ def test_errors_name_truncated_files_and_garbage_lines(folder):
     path.write_text('{"step": 1}\ngarbage\n')
     with pytest.raises(UserError, match=r"scores\.json line 2: not JSON"):
         storage.read_json_lines(path)
+    for damaged in ('{"step": 1}\n{"step": 2}\v{"step": 3}\n', '{"step": 1}\n{"step": 2}*'):  # a bit of an end
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"scores\.json line 2: not JSON"):
+            storage.read_json_lines(path)
     path.write_text("[1]\n")
     with pytest.raises(UserError, match=r"scores\.json line 1: '\[1\]' is not a JSON object"):
         storage.read_json_lines(path)

@@ -291,7 +291,7 @@ def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
     rows, path, left = 0, epath.Path(path), iter(mined)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
+    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA, write_page_checksum=True) as writer:
         while batch := list(itertools.islice(left, _WRITTEN)):
             rows += len(batch)
             writer.write_table(

@@ -1,7 +1,6 @@
 """Trains the runs of a sweep, or this process's share of them, one after another."""
 
 import glob
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -51,12 +50,12 @@ def train(planned: Planned, out: Path, watch: Watch = lambda step, scores: None)
     try:
         run(planned.config, folder, watch)
     except Pruned as pruned:
-        storage.write(folder / PRUNED, json.dumps({"step": pruned.step, "score": pruned.score}))
+        storage.write_json(folder / PRUNED, {"step": pruned.step, "score": pruned.score})
         _LOG.info("%s: %s", planned.key, pruned)
     except storage.InUse as error:
         _LOG.warning("%s is left to another process: %s", planned.key, error)
     except UserError as error:
-        storage.write(folder / FAILED, json.dumps({"error": str(error)}))
+        storage.write_json(folder / FAILED, {"error": str(error)})
         _LOG.error("%s failed: %s", planned.key, error)
 
 

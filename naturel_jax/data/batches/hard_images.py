@@ -7,6 +7,7 @@ Shape letters: B images, C candidates of all of them, R rows of a file, V hard i
 import itertools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,10 @@ import pyarrow.compute as pc
 from naturel_jax.data.batches.recipes import Sampled
 from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
+from naturel_jax.storage import once
 from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_arrow
+from tfds_naturel.common.files import load_json, reading_arrow
 
 _ROWS = 1 << 15  # that are read at a time
 _BATCHES = 16  # of so many rows that are looked up together: each time, a table of all names is made
@@ -29,8 +31,10 @@ def read(path: os.PathLike[str], image_ids: Sequence[str]) -> Ragged:
     """The numbers of the hard images of each item, in the file's order, each once: a Parquet file as ``mining.save``
     writes it, with any number of rows for an image. Only numbers of items are kept in memory.
 
-    Raises UserError for an image that is not in ``image_ids``, since it was mined from another split.
+    Raises UserError for an image that is not in ``image_ids``, since it was mined from another split, and for a file
+    that does not have the checksum in the description that naturel-mine writes beside it.
     """
+    _check(Path(path))
     names, item_V, hard_V = pa.array(image_ids, pa.string()), [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     with reading_arrow(path, _AGAIN):
         rows = (_row_arrays(path, batch) for batch in parquet_batches(path, _ROWS, _COLUMNS, kept=True))
@@ -41,6 +45,14 @@ def read(path: os.PathLike[str], image_ids: Sequence[str]) -> Ragged:
     order = np.argsort(items := np.concatenate(item_V), kind="stable")
     listed = Ragged.from_lengths(np.bincount(items, minlength=len(names)), np.concatenate(hard_V)[order])
     return listed.keep(_is_first(listed))
+
+
+def _check(path: Path) -> None:
+    beside = path.with_name(f"{path.name}.json")
+    described = load_json(beside, beside.read_bytes(), _AGAIN) if beside.exists() else {}
+    expected = described.get("xxh3") if isinstance(described, dict) else None
+    if expected and once.checksum(path) != expected:
+        raise UserError(f"{path}: damaged, or not the file that {beside} describes; {_AGAIN}")
 
 
 def _row_arrays(path: object, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array, pa.Array]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from naturel_jax.evaluators.pool import files
 from tfds_naturel.common import escape
 from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.errors import UserError
@@ -27,7 +28,9 @@ class Embedded:
     files' names, as embedding-reader does."""
 
     def __init__(self, folder: Path):
-        """Raises UserError for a folder without embeddings, or with files that do not belong together."""
+        """Raises UserError for a folder without embeddings, or with files that are damaged or do not belong
+        together."""
+        files.check(folder)
         self.folder = folder
         self.files = sorted((folder / "img_emb").glob("*.npy"))
         if not self.files:

@@ -3,7 +3,8 @@
     img_emb/img_emb_0000.npy          embeddings of the images of a part [I, D], in the order of the source
     text_emb/text_emb_0000.npy        of their captions, if the pool has captions
     metadata/metadata_0000.parquet    their names (image_path) and captions
-    done/0000.json                    number of its rows, and those without a readable image; written last
+    done/0000.json                    number of its rows, those without a readable image, and checksums of the files
+                                      above; written last
     pool.json                         what all of this was made from
 
 Shard 0 has the part 0000 and, if it has more rows than a part, 0000_0001 and so on. A part without a readable image has
@@ -15,15 +16,18 @@ Shape letters: I images of a part, D embedding.
 import io
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.evaluators.pool.images import Part, Pool
+from naturel_jax.storage import once
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.errors import UserError
 
@@ -77,15 +81,19 @@ class Output:
         """Writes a part: its columns, ``img_emb`` and perhaps ``text_emb``, and the name of and the reason for each bad
         row."""
         stem, count = self._stem(part), len(metadata["image_path"])
+        files: dict[str, bytes] = {}
         if count:
             for name, z_ID in embeddings.items():
                 data = io.BytesIO()
                 np.save(data, z_ID)
-                storage.write(self.out / name / f"{name}_{stem}.npy", data.getvalue())
+                files[f"{name}/{name}_{stem}.npy"] = data.getvalue()
             table = io.BytesIO()
             pq.write_table(pa.table({name: pa.array(column, pa.string()) for name, column in metadata.items()}), table)
-            storage.write(self.out / "metadata" / f"metadata_{stem}.parquet", table.getvalue())
-        rows = {"rows": count + len(bad), "images": count, "bad": list(bad)}
+            files[f"metadata/metadata_{stem}.parquet"] = table.getvalue()
+        for file, content in files.items():
+            storage.write(self.out / file, content)
+        checksums = {file: xxhash.xxh3_64_hexdigest(content) for file, content in files.items()}
+        rows = {"rows": count + len(bad), "images": count, "bad": list(bad), "xxh3": checksums}
         storage.write(self.out / DONE / f"{stem}.json", storage.sealed(rows))
 
     def _stem(self, part: Part) -> str:
@@ -98,10 +106,19 @@ def count(out: epath.Path) -> tuple[int, int, int]:
     return len(done), sum(part["images"] for part in done), sum(len(part["bad"]) for part in done)
 
 
+def check(out: Path) -> None:
+    """Raises UserError for a damaged file of a part. Other programs, and earlier versions, write no checksums."""
+    for path in sorted((out / DONE).glob("*.json")):
+        for name, checksum in _read_done(epath.Path(path))["xxh3"].items():
+            if (out / name).is_file() and once.checksum(out / name) != checksum:
+                raise UserError(f"{out / name} is damaged; delete {path}, and embed the pool again")
+
+
 def _read_done(path: epath.Path) -> dict[str, Any]:
     """What ``Output.write`` says of a part. Raises UserError for a damaged file."""
     found = storage.read_json(path)
-    kinds = {"rows": int, "images": int, "bad": list}
-    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+    kinds = {"rows": int, "images": int, "bad": list, "xxh3": dict}
+    read = {"xxh3": {}, **found} if isinstance(found, dict) else {}
+    if any(not isinstance(read.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"{path}: does not say which rows are done; delete it, and the part is embedded again")
-    return found
+    return read

@@ -208,6 +208,10 @@ def test_mining_a_built_dataset(dataset, tmp_path):
         assert not any(mining.may_hold(triplet, shown[name]) for name in row["negatives"])
         for name, kind in zip(row["negatives"], row["kinds"], strict=True):
             assert kind == "attribute" and {t.subject for t in shown[name] if t.relation == "is"} & {triplet.subject}
+    out = tmp_path / "negatives.parquet"
+    out.write_bytes(out.read_bytes().replace(b"negatives", b"negativer"))  # one bit in the footer: no negatives at all
+    with pytest.raises(UserError, match=r"negatives\.parquet: damaged, or not the file that .*parquet\.json describes"):
+        hard_images.read(out, list(shown))
 
 
 @pytest.mark.slow
