@@ -1,6 +1,6 @@
 """Trains and evaluates the runs of a config.
 
-    naturel-train --config siglip_tp
+    python -m naturel_jax.main --config configs/siglip_tp.py
     naturel-train --config siglip_tp:scenes --config.optim.lr=3e-6 --workdir runs/mine
 
 When started again with the same --workdir, a run continues from its newest checkpoint. Exit codes: 0 done, 2 a mistake
