@@ -134,10 +134,13 @@ def test_file_versions(tmp_path):
     saved = save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     fields = storage.read_json(epath.Path(path))
-    assert fields.pop("version") == 4
-    path.write_text(json.dumps(fields | {"version": 5}))
-    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 5, this naturel_jax reads up to 4"):
+    assert fields.pop("version") == 5
+    path.write_text(json.dumps(fields | {"version": 6}))
+    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 6, this naturel_jax reads up to 5"):
         results.load(tmp_path)
+    assert fields.pop("shortcuts") is None
+    path.write_text(json.dumps(fields | {"version": 4}))
+    assert results.load(tmp_path) == [saved], "version 4 had none"
     assert (fields.pop("ties"), fields.pop("chance")) == (0, {})
     path.write_text(json.dumps(fields | {"version": 3}))
     (older,) = results.load(tmp_path)
@@ -160,8 +163,8 @@ def test_file_versions(tmp_path):
     path.write_text(json.dumps(fields))
     pq.write_table(table.replace_schema_metadata(None), items)
     assert len(results.load_items(tmp_path, "CLIP", "bench")) == 2
-    pq.write_table(table.replace_schema_metadata({"version": "5"}), items)
-    with pytest.raises(UserError, match=r"items\.parquet: schema version 5"):
+    pq.write_table(table.replace_schema_metadata({"version": "6"}), items)
+    with pytest.raises(UserError, match=r"items\.parquet: schema version 6"):
         results.load_items(tmp_path, "CLIP", "bench")
 
 
