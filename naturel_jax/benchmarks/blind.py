@@ -13,6 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import optimize, sparse, special
@@ -143,7 +144,7 @@ def fold_numbers(items: Sequence[Item]) -> list[int]:
 _PENALTY = 1.0  # times half the squared norm of the weights; items weigh 1 each
 _STEPS = 50  # of Newton's method, at most
 
-Features = np.ndarray | sparse.csr_array  # [U, F]
+Features = Any  # an array, or a sparse one, [U, F]
 
 
 def learned(

@@ -40,7 +40,8 @@ _READ: contextvars.ContextVar[set[Path] | None] = contextvars.ContextVar("read",
 def annotations_only() -> Iterator[set[Path]]:
     """Inside, benchmarks are read whose images are missing: their captions are there, their images cannot be opened.
     Yields the annotation files that are read."""
-    token = _READ.set(found := set())
+    found = set[Path]()
+    token = _READ.set(found)
     try:
         yield found
     finally:
