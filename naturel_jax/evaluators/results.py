@@ -57,7 +57,7 @@ class Result:
     ``held_out.count_overlaps`` says about them (empty: the model has no record; None: older files do not say).
     ``ties``: how many items have a right and a wrong answer of the same cosine (see ``rules``); ``chance``: metric ->
     the expected score of a guess (None: older files do not say). ``shortcuts``: the parts of ``shortcuts.parts`` ->
-    metric -> its score on the items of that part, as in ``scores`` (None: not asked for).
+    metric -> its score on the items of that part, as in ``scores`` (None: not asked for; empty: it has no parts).
     """
 
     model: str
@@ -148,16 +148,10 @@ def score(
     outcomes = benchmark.outcomes(items, matrices) if items else {}
     scores = _scores(benchmark, items, outcomes)
     baselines = {} if norms is None else blind.baselines(benchmark, items, matrices, norms)
-    parts = None
-    if embeddings is not None and items:
-        parts = {
-            part: _scores(benchmark, items, shortcuts.masked(outcomes, kept))
-            for part, kept in shortcuts.parts(benchmark, items, matrices).items()
-        }
-        if embeddings and norms:
-            values = blind.embedded(items, benchmark.true_captions, embeddings, norms)
-            guessed = blind.outcomes(benchmark, items, values, matrices)
-            baselines[blind.EMBEDDING] = blind.scores(benchmark, items, guessed)
+    if embeddings and norms and items:
+        values = blind.embedded(items, benchmark.true_captions, embeddings, norms)
+        guessed = blind.outcomes(benchmark, items, values, matrices)
+        baselines[blind.EMBEDDING] = blind.scores(benchmark, items, guessed)
     result = Result(
         model=model,
         benchmark=benchmark.name,
@@ -174,9 +168,19 @@ def score(
         found=found,
         ties=int(np.nansum(outcomes.get("tie", 0))),
         chance={name: value for name, value in benchmark.guess(items).items() if name in scores},
-        shortcuts=parts,
+        shortcuts=None if embeddings is None else _without_shortcuts(benchmark, items, matrices, outcomes),
     )
     return result, _table(items, matrices, outcomes, fingerprint)
+
+
+def _without_shortcuts(
+    benchmark: Benchmark, items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Outcomes
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Part -> ``_scores`` on its items; empty for retrieval and classification, which have no such parts."""
+    if not items or not shortcuts.is_compared(benchmark):
+        return {}
+    parts = shortcuts.parts(benchmark, items, matrices).items()
+    return {part: _scores(benchmark, items, shortcuts.masked(outcomes, kept)) for part, kept in parts}
 
 
 def _scores(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes) -> dict[str, dict[str, float]]:

@@ -213,17 +213,17 @@ def _blind(all_results: Sequence[Result]) -> list[ModelRow]:
 
 def _without_shortcuts(all_results: Sequence[Result]) -> list[Section]:
     """The scores on all items, on those that are order only, and on those not solved blind, where they are known."""
-    metrics = (name for result in all_results if result.shortcuts is not None for name in result.scores)
+    metrics = (name for result in all_results if result.shortcuts for name in result.scores)
     rows = []
     for metric in (column.metric for table in tables.tables_of(metrics) for column in table.columns):
         for result in all_results:
-            if result.shortcuts is not None and metric in result.scores:
+            if result.shortcuts and metric in result.scores:
                 columns = (result.scores, *(result.shortcuts.get(part, {}) for part in _PARTS))
                 rows.append([metric, result.model, *(_score_and_count(scores.get(metric)) for scores in columns)])
     text = [
-        "Order-only: the true and the false captions have the same words. Not solved blind: a logistic regression of "
-        "words, neighbours and length that learned from the other images is wrong; of chance, one in two such items "
-        "remains of pairs, and all of those that no text can win. In brackets: 95% intervals, and numbers of items."
+        "Order-only: items whose true and false captions have the same words. Not solved blind: items that a logistic "
+        "regression on words, pairs of neighbours and lengths, fitted to other images, gets wrong; where no text can "
+        "win, all items. In brackets: 95% intervals, and numbers of items."
     ]
     return [Section("Without shortcuts", ("score", "model", "all", *_PARTS), rows, text, words=True)] if rows else []
 
