@@ -3,6 +3,7 @@ device."""
 
 import contextlib
 import os
+import pwd
 import signal
 
 import jax
@@ -36,6 +37,14 @@ def signal_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nameless_owners():
+    """Users have no names, as in a container that runs as any user, or on a shared disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pwd, "getpwuid", {}.__getitem__)
+        yield
 
 
 @pytest.fixture(scope="module")

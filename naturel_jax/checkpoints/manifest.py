@@ -9,6 +9,7 @@ OCDBT metadata files, since these end in their own CRC-32C; zlib's CRC-32 costs 
 """
 
 import json
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ class Damaged(UserError):
 def write(folder: epath.Path) -> None:
     """Writes the manifest of the files as they are now."""
     items = sorted(path for path in folder.iterdir() if path.is_dir())
-    sizes = {path: path.stat().length for item in items for path in _files(item)}
+    sizes = {path: os.stat(path).st_size for item in items for path in _files(item)}
     places = [block for path, size in sizes.items() for block in blocks.of_file(path, size)]
     files: dict[str, dict[str, Any]] = {
         str(path.relative_to(folder)): {"size": size, "xxh3": []} for path, size in sizes.items()
@@ -61,7 +62,7 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
         if not set(name.split("/")).isdisjoint(("", ".", "..")):
             raise Damaged(f"{folder / NAME} names {name!r:.80}, which is not a file of the checkpoint")
         try:
-            size = path.stat().length
+            size = os.stat(path).st_size
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Damaged(f"{path} is missing") from error
         if size != file["size"] or not path.is_file():

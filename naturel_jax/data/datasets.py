@@ -149,8 +149,9 @@ def _open_tfds(name: str, data_dir: str, split: str, exchanged: Kind | None = No
 
 def _origin(path: epath.Path, data_dir: str, split: str, exchanged: Kind | None) -> Origin:
     """Where the images of a prepared dataset come from."""
-    status = (path / "dataset_info.json").stat()
-    key = json.dumps([os.fspath(path), split, status.length, status.mtime, *([exchanged] if exchanged else [])])
+    status = os.stat(path / "dataset_info.json")
+    written = status.st_size, int(status.st_mtime)
+    key = json.dumps([os.fspath(path), split, *written, *([exchanged] if exchanged else [])])
     cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     metadata = path / "metadata.json"
     options = storage.read_json(metadata).get("options", {}) if metadata.exists() else {}

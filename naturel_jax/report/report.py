@@ -147,7 +147,7 @@ def save(folder: epath.Path, report: Report) -> str:
     in_html = [tables.html(table, rows) for table in shown]
     files = {f"{name}.png": plot.png for name, plot in drawn.items()} | {
         "report.md": _markdown(text, list(drawn), relations, report),
-        "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
+        "report.tex": "\n".join([r"% \usepackage{booktabs,graphicx}", *(tables.latex(table, rows) for table in shown)]),
         "report.html": page.fill(report, in_html, _legend(report, _RANGE, escape.line), drawn, relations),
         "scores.csv": _csv(rows),
     }

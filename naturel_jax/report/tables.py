@@ -170,7 +170,8 @@ def markdown(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
 
 
 def latex(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
-    """The table as a LaTeX ``table`` with booktabs rules; it needs ``\\usepackage{booktabs}``."""
+    """The table as a LaTeX ``table`` with booktabs rules, scaled down to the width of the text if it is wider. It needs
+    ``\\usepackage{booktabs,graphicx}``."""
 
     def cell(cell: Cell | None) -> str:
         if cell is None:
@@ -195,9 +196,10 @@ def latex(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
     body = "\n".join(lines)
     return (
-        f"\\begin{{table}}\n\\centering\n\\caption{{{escape.latex(caption)}}}\n"
+        f"\\begin{{table}}\n\\centering\n\\caption{{{escape.latex(caption)}}}\n\\smallskip\n"
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
         f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}\n\\toprule\n{body}\n"
-        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+        "\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
     )
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from xml.etree import ElementTree
 
 import numpy as np
@@ -68,14 +70,30 @@ def test_latex_is_booktabs_and_escapes():
     (table,) = tables.tables_of(METRICS)
     names = [row("50% & <b>_x", vg_relation__macro=0.5), *ROWS]
     latex = tables.latex(table, names)
-    assert r"50\% \& <b>\_x & 0.50 & -- \\" in latex
+    assert r"50\% \& \textless{}b\textgreater{}\_x & 0.50 & -- \\" in latex
     assert r"CLIP & 0.59\dag{} {\scriptsize \textpm{}0.03} & 0.33 \\" in latex
-    assert r"a|b & \textbf{0.61} {\scriptsize \textpm{}0.02} & -- \\" in latex
+    assert r"a\textbar{}b & \textbf{0.61} {\scriptsize \textpm{}0.02} & -- \\" in latex
     assert r"\cmidrule(lr){3-3}" in latex and r"\multicolumn{1}{c}{Winoground (text)} \\" in latex
     rules_ = [line for line in latex.splitlines() if line in (r"\toprule", r"\midrule", r"\bottomrule")]
     assert rules_ == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"], "models, then baselines"
     assert latex.count("{") == latex.count("}")
     assert r"\caption{Results on SugarCrepe" in tables.latex(tables.TABLE_2, []), "LaTeX numbers its tables"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX here")
+def test_latex_compiles_within_the_width_of_the_text(tmp_path):
+    names = [r"50% $x$ {a} <b>|\input{x}#[1]*", "_^~"]
+    shown = tables.tables_of([column.metric for table in tables.TABLES for column in table.columns])
+    rows = [row(name, vg_relation__macro=0.5) for name in names] + ROWS
+    text = "".join(tables.latex(table, rows) for table in shown)
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "report.tex").write_text(f"{head}{text}\\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    log = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert log.returncode == 0, log.stdout
+    assert "Overfull" not in log.stdout
+    pages = subprocess.run(["pdftotext", "-raw", "report.pdf", "-"], cwd=tmp_path, text=True, capture_output=True)
+    assert names[0] in pages.stdout
 
 
 def test_html_escapes_and_names_its_cells():

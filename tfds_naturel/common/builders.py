@@ -1,5 +1,6 @@
 """Opens a prepared TFDS dataset that someone else may have written."""
 
+import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def open_builder(folder: epath.PathLike) -> "tfds.core.DatasetBuilder":
     if not (folder / "dataset_info.json").exists():
         raise UserError(f"{folder} is not a prepared dataset: dataset_info.json is missing; build it first")
     if (path := folder / "features.json").exists():
-        if path.stat().length > _LARGEST:
+        if os.stat(path).st_size > _LARGEST:
             raise UserError(f"{path}: larger than {_LARGEST >> 20} MB; expected the features of a dataset")
         for name in _classes(load_json(path, path.read_bytes(), "prepare the dataset again")):
             if not isinstance(name, str) or not _FEATURES.fullmatch(name):

@@ -12,6 +12,9 @@ _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",  # in LaTeX's default font, <, > and | are other characters
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a row, these would be arguments of the line break before it
 }
 
