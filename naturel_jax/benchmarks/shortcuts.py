@@ -175,7 +175,8 @@ def _all_seen(own: Sequence[str], other: Sequence[str], seen: Collection[WordPai
 
 
 class Mapped(NamedTuple):
-    """A benchmark's ``rows``; how many of its items are not decidable (``equal_captions``); its annotation files."""
+    """A benchmark's ``rows``, the number of its ``equal_captions``, and the digest of its annotation files ("" for a
+    prepared dataset)."""
 
     name: str
     items: int
@@ -186,13 +187,14 @@ class Mapped(NamedTuple):
 
 def mapped(benchmark: Benchmark, files: Iterable[Path], seen: Collection[WordPair] = ()) -> Mapped:
     """The map of a benchmark; ``files``: those with its annotations."""
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+    content = b"".join(path.read_bytes() for path in sorted(files))
+    digest = hashlib.sha256(content).hexdigest() if content else ""
     return Mapped(benchmark.name, len(benchmark.items), equal_captions(benchmark), digest, rows(benchmark, seen))
 
 
 def markdown(found: Sequence[Mapped], columns: Sequence[str] = COLUMNS) -> str:
     """Two tables: the benchmarks and their files, and their scores."""
-    files = ([one.name, f"{one.items:,}", f"{one.equal:,}", one.sha256[:12]] for one in found)
+    files = ([one.name, f"{one.items:,}", f"{one.equal:,}", one.sha256[:12] or "-"] for one in found)
     scores = (
         [
             row.metric,
