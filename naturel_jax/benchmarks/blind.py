@@ -3,7 +3,7 @@ rule.
 
 On SugarCrepe's predecessors such baselines beat CLIP (Hsieh et al., arXiv 2306.14610, section 3).
 
-Shape letters: C captions of an item, U distinct captions, F features, P pairs of a true and a false caption.
+Shape letters: N items, C captions of an item, U distinct captions, F features, P pairs of a true and a false caption.
 """
 
 import collections
