@@ -29,6 +29,7 @@ from naturel_jax.config import Adapter
 from naturel_jax.config.own_benchmarks import BenchmarkFields, parse_name
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.data import datasets
+from naturel_jax.data.batches import hard_images
 from naturel_jax.data.images import decode
 from naturel_jax.data.images.augment import Encoded
 from naturel_jax.data.images.boxes import Box
@@ -446,7 +447,7 @@ def _readers() -> Iterator[tuple[str, Reader]]:
     yield "decisions", Reader("table", _decisions, lambda folder: decisions.rejected([folder / "decisions.csv"]))
     yield "Label Studio", Reader("json", _label_studio, lambda folder: decisions.rejected([folder / "export.json"]))
     yield "takedown list", Reader("text", _takedown, lambda folder: plan.taken_down(folder / "takedown.txt"))
-    read = lambda folder: mining.hard_images(folder / "hard_images.parquet", ["a", "b", "c"])  # noqa: E731
+    read = lambda folder: hard_images.read(folder / "hard_images.parquet", ["a", "b", "c"])  # noqa: E731
     yield "hard images", Reader("parquet", _hard_images, read)
 
 

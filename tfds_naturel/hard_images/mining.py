@@ -19,16 +19,15 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
-from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_arrow
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.hard_images.survey import Survey
 
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
 _MAX_CANDIDATES = 256  # most candidates per kind that are compared for an image and triplet
-_ROWS = 1024  # images per matrix product in the neighbour search; rows per write
+_ROWS = 1024  # images per matrix product in the neighbour search
+_WRITTEN = 1 << 15  # rows per write
 COPY = 0.97  # photos with at least this cosine are copies of each other, so not negatives
 # Why a candidate is dropped; or the name of the margin.
 IS_COPY, SHOWS_TRIPLET, NOT_IN_DATASET = "copy", "shows_triplet", "not_in_dataset"
@@ -293,30 +292,10 @@ def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
     rows, path, left = 0, epath.Path(path), iter(mined)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
-        while batch := list(itertools.islice(left, _ROWS)):
+        while batch := list(itertools.islice(left, _WRITTEN)):
             rows += len(batch)
             writer.write_table(
                 pa.Table.from_pylist([dict(zip(_SCHEMA.names, row, strict=True)) for row in batch], _SCHEMA)
             )
     part.replace(path)
     return rows
-
-
-def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
-    """The numbers of the mined negatives of each image, in the order of ``image_ids``; empty for an image without any.
-
-    Raises UserError if the file names an image that is not in ``image_ids``, since it was mined from another split.
-    """
-    numbers = {image_id: n for n, image_id in enumerate(image_ids)}
-    hard: list[dict[int, None]] = [{} for _ in image_ids]
-    with reading_arrow(path, "mine again"):
-        batches = parquet_batches(path, _ROWS, _SCHEMA.names, kept=True)
-        rows = [(row.get("image_id"), row.get("negatives")) for batch in batches for row in batch.to_pylist()]
-    for image_id, negatives in rows:
-        if not isinstance(negatives, list | None):
-            raise UserError(f"{path}: negatives are {negatives!r:.80}, expected a list of image ids; mine again")
-        unknown = [name for name in (image_id, *(negatives or ())) if not isinstance(name, str) or name not in numbers]
-        if unknown:
-            raise UserError(f"{path}: image {unknown[0]!r:.80} is not in this dataset; mine this split again")
-        hard[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives or ())
-    return [tuple(negatives) for negatives in hard]

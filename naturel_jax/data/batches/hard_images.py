@@ -1,13 +1,77 @@
-"""Which of an image's mined hard images show what its false caption claims (TripletCLIP, ConCLIP).
+"""Mined hard images: read from a file, and which of them show what an image's false caption claims (TripletCLIP,
+ConCLIP).
 
-Shape letters: B images, C candidates of all of them.
+Shape letters: B images, C candidates of all of them, R rows of a file, V hard images that these list.
 """
 
+import itertools
+import os
+from collections.abc import Sequence
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from naturel_jax.data.batches.recipes import Sampled
 from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
+from tfds_naturel.common.arrow_files import parquet_batches
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_arrow
+
+_ROWS = 1 << 15  # that are read at a time
+_BATCHES = 16  # of so many rows that are looked up together: each time, a table of all names is made
+_COLUMNS = ("image_id", "negatives")
+_AGAIN = "mine again"
+
+
+def read(path: os.PathLike[str], image_ids: Sequence[str]) -> Ragged:
+    """The numbers of the hard images of each item, in the file's order, each once: a Parquet file as ``mining.save``
+    writes it, with any number of rows for an image. Only numbers of items are kept in memory.
+
+    Raises UserError for an image that is not in ``image_ids``, since it was mined from another split.
+    """
+    names, item_V, hard_V = pa.array(image_ids, pa.string()), [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    with reading_arrow(path, _AGAIN):
+        rows = (_row_arrays(path, batch) for batch in parquet_batches(path, _ROWS, _COLUMNS, kept=True))
+        while some := list(itertools.islice(rows, _BATCHES)):
+            images, lengths, negatives = map(pa.chunked_array, zip(*some, strict=True))
+            item_V.append(np.repeat(_numbers(path, images, names), lengths.to_numpy()))
+            hard_V.append(_numbers(path, negatives, names))
+    order = np.argsort(items := np.concatenate(item_V), kind="stable")
+    listed = Ragged.from_lengths(np.bincount(items, minlength=len(names)), np.concatenate(hard_V)[order])
+    return listed.keep(_is_first(listed))
+
+
+def _row_arrays(path: object, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """The image of each row, the number of its negatives, and the negatives of all."""
+    if missing := [name for name in _COLUMNS if name not in batch.schema.names]:
+        raise UserError(f"{path}: has no column {missing[0]}; {_AGAIN}")
+    images, negatives = map(batch.column, _COLUMNS)
+    if not pa.types.is_list(negatives.type) and not pa.types.is_large_list(negatives.type):
+        raise UserError(f"{path}: negatives are {negatives.type}, expected lists of image ids; {_AGAIN}")
+    lengths = pc.fill_null(pc.list_value_length(negatives), 0).cast(pa.int64())
+    return images.cast(pa.string()), lengths, pc.list_flatten(negatives).cast(pa.string())
+
+
+def _numbers(path: object, column: pa.ChunkedArray, names: pa.Array) -> np.ndarray:
+    """int32, the place of each string of ``column`` in ``names``."""
+    found = pc.index_in(column, names)
+    if found.null_count:
+        unknown = column.filter(found.is_null())[0].as_py()
+        raise UserError(f"{path}: image {unknown!r:.80} is not in this dataset; mine this split again")
+    numbers: np.ndarray = found.to_numpy()
+    return numbers
+
+
+def _is_first(listed: Ragged) -> np.ndarray:
+    """Whether each value is the first such one of its row."""
+    is_first, row_V = np.zeros(len(listed.values), bool), listed.rows
+    for start in range(0, len(listed), _ROWS):
+        part = slice(*listed.starts[[start, min(start + _ROWS, len(listed))]])
+        _, first = np.unique(row_V[part] * len(listed) + listed.values[part], return_index=True)
+        is_first[part.start + first] = True
+    return is_first
 
 
 def showing_false_captions(items: Items, candidates: Ragged, positives: Sampled, negatives: Sampled) -> Ragged:

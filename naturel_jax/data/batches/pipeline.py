@@ -12,11 +12,10 @@ from typing import NamedTuple
 import grain
 import jax
 import numpy as np
-import pyarrow as pa
 from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.config import Config, Data
-from naturel_jax.data.batches import patches
+from naturel_jax.data.batches import hard_images, patches
 from naturel_jax.data.batches.planner import ImageRow, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.batches.replaced import Reads, Replaced, relabel
@@ -34,13 +33,13 @@ from naturel_jax.data.batches.stages import (
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.images.naflex import PatchCrops
 from naturel_jax.data.items.items import Items, Source
+from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import batch_sharding, batch_shards
 from naturel_jax.losses.batch import Batch
 from naturel_jax.models.two_tower import ImageConfig, TwoTowerConfig
 from naturel_jax.storage import staging
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.hard_images import mining
 
 SAMPLED_BATCHES = 8  # batches of a run among which to find a large one
 
@@ -229,15 +228,14 @@ def _crops(data: Data, image: ImageConfig, processor: Processor) -> Crops | Patc
     return PatchCrops(image.patch, processor.max_patches, data.crop_scale, data.shrink_by)
 
 
-def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tuple[int, ...]] | None:
+def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> Ragged | None:
     if not path:
         return None
     try:
-        mined = mining.hard_images(staging.stage_file(path, cache_dir), items.image_ids)
-    except (ValueError, pa.ArrowException) as error:  # pyarrow's messages do not name the file
+        mined = hard_images.read(staging.stage_file(path, cache_dir), items.image_ids)
+    except ValueError as error:
         raise UserError(
             f"config.data.mixture.{part}.hard_images is {path!r}: {error}; expected a Parquet file written by "
             "python -m naturel_jax.mine for this split"
         ) from error
-    left_out = set(items.left_out.tolist())  # images without captions of the recipe's kind have none to join with
-    return [tuple(n for n in numbers if n not in left_out) for numbers in mined] if left_out else mined
+    return mined.keep(~np.isin(mined.values, items.left_out))  # without captions of the recipe's kind they have no part

@@ -94,7 +94,7 @@ class MixturePart(NamedTuple):
     items: Items
     recipe: Recipe
     weight: float = 1.0
-    hard_images: Sequence[Sequence[int]] | None = None
+    hard_images: Ragged | None = None
     exchanged: bool = False
 
 
@@ -163,7 +163,6 @@ class Planner:
         self._whole_batches = whole_batches
         self._mixture = Mixture([part.weight for part in self.parts])
         self._orders = [Shuffled(len(part.items), seed, s) for s, part in enumerate(self.parts)]
-        self._hard_images = [Ragged.from_rows(part.hard_images) if part.hard_images else None for part in self.parts]
         ends = np.cumsum([0, *(len(part.items.texts) for part in self.parts)]).tolist()
         self._first_text, self._first_rewritten = ends[:-1], ends[-1]  # numbers of all parts' texts
         self._fact_ids = _number_facts(self.parts)
@@ -175,8 +174,8 @@ class Planner:
         self._max_asserted = sum(part.items.asserts.widest for part in parts)  # one text may occur in every part
         self._exchanges = any(part.exchanged for part in parts)
         # A mined hard image takes the sentinel's place.
-        self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
-        self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
+        self._sentinel = any(part.recipe.sentinel and part.hard_images is None for part in parts)
+        self._images_per_item = 2 if any(part.hard_images is not None for part in parts) else 1
         self._cache = TextCache(processor)
 
     def items(self, step: int) -> list[tuple[int, int]]:
@@ -216,12 +215,12 @@ class Planner:
         """The anchors of batch ``step`` and one of the hard images of each that has any, with their captions."""
         source_B, item_B = self._anchors(step)
         sampled = []
-        for s, hard_images in enumerate(self._hard_images):
+        for s, part in enumerate(self.parts):
             rng, anchor_B = generator(self.seed, CAPTIONS, step, s), np.flatnonzero(source_B == s)
             sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], rng))
-            if hard_images is None:
+            if part.hard_images is None:
                 continue
-            candidates, part = hard_images.take(item_B[anchor_B]), self.parts[s]
+            candidates = part.hard_images.take(item_B[anchor_B])
             if part.exchanged:
                 captions = sampled[-1].positives, sampled[-1].negatives
                 candidates = showing_false_captions(part.items, candidates, *captions)

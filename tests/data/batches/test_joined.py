@@ -167,7 +167,8 @@ def test_parts_take_turns_by_whole_batches(clip):
 
 def test_hard_images_with_exchanged_captions(clip):
     """A hard image shows what the anchor's negative asserts, or, if that is a denial, not what its positive does."""
-    part = MixturePart(items(), recipe("single_pair"), hard_images=[list(range(12))] * 12, exchanged=True)
+    hard = Ragged.from_rows([range(12)] * 12)
+    part = MixturePart(items(), recipe("single_pair"), hard_images=hard, exchanged=True)
     plans, asserted = planner(clip, part, batch_size=12), dict(row for rows in TRIPLETS.values() for row in rows)
     seen = collections.Counter()
     for step in range(8):

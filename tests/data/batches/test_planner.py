@@ -12,6 +12,7 @@ import pytest
 from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
 from naturel_jax.data.batches.recipes import RECIPES, recipe
 from naturel_jax.data.items.items import Caption, Group, collect
+from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.data.text.texts import TextCache, names_side
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
@@ -182,7 +183,8 @@ def test_indivisible_batch_size_is_rejected(clip):
 def test_hard_images_join_as_in_the_published_negclip(clip):
     """Every anchor is followed by one of its mined images, with a caption and negative: 2B images, 4B captions."""
     hard = [[(n + 1) % 12, (n + 5) % 12] for n in range(12)]
-    plans = planner(clip, parts=[MixturePart(items(), recipe("single_pair"), hard_images=hard)], batch_size=6)
+    part = MixturePart(items(), recipe("single_pair"), hard_images=Ragged.from_rows(hard))
+    plans = planner(clip, parts=[part], batch_size=6)
     chosen = set()
     for step in range(8):
         plan = plans.plan(step)
@@ -200,7 +202,7 @@ def test_hard_images_join_as_in_the_published_negclip(clip):
 
 
 def test_image_without_mined_images_has_no_partner(clip):
-    plans = planner(clip, parts=[MixturePart(items(), recipe("single_pair"), hard_images=[[]] * 12)])
+    plans = planner(clip, parts=[MixturePart(items(), recipe("single_pair"), hard_images=Ragged.from_rows([[]] * 12))])
     np.testing.assert_array_equal(plans.plan(0).image_labels.mult_I, [1, 1, 1, 1, 0, 0, 0, 0])
 
 
@@ -333,7 +335,7 @@ def test_batch_without_any_item_of_a_source(clip):
     for name in [name for name in RECIPES if not RECIPES[name].swaps]:
         parts = [
             MixturePart(items(12), recipe("single_pair"), 0.99),
-            MixturePart(items(12), recipe(name), 0.01, [[1]] * 12),
+            MixturePart(items(12), recipe(name), 0.01, Ragged.from_rows([[1]] * 12)),
         ]
         plan = planner(clip, parts=parts).plan(0)
         assert {row.source for row in plan.rows} == {0, -1} and items_of(plan) == items_of(planner(clip).plan(0))

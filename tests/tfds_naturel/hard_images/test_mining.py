@@ -5,11 +5,13 @@ import json
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
 from naturel_jax import embed, mine
+from naturel_jax.data.batches import hard_images
 from naturel_jax.weights import export
 from tests.helpers import open_images_files
 from tests.helpers.model_files import tiny
@@ -154,9 +156,22 @@ def test_saved_file_is_read_back_as_image_numbers(tmp_path):
     path = tmp_path / "negatives.parquet"
     assert mining.save(path, mining.mine(survey, 8)) == 4
     names = ["image2", "image3", "image0", "image1"]
-    assert mining.hard_images(path, names) == [(2,), (), (3, 0), (2,)]
-    with pytest.raises(ValueError, match="image 'image1' is not in this dataset"):
-        mining.hard_images(path, names[:3])
+    assert [*map(list, hard_images.read(path, names))] == [[2], [], [3, 0], [2]]
+    with pytest.raises(UserError, match="image 'image1' is not in this dataset"):
+        hard_images.read(path, names[:3])
+
+
+def test_rows_of_an_image_are_joined_and_repeated_negatives_dropped(tmp_path):
+    path = tmp_path / "negatives.parquet"
+    rows = {"image_id": ["b", "a", "b"], "negatives": [["c", "a"], None, ["a", "b", "c"]]}
+    pq.write_table(pa.table(rows), path)
+    assert [*map(list, hard_images.read(path, ["a", "b", "c"]))] == [[], [2, 0, 1], []]
+    pq.write_table(pa.table({"image_id": ["a"], "negatives": ["b"]}), path)
+    with pytest.raises(UserError, match="negatives are string, expected lists of image ids; mine again"):
+        hard_images.read(path, ["a", "b"])
+    pq.write_table(pa.table({"image_id": ["a"]}), path)
+    with pytest.raises(UserError, match="has no column negatives"):
+        hard_images.read(path, ["a", "b"])
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +188,7 @@ def _mine_dataset(dataset, out, *options):
     source = tfds.builder_from_directory(dataset).as_data_source("train")
     ids = [source[n]["image_id"].decode() for n in range(len(source))]
     by_id = {open_images_files.image_id(n): [Triplet(*t) for t in open_images_files.shown(n)] for n in range(90)}
-    return pq.read_table(out).to_pylist(), {name: by_id[name] for name in ids}, mining.hard_images(out, ids)
+    return pq.read_table(out).to_pylist(), {name: by_id[name] for name in ids}, list(hard_images.read(out, ids))
 
 
 def test_file_of_hard_images_that_is_not_utf8_is_rejected(tmp_path):
@@ -181,7 +196,7 @@ def test_file_of_hard_images_that_is_not_utf8_is_rejected(tmp_path):
     mining.save(path, [("image0", "Cat|on|Table", ["image1"], ["subject"])])
     path.write_bytes(path.read_bytes().replace(b"image1", b"\xffmage1"))
     with pytest.raises(UserError, match=r"not a readable Arrow or Parquet file \(.*; mine again"):
-        mining.hard_images(path, ["image0", "image1"])
+        hard_images.read(path, ["image0", "image1"])
 
 
 def test_mining_a_built_dataset(dataset, tmp_path):

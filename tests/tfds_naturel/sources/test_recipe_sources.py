@@ -13,11 +13,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from naturel_jax.data.batches import hard_images
 from tests.helpers.open_images_files import photo
 from tfds_naturel import build, naturel
 from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.hard_images import mining
 from tfds_naturel.naturel import HARD_IMAGES
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource, used
 
@@ -137,7 +137,7 @@ def test_negclip_hard_images_are_read_from_its_row_numbers(tmp_path):
         (names[1], "", [names[0]]),
         (names[2], "", [names[1]]),
     ]
-    assert mining.hard_images(folder / HARD_IMAGES, names) == [(1, 2), (0,), (1,)]
+    assert [*map(list, hard_images.read(folder / HARD_IMAGES, names))] == [[1, 2], [0], [1]]
 
 
 @pytest.mark.parametrize("numbers", ["[7]", "[-1]", "['1']"])
