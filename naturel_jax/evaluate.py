@@ -64,12 +64,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=precision)
     meaning = f"also evaluate with these mistakes, and compare: all, or any of {', '.join(mistakes.MISTAKES)}"
     parser.add_argument("--mistakes", nargs="+", default=[], metavar="NAME", help=meaning)
+    meaning = "also score the items that differ in word order only, and those that no blind model solves"
+    parser.add_argument("--shortcuts", action="store_true", help=meaning)
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
     wrong = mistakes.parse(options.mistakes)
-    if wrong and options.watch:
-        raise UserError("--mistakes is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
+    if options.watch and (wrong or options.shortcuts):
+        flag = "--mistakes" if wrong else "--shortcuts"
+        raise UserError(f"{flag} is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
     workdirs = {name: [runs.locate(workdir)[0]] for name, workdir in named.items()}
     sections: dict[str, str] = {}
     for name, source in models.items():
-        sections[name] = evaluate(name, source, benchmarks, mirror, **sizes, wrong=wrong)
+        sections[name] = evaluate(name, source, benchmarks, mirror, **sizes, wrong=wrong, shortcuts=options.shortcuts)
         mirror.publish()
         mirror.fetch()
         print(report.write(mirror.local, workdirs, machine.accelerators()), flush=True)

@@ -4,17 +4,19 @@ those that may be downloaded.
     python -m naturel_jax.benchmarks --dir ~/benchmarks
     python -m naturel_jax.benchmarks --dir ~/benchmarks --download sugarcrepe coco_order
     python -m naturel_jax.benchmarks pairs:my.jsonl
+    python -m naturel_jax.benchmarks --dir ~/benchmarks --shortcuts
 
-To work offline, put the files where the list says; nothing else is needed.
+The last prints how much of each can be solved without its images, for which the annotation files are enough. To work
+offline, put the files where the list says; nothing else is needed.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks import own, registry, shortcuts
 from naturel_jax.benchmarks.download import download
-from naturel_jax.benchmarks.files import MORE
+from naturel_jax.benchmarks.files import MORE, annotations_only
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.config import own_benchmarks
 from naturel_jax.config.own_benchmarks import BenchmarkFields
@@ -54,6 +56,37 @@ def _reader(name: str) -> str:
     return f"\n    reader: {BENCHMARKS[name].SOURCE.tier}" if official else ""
 
 
+def map_shortcuts(
+    names: Sequence[str], files: Path, naturel: Path | None, fields: Mapping[str, BenchmarkFields], seen: Sequence[str]
+) -> str:
+    """The map of ``shortcuts`` of the benchmarks called ``names``, or of every one whose annotation files are there;
+    ``seen``: files of training captions. Raises UserError for a named one that cannot be read."""
+    pairs = frozenset(pair for file in seen for text in own.captions(file) for pair in shortcuts.word_pairs(text))
+    found, not_compared, missing = [], [], 0
+    for name in names or BENCHMARKS:
+        of_name = {key: value for key, value in fields.items() if key == own_benchmarks.name_of(name)}
+        with annotations_only() as read:
+            try:
+                benchmark = registry.read([name], files=files, naturel=naturel, fields=of_name)[0]
+            except (FileNotFoundError, UserError):
+                if names:
+                    raise
+                missing += 1
+                continue
+        if not benchmark.items:  # ImageCoDe's records name folders of images
+            missing += 1
+        elif shortcuts.is_compared(benchmark):
+            found.append(shortcuts.mapped(benchmark, read, pairs))
+        else:
+            not_compared.append(benchmark.name)
+    parts = [shortcuts.markdown(found, (*shortcuts.COLUMNS, *(shortcuts.SEEN if pairs else ())))]
+    if not_compared:
+        parts.append(f"No pairs, groups or choices: {', '.join(not_compared)}.")
+    if missing:
+        parts.append(f"{missing} more benchmarks are not there; `naturel-benchmarks --dir DIR` says what they need.")
+    return "\n\n".join(parts)
+
+
 def main(arguments: Sequence[str]) -> None:
     """The command line. Raises Stopped if some files are left for another run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,18 +96,25 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "names", nargs="*", help="benchmarks to list, or your own, such as pairs:my.jsonl; default: all"
     )
+    parser.add_argument("--shortcuts", action="store_true", help="print what can be solved without images, as Markdown")
+    meaning = "with --shortcuts: files of training captions, to compare the word pairs of captions with"
+    parser.add_argument("--seen", nargs="+", default=[], metavar="FILE", help=meaning)
     own_benchmarks.add_fields(parser)
     options = parser.parse_args(arguments)
     if options.download and in_store(options.dir):
         raise UserError(f"--dir {options.dir}: downloads go to a disk; copy the folder to the store afterwards")
     files, naturel = staging.stage(options.dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
+    if options.seen and not options.shortcuts:
+        raise UserError("--seen is for --shortcuts, which is not given")
     failed = 0
     for name in options.download:
         for problem in download(name, BENCHMARKS[name].SOURCE, files):
             print(f"could not download {problem}", flush=True)
             failed += 1
-    for name in options.names or options.download or BENCHMARKS:
+    if options.shortcuts:
+        print(map_shortcuts(options.names or options.download, files, naturel, fields, options.seen), flush=True)
+    for name in () if options.shortcuts else options.names or options.download or BENCHMARKS:
         own_fields = {own: value for own, value in fields.items() if own == own_benchmarks.name_of(name)}
         print(describe(name, files, naturel, own_fields), flush=True)
     if failed:

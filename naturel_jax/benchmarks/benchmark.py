@@ -159,7 +159,7 @@ class Benchmark:
         """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without items are
         left out.
         """
-        return self._means(self.metrics, items, self.outcomes(items, cosines)) if items else {}
+        return self.means(self.metrics, items, self.outcomes(items, cosines)) if items else {}
 
     def guess(self, items: Sequence[Item]) -> dict[str, float]:
         """Metric name -> the score that a guess is expected to get over ``items``; metrics without ``chance`` are left
@@ -170,9 +170,10 @@ class Benchmark:
             for outcome, value in self.chance.items()
         }
         metrics = [metric for metric in self.metrics if metric.outcome in expected]
-        return {name: score.value for name, score in self._means(metrics, items, expected).items()}
+        return {name: score.value for name, score in self.means(metrics, items, expected).items()}
 
-    def _means(self, metrics: Sequence[Metric], items: Sequence[Item], outcomes: Outcomes) -> dict[str, Score]:
+    def means(self, metrics: Sequence[Metric], items: Sequence[Item], outcomes: Outcomes) -> dict[str, Score]:
+        """Metric name -> mean of its outcome over ``items``; metrics without items are left out."""
         scores: dict[str, Score] = {}
         by_tag = positions(items, self.tags)
         for metric in metrics:

@@ -2,6 +2,8 @@
 
 import ast
 import collections
+import contextlib
+import contextvars
 import lzma
 import zipfile
 import zlib
@@ -31,6 +33,28 @@ class BenchmarkError(UserError):
     """A benchmark's file, or a record in it, is not in the official format."""
 
 
+_READ: contextvars.ContextVar[set[Path] | None] = contextvars.ContextVar("read", default=None)
+
+
+@contextlib.contextmanager
+def annotations_only() -> Iterator[set[Path]]:
+    """Inside, benchmarks are read whose images are missing: their captions are there, their images cannot be opened.
+    Yields the annotation files that are read."""
+    found = set[Path]()
+    token = _READ.set(found)
+    try:
+        yield found
+    finally:
+        _READ.reset(token)
+
+
+def note(path: Path) -> Path:
+    """``path``, which is noted as an annotation file that is read."""
+    if (found := _READ.get()) is not None:
+        found.add(path)
+    return path
+
+
 def load_json(path: Path, kind: type) -> Any:
     """The JSON in ``path``, of type ``kind``. Raises FileNotFoundError and BenchmarkError (broken JSON, another
     type, a duplicate key).
@@ -58,7 +82,7 @@ def load_csv(path: Path) -> list[Record]:
     """The rows of a CSV file under a line of column names; all values are strings. Raises FileNotFoundError, and
     UserError for a file that is none."""
     try:
-        with reading_csv(path), path.open(encoding="utf-8", newline="") as file:
+        with reading_csv(path), note(path).open(encoding="utf-8", newline="") as file:
             return list(dict_rows(file)[1])
     except FileNotFoundError:
         raise not_found(path) from None
@@ -74,7 +98,7 @@ def not_found(path: Path, what: str = "not found") -> FileNotFoundError:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return note(path).read_bytes()
     except FileNotFoundError:
         raise not_found(path) from None
 
@@ -212,6 +236,8 @@ class Folder:
     def image(self, name: str, box: Box | None = None) -> Image:
         """The image ``name``. Raises BenchmarkError if it is missing, or if its path or a link leaves the folder."""
         path = self.root / safe_name(name)
+        if _READ.get() is not None:
+            return Image(str(path), path.read_bytes, box)
         if name not in self._version:
             try:
                 self._version[name] = version_of(path) if check_inside(path, self.root).is_file() else ""
@@ -228,13 +254,15 @@ class Archive:
     """Images in a zip file, looked up by file name alone (official archives differ in their folders)."""
 
     def __init__(self, path: Path):
+        self.path = path
+        if _READ.get() is not None:
+            return
         try:
             self._zip = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise not_found(path) from None
         except zipfile.BadZipFile as error:
             raise BenchmarkError(f"{path}: not a readable zip file ({error}); download it again") from error
-        self.path = path
         self._members = {
             PurePosixPath(info.filename).name: info
             for info in self._zip.infolist()
@@ -243,6 +271,8 @@ class Archive:
 
     def image(self, name: str) -> Image:
         """The image ``name``. Raises BenchmarkError if it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
+        if _READ.get() is not None:
+            return Image(f"{self.path}!{safe_name(name)}", self.path.read_bytes)
         info = self._members.get(safe_name(name))
         if info is None:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.path}")

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, HubFiles, Image, Item, Metric, Origin, Source, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found
+from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found, note
 from naturel_jax.data.seen import identity
 from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.files import reading_arrow
@@ -110,7 +110,7 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
         raise not_found(root, "contains no *.parquet")
     for file in files:
         with reading_arrow(file, "download it again"):
-            names = parquet_schema(file).names
+            names = parquet_schema(note(file)).names
             if missing := set(columns) - set(names):
                 raise BenchmarkError(f"{file}: has no column {sorted(missing)}; it has {names}")
             number = 0

@@ -30,6 +30,7 @@ from naturel_jax.data.sources import arrow, csv, jsonl, parquet
 from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.arrow_files import parquet_batches
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import is_unicode, reading_arrow
 
 OPENERS: dict[str, Callable[[str, str, str], Table]] = {
@@ -221,6 +222,19 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
     named = "line" if len(lines) == sum(1 for read in shards for _ in read()) else "record"
     numbers: Iterable[int] = lines if named == "line" else itertools.count(1)
     yield from ((named, n, row) for n, row in zip(numbers, (row for read in shards for row in read()), strict=False))
+
+
+def captions(path: str) -> Iterator[str]:
+    """The true captions of a file of training data, under the usual names of fields. Raises UserError for a file of
+    another kind, and naming the first record without a caption."""
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in OPENERS or not file.is_file():
+        raise UserError(f"{path}: expected a file with the suffix {', '.join(OPENERS)}")
+    for place, number, row in _rows(file):
+        try:
+            yield from to_record(row, choose(RecordFields()), str(number)).positives
+        except BadRecord as error:
+            raise UserError(f"{path}, {place} {number}: {error}") from error
 
 
 def _named(chosen: Chosen, part: str) -> str:

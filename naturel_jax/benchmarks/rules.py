@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 STRICT = ("text", "image", "group")  # Winoground's three scores
 TWO_BY_TWO = (*STRICT, "matching")  # the scores of ``two_by_two``
+WITHOUT_IMAGES = "text_only"  # the outcome that compares captions with each other only
 
 
 def pair(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
@@ -86,7 +87,7 @@ def wordings(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
         nearest = np.maximum(false[:, i], false[:, j])
         text_N[rows] = (s[:, 1 + i, j] > nearest).all(axis=1)
         tie_N[rows] = (s[:, 0, :-1] == s[:, 0, -1:]).any(axis=1) | (s[:, 1 + i, j] == nearest).any(axis=1)
-    return {"image_to_text": image_N, "text_only": text_N, "tie": tie_N}
+    return {"image_to_text": image_N, WITHOUT_IMAGES: text_N, "tie": tie_N}
 
 
 def _text_only(true: int) -> float:
@@ -98,5 +99,5 @@ def _text_only(true: int) -> float:
 
 WORDINGS: Chance = {
     "image_to_text": lambda item: 1 / len(item.captions),
-    "text_only": lambda item: _text_only(len(item.captions) - 1),
+    WITHOUT_IMAGES: lambda item: _text_only(len(item.captions) - 1),
 }

@@ -5,9 +5,10 @@ import time
 from collections.abc import Sequence
 
 from naturel_jax import weights
+from naturel_jax.benchmarks import blind
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.devices import preemption
-from naturel_jax.evaluators import blind, examples, mistakes, results
+from naturel_jax.evaluators import examples, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
 from naturel_jax.evaluators.held_out import count_overlaps, hold_out
@@ -30,8 +31,10 @@ def evaluate(
     batch_size: int,
     dtype: str,
     wrong: Sequence[str] = (),
+    shortcuts: bool = False,
 ) -> str:
-    """Evaluates one model, and saves each benchmark's result as soon as it is ready.
+    """Evaluates one model, and saves each benchmark's result as soon as it is ready; with ``shortcuts``, also its
+    scores on the items that are order only, and on those not solved blind.
 
     Then repeats the evaluation with each of the mistakes ``wrong``, and returns the report's section on them.
     """
@@ -47,14 +50,16 @@ def evaluate(
         benchmark = hold_out(whole, trained_on)
         pair = results.pair_fingerprint(fingerprint, benchmark)
         done = results.finished(out, name, benchmark.name, pair)
-        if done and done.chance is not None:  # one of an earlier version is evaluated again, from cached embeddings
+        complete = done and done.chance is not None and (done.shortcuts is not None or not shortcuts)
+        if done and complete:  # one of an earlier version is evaluated again, from cached embeddings
             print(f"{name} on {benchmark.name}: already done", flush=True)
             scored.append((benchmark, done))
             continue
         start = time.perf_counter()
         embedded = preemption.abandonable(functools.partial(cosines, benchmark.whole.items, cached))
         norms, known = _text_norms(benchmark, encoder, params), count_overlaps(whole, trained_on)
-        result = results.save(out, name, benchmark, pair, embedded, norms, known, shown)
+        ztxt = dict(zip(norms, cached.captions(list(norms)), strict=True)) if shortcuts else None
+        result = results.save(out, name, benchmark, pair, embedded, norms, known, shown, ztxt)
         scored.append((benchmark, result))
         mirror.publish(without=_EMBEDDINGS)
         print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
@@ -97,7 +102,7 @@ def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[
     """Caption -> norm of its embedding, for benchmarks with blind baselines."""
     if not benchmark.true_captions:
         return {}
-    texts = list(dict.fromkeys(text for item in benchmark.items for text in blind.texts(item)))
+    texts = blind.distinct(benchmark.items)
     return dict(zip(texts, encoder.text_norms(params, texts).tolist(), strict=True)) if texts else {}
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks import blind, registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.config import Config, own_benchmarks
 from naturel_jax.data import datasets
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
-from naturel_jax.evaluators import blind, examples, held_out, results
+from naturel_jax.evaluators import examples, held_out, results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params

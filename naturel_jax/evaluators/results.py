@@ -20,8 +20,9 @@ import xxhash
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
-from naturel_jax.evaluators import blind, confidence, examples
+from naturel_jax.benchmarks import blind, shortcuts
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
+from naturel_jax.evaluators import confidence, examples
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from naturel_jax.models.two_tower import Model, Params
 
 # The version of both files. A file without one is version 0, which reads like version 1; version 2 added what was left
-# out, version 3 how it was found, version 4 ties and chance, version 5 the checksum of the rows.
+# out, version 3 how it was found, version 4 ties and chance, version 5 the checksum of the rows and the scores without
+# shortcuts.
 VERSION = 5
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _MAX_NAME = 100  # characters of a model's name that a file name keeps
@@ -57,8 +59,9 @@ class Result:
     scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
     ``held_out.count_overlaps`` says about them (empty: the model has no record; None: older files do not say).
     ``ties``: how many items have a right and a wrong answer of the same cosine (see ``rules``); ``chance``: metric ->
-    the expected score of a guess (None: older files do not say). ``rows``: XXH3 of ``items.parquet``, of which Parquet
-    checks all but the footer and headers ("": not known).
+    the expected score of a guess (None: older files do not say). ``shortcuts``: the parts of ``shortcuts.parts`` ->
+    metric -> its score on the items of that part, as in ``scores`` (None: not asked for; empty: it has no parts).
+    ``rows``: XXH3 of ``items.parquet``, of which Parquet checks all but the footer and headers ("": not known).
     """
 
     model: str
@@ -76,6 +79,7 @@ class Result:
     found: Mapping[str, int] | None = None
     ties: int = 0
     chance: Mapping[str, float] | None = None
+    shortcuts: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
     rows: str = dataclasses.field(default="", compare=False)
 
     @property
@@ -104,6 +108,7 @@ def save(
     norms: Mapping[str, float],
     found: Mapping[str, int] | None = None,
     shown: int = 0,
+    embeddings: Mapping[str, np.ndarray] | None = None,
 ) -> Result:
     """Scores what ``embed.cosines`` returned for the items of ``benchmark.whole``, and writes both files to the folder
     of (model, benchmark).
@@ -112,9 +117,9 @@ def save(
     taken for those of another, even after a crash or if two processes evaluate at the same time (they write in turn).
 
     ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``. ``shown``: see
-    ``pick``.
+    ``pick``. ``embeddings``: see ``score``.
     """
-    result, table = score(model, benchmark, fingerprint, embedded, norms, found)
+    result, table = score(model, benchmark, fingerprint, embedded, norms, found, embeddings)
     picked = pick(benchmark, table, shown)
     folder = folder_of(out, model, benchmark.name)
     folder.mkdir(parents=True, exist_ok=True)  # for the lock
@@ -136,19 +141,22 @@ def score(
     embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
     norms: Mapping[str, float] | None = None,
     found: Mapping[str, int] | None = None,
+    embeddings: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Result, pa.Table]:
-    """The scores and the table of items that ``save`` writes; without ``norms``, there are no blind baselines."""
+    """The scores and the table of items that ``save`` writes; without ``norms``, there are no blind baselines. With
+    ``embeddings``, of the captions of a benchmark with ``true_captions``, also the scores without shortcuts."""
     every_item, every_matrix, problems = embedded
     trained_on = {item.id for item in benchmark.left_out}
     scored = [row for row in zip(every_item, every_matrix, strict=True) if row[0].id not in trained_on]
     items, matrices = [item for item, _ in scored], [matrix for _, matrix in scored]
     with_trained_on = benchmark.whole.score(every_item, every_matrix) if trained_on else {}
     outcomes = benchmark.outcomes(items, matrices) if items else {}
-    bounds = confidence.intervals(benchmark, items, outcomes) if items else {}
-    scores = {
-        name: {"value": score.value, "count": score.count, "low": bounds[name][0], "high": bounds[name][1]}
-        for name, score in benchmark.score(items, matrices).items()
-    }
+    scores = _scores(benchmark, items, outcomes)
+    baselines = {} if norms is None else blind.baselines(benchmark, items, matrices, norms)
+    if embeddings and norms and items:
+        values = blind.embedded(items, benchmark.true_captions, embeddings, norms)
+        guessed = blind.outcomes(benchmark, items, values, matrices)
+        baselines[blind.EMBEDDING] = blind.scores(benchmark, items, guessed)
     result = Result(
         model=model,
         benchmark=benchmark.name,
@@ -158,15 +166,37 @@ def score(
         unreadable=len(benchmark.items) - len(items),
         problems=(*benchmark.problems, *problems),
         scores=scores,
-        blind={} if norms is None else blind.baselines(benchmark, items, matrices, norms),
+        blind=baselines,
         metrics={metric.name: metric for metric in benchmark.metrics if metric.name in scores},
         left_out=len(benchmark.left_out),
         with_trained_on={name: score.value for name, score in with_trained_on.items()},
         found=found,
         ties=int(np.nansum(outcomes.get("tie", 0))),
         chance={name: value for name, value in benchmark.guess(items).items() if name in scores},
+        shortcuts=None if embeddings is None else _without_shortcuts(benchmark, items, matrices, outcomes),
     )
     return result, _table(items, matrices, outcomes, fingerprint)
+
+
+def _without_shortcuts(
+    benchmark: Benchmark, items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Outcomes
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Part -> ``_scores`` on its items; empty for retrieval and classification, which have no such parts."""
+    if not items or not shortcuts.is_compared(benchmark):
+        return {}
+    parts = shortcuts.parts(benchmark, items, matrices).items()
+    return {part: _scores(benchmark, items, shortcuts.masked(outcomes, kept)) for part, kept in parts}
+
+
+def _scores(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes) -> dict[str, dict[str, float]]:
+    """Metric -> {value, count, low, high}."""
+    if not items:
+        return {}
+    bounds = confidence.intervals(benchmark, items, outcomes)
+    return {
+        name: {"value": score.value, "count": score.count, "low": bounds[name][0], "high": bounds[name][1]}
+        for name, score in benchmark.means(benchmark.metrics, items, outcomes).items()
+    }
 
 
 def write(folder: epath.Path, result: Result, table: pa.Table, picked: Sequence[Example] = ()) -> None:
@@ -239,7 +269,8 @@ _SINCE_2: dict[str, type | tuple[type, ...]] = {
     "found": (dict, type(None)),  # since 3
     "ties": int,  # since 4
     "chance": (dict, type(None)),
-    "rows": str,  # since 5
+    "shortcuts": (dict, type(None)),  # since 5
+    "rows": str,
 }
 
 
@@ -250,12 +281,13 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is {row[name]!r:.80}")
-    values = [[score[key] for key in ("value", "count", "low", "high")] for score in row["scores"].values()]
+    every = [score for part in (row["scores"], *(row.get("shortcuts") or {}).values()) for score in part.values()]
+    values = [[score[key] for key in ("value", "count", "low", "high")] for score in every]
     further = (*row["blind"].values(), row.get("with_trained_on", {}), row.get("chance") or {})
     values += [list(baseline.values()) for baseline in further]
     if not all(isinstance(value, int | float) for group in values for value in group):
         raise TypeError("a score is not a number")
-    if not all(math.isfinite(score["count"]) for score in row["scores"].values()):
+    if not all(math.isfinite(score["count"]) for score in every):
         raise TypeError("a count is not finite")
     if not all(isinstance(number, int) for number in (row.get("found") or {}).values()):
         raise TypeError(f"found is {row['found']!r:.80}")

@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.benchmarks import blind, shortcuts
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.checkpoints import recorded
 from naturel_jax.evaluators import examples, results
@@ -75,7 +76,14 @@ def of_results(all_results: Sequence[Result], places: Mapping[str, Evaluated]) -
     folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
     shown = {name: examples.load(folder) for name, folder in folders.items()}
     trained_on = leakage.lines(all_results)
-    return Report(rows, left_out=_left_out(all_results), trained_on=trained_on, ties=tied, examples=shown)
+    return Report(
+        rows,
+        left_out=_left_out(all_results),
+        trained_on=trained_on,
+        sections=_without_shortcuts(all_results),
+        ties=tied,
+        examples=shown,
+    )
 
 
 def of_runs(
@@ -204,13 +212,39 @@ def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list
 
 
 def _blind(all_results: Sequence[Result]) -> list[ModelRow]:
-    """A row for each baseline that reads only the captions; ``text norm`` has one for each model."""
+    """A row for each baseline that reads only the captions; those of a model's text tower have one for each model."""
     cells: dict[str, dict[str, Cell]] = {}
     for result in all_results:
         for baseline, values in result.blind.items():
-            name = f"{baseline} of {result.model}" if baseline == "text norm" else baseline
+            name = f"{baseline} of {result.model}" if baseline in ("text norm", blind.EMBEDDING) else baseline
             cells.setdefault(name, {}).update({metric: Cell(value) for metric, value in values.items()})
     return [ModelRow(name, BLIND, row) for name, row in cells.items()]
+
+
+def _without_shortcuts(all_results: Sequence[Result]) -> list[Section]:
+    """The scores on all items, on those that are order only, and on those not solved blind, where they are known."""
+    metrics = (name for result in all_results if result.shortcuts for name in result.scores)
+    rows = []
+    for metric in (column.metric for table in tables.tables_of(metrics) for column in table.columns):
+        for result in all_results:
+            if result.shortcuts and metric in result.scores:
+                columns = (result.scores, *(result.shortcuts.get(part, {}) for part in _PARTS))
+                rows.append([metric, result.model, *(_score_and_count(scores.get(metric)) for scores in columns)])
+    text = [
+        "Order-only: items whose true and false captions have the same words. Not solved blind: items that a logistic "
+        "regression on words, pairs of neighbours and lengths, fitted to other images, gets wrong; where no text can "
+        "win, all items. In brackets: 95% intervals, and numbers of items."
+    ]
+    return [Section("Without shortcuts", ("score", "model", "all", *_PARTS), rows, text, words=True)] if rows else []
+
+
+_PARTS = (shortcuts.ORDER_ONLY, shortcuts.UNSOLVED)
+
+
+def _score_and_count(score: Mapping[str, float] | None) -> str:
+    if score is None:
+        return tables.MISSING
+    return f"{score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f}; {score['count']:,})"
 
 
 def _left_out(all_results: Sequence[Result]) -> list[str]:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from naturel_jax.benchmarks import naturel_contrast, naturel_pairs, naturel_reworded, registry
+from naturel_jax.benchmarks import blind, naturel_contrast, naturel_pairs, naturel_reworded, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.data.items import prepared
-from naturel_jax.evaluators import blind
 from tests.helpers import benchmark_files as files
 from tests.helpers.benchmark_files import read
 from tests.helpers.worlds import data_dir

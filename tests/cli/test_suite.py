@@ -10,11 +10,11 @@ from etils import epath
 
 from naturel_jax import config as c
 from naturel_jax import main
-from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks import blind, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli import suite
-from naturel_jax.evaluators import blind, results
+from naturel_jax.evaluators import results
 from naturel_jax.training import run as training_run
 from tests.helpers import tiny_config
 from tfds_naturel.common.errors import UserError

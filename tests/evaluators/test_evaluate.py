@@ -38,8 +38,8 @@ def folders(tmp_path_factory) -> Path:
     return root
 
 
-def run(root: Path, out: Path, *models: str, names=("winoground", "vg_relation", "sugarcrepe")) -> None:
-    flags = [f"--benchmarks_dir={root}", f"--out={out}", "--batch_size=8"]
+def run(root: Path, out: Path, *models: str, names=("winoground", "vg_relation", "sugarcrepe"), flags=()) -> None:
+    flags = [f"--benchmarks_dir={root}", f"--out={out}", "--batch_size=8", *flags]
     evaluate.main([*flags, "--models", *models, "--benchmarks", *names])
 
 
@@ -101,6 +101,22 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     output = capsys.readouterr().out
     assert "CLIP on winoground: already done" in output and "CLIP on vg_relation: already done" in output
     assert "CLIP on sugarcrepe: 21 of" in output, "from cached embeddings: the bytes are the same"
+    assert "Without shortcuts" not in output + page
+
+    run(folders, tmp_path, models[0], flags=["--shortcuts"])
+    output, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    found = {r.benchmark: r for r in results.load(tmp_path) if r.model == "CLIP"}
+    parts = found["winoground"].shortcuts
+    order_only = [
+        sorted(a.split()) == sorted(b.split())
+        for a, b in (i.captions for i in registry.read(["winoground"], files=folders)[0].items)
+    ]
+    assert parts["order-only"]["winoground/text"]["count"] == sum(order_only)
+    assert parts["not solved blind"]["winoground/text"] == found["winoground"].scores["winoground/text"]
+    assert "| winoground/text | CLIP | " in output and page.count("Without shortcuts") == 2
+    assert "*text embedding of CLIP*" in output
+    run(folders, tmp_path, models[0], flags=["--shortcuts"])
+    assert capsys.readouterr().out.count("already done") == 3
 
 
 def test_other_photos_in_an_archive_make_another_fingerprint(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from naturel_jax.benchmarks import benchmark, rules
-from naturel_jax.evaluators import blind, confidence
+from naturel_jax.benchmarks import benchmark, blind, rules
+from naturel_jax.evaluators import confidence
 
 
 def bench(items, macro=None) -> benchmark.Benchmark:

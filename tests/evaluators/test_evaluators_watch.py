@@ -76,7 +76,7 @@ def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
     lines = [line for line in log.read_text().splitlines() if line.startswith("step ")]
     for step, line in zip((1, 2, 3, 4), lines, strict=True):
         saved = json.loads((workdir / f"evaluations/{step}.json").read_text())
-        assert saved["version"] == 4 and saved["step"] == step and saved["benchmarks"] == ["winoground"]
+        assert saved["version"] == 5 and saved["step"] == step and saved["benchmarks"] == ["winoground"]
         assert saved["left_out"] == {"winoground": 1}
         assert saved["scores"] == evaluator.scores(params_of(step))
         assert line.startswith(f"step {step}: winoground/text {saved['scores']['winoground/text']:.4f}, ")

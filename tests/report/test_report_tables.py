@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from naturel_jax.report import plots, published, tables
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 
@@ -113,11 +114,21 @@ def test_published_numbers():
     assert "sugarcrepe/add_att" not in published.POSTER["SigLIP"]
     assert published.VL_COMPO["NegCLIP B/32"]["coco_order/precision@1"] == pytest.approx(0.8256)
     assert published.VL_COMPO["SigLIP SO400M/14"]["whatsup/B"] == pytest.approx(0.2843)
+    # Its means over SugarCrepe's subsets, as printed.
+    for model, mean in (
+        ("CE-CLIP", 0.859),
+        ("DAC-LLM", 0.864),
+        ("CLoVe", 0.855),
+        ("TSVLC-RB", 0.778),
+        ("GNM-CLIP", 0.779),
+    ):
+        row = published.VL_COMPO[f"{model} B/32"]
+        assert np.mean([row[f"sugarcrepe/{subset}"] for subset in SUBSETS]) == pytest.approx(mean, abs=0.00051)
 
 
 def test_published_rows_are_of_the_benchmarks_asked_for():
     rows = {r.name: r for r in published.rows(["winoground"])}
-    assert len(rows) == 11 and all(r.kind == tables.PUBLISHED for r in rows.values())
+    assert len(rows) == 16 and all(r.kind == tables.PUBLISHED for r in rows.values())
     assert {m: c.value for m, c in rows["CLIP (NatuRel poster)"].cells.items()} == {
         "winoground/text": 0.31,
         "winoground/text/Object": 0.36,
