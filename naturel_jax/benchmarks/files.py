@@ -4,6 +4,7 @@ import ast
 import collections
 import contextlib
 import contextvars
+import io
 import lzma
 import zipfile
 import zlib
@@ -15,11 +16,12 @@ from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, is_unicode, parse_json, reading_csv, version_of
+from tfds_naturel.common.files import check_regular, dict_rows, is_unicode, parse_json, reading_csv, version_of
 from tfds_naturel.common.photos import MAX_PIXELS
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 
+MOST_BAD = 500_000  # records of a benchmark that are reported and left out
 _MAX_ID = 1000  # characters of an id, which EqBen's files make of all keys above a record
 
 T = TypeVar("T")
@@ -72,18 +74,18 @@ def load_json(path: Path, kind: type) -> Any:
     return data
 
 
-def load_json_lines(path: Path) -> list[Any]:
-    """One JSON value per line of ``path``. Raises what ``load_json`` raises, naming the line."""
-    lines = _bytes(path).splitlines()
-    return [_parse(f"{path} line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+def load_json_lines(path: Path) -> Iterator[Any]:
+    """The JSON value in each line of ``path``. Raises what ``load_json`` raises, naming the line."""
+    lines = enumerate(io.BytesIO(_bytes(path)), 1)
+    return (_parse(f"{path} line {n}", line) for n, line in lines if line.strip())
 
 
-def load_csv(path: Path) -> list[Record]:
+def load_csv(path: Path) -> Iterator[Record]:
     """The rows of a CSV file under a line of column names; all values are strings. Raises FileNotFoundError, and
     UserError for a file that is none."""
     try:
         with reading_csv(path), note(path).open(encoding="utf-8", newline="") as file:
-            return list(dict_rows(file)[1])
+            yield from dict_rows(file)[1]
     except FileNotFoundError:
         raise not_found(path) from None
 
@@ -98,6 +100,7 @@ def not_found(path: Path, what: str = "not found") -> FileNotFoundError:
 
 def _bytes(path: Path) -> bytes:
     try:
+        check_regular(path)
         return note(path).read_bytes()
     except FileNotFoundError:
         raise not_found(path) from None
@@ -117,6 +120,15 @@ def numbered(rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     return ((str(n), row) for n, row in enumerate(rows))
 
 
+def report(problems: list[str], problem: str) -> None:
+    """Adds a problem. Raises BenchmarkError for one more than ``MOST_BAD``: they would fill the memory."""
+    if len(problems) == MOST_BAD:
+        raise BenchmarkError(
+            f"more than {MOST_BAD:,} records are bad, the first: {problems[0]}; download the file again"
+        )
+    problems.append(problem)
+
+
 def records(
     file: str, rows: Iterable[tuple[str, Any]], fields: Fields, problems: list[str]
 ) -> Iterator[tuple[str, Record]]:
@@ -131,7 +143,7 @@ def records(
         if not key.isprintable():
             key, fault = ascii(key), "its id has characters that cannot be printed"
         if fault:
-            problems.append(f"{file} record {key:.80}: {fault}")
+            report(problems, f"{file} record {key:.80}: {fault}")
         else:
             seen.add(key)
             yield key, row
@@ -152,7 +164,7 @@ def read_items(
         try:
             item = make(key, row)
         except BenchmarkError as error:
-            problems.append(f"{file} record {key:.80}: {error}")
+            report(problems, f"{file} record {key:.80}: {error}")
             continue
         if item is not None:
             items.append(item)

@@ -7,7 +7,7 @@ Shape letters: B images of a batch, K captions of each.
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,10 @@ def read(folder: Path) -> Benchmark:
     names = load_json(root / "splits.json", dict).get("test")
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise BenchmarkError(f"{root / 'splits.json'}: test is {names!a:.80}, expected a list of file names")
+    if len(distinct := set(map(PurePosixPath, names))) < len(names):
+        raise BenchmarkError(
+            f"{root / 'splits.json'}: test has {len(names):,} names of {len(distinct):,} files; download it again"
+        )
     problems: list[str] = []
     load = functools.lru_cache(maxsize=1)(lambda path: load_json(path, dict))  # a file is read for all variants
     found: dict[str, list[_Entry]] = {name: [] for name in VARIANTS}
@@ -65,7 +69,7 @@ def read(folder: Path) -> Benchmark:
                 entries += list(_entries(load(root / "complete" / safe_name(name)), VARIANTS[variant], photos))
             except (UserError, OSError) as error:
                 problems.append(f"{variant}, complete/{name!a:.80}: {error}")
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 problems.append(f"{variant}, complete/{name!a:.80}: not in the official form ({error!a:.80})")
     items = tuple(item for name in VARIANTS for item in _batches(name, found[name]))
     metrics = [Metric(f"sdci/{score}", score, where=("variant", "all_swaps"), weighted=True) for score in SCORES]

@@ -91,10 +91,11 @@ NATURALBENCH = entry(
 # ---- MMVP-VLM: pairs of photos that CLIP sees as the same (Tong et al., CVPR 2024) -----------------------------------
 
 
-def _mmvp(lines: Sequence[dict[str, str]]) -> Iterator[Any]:
+def _mmvp(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
     """A record for every two lines, whose columns are a number, a category and a statement, under any name. Both images
     are in the folder of the first line's category."""
-    for first, second in zip(lines[::2], lines[1::2], strict=False):
+    lines = iter(rows)
+    for first, second in zip(lines, lines, strict=False):
         cells = [*list(first.values())[:3], *list(second.values())[:3]]
         yield dict(zip(("id_0", "category", "text_0", "id_1", "category_1", "text_1"), cells, strict=False))
 

@@ -39,7 +39,7 @@ from naturel_jax.benchmarks.files import (
     strings,
 )
 
-_LOADERS: dict[str, Callable[[Path], list[Any]]] = {
+_LOADERS: dict[str, Callable[[Path], Iterable[Any]]] = {
     ".json": lambda path: load_json(path, list),
     ".jsonl": load_json_lines,
     ".jsonlines": load_json_lines,
@@ -93,7 +93,7 @@ class Format:
     part: str = ""
     part_field: str = ""
     only: tuple[str, str] | None = None
-    records: Callable[[list[Any]], Iterable[Any]] = iter
+    records: Callable[[Iterable[Any]], Iterable[Any]] = iter
     collection: str = ""
     mean_of_parts: bool = False
     published: int | None = None

@@ -74,7 +74,7 @@ def _path(folder: Path, split: str) -> Path:
 def _images(folder: Path) -> dict[str, str]:
     """VSR's rows link to COCO's server; other URLs are not followed."""
     paths = [_path(folder, split) for split in SPLITS]
-    rows = (row for path in paths for row in require_strings(path, load_json_lines(path), "image", "image_link"))
+    rows = (row for path in paths for row in require_strings(path, list(load_json_lines(path)), "image", "image_link"))
     links = {safe_name(row["image"]): row["image_link"] for row in rows}
     return {f"vsr/images/{name}": link for name, link in links.items() if link.startswith(f"{coco.SERVER}/")}
 

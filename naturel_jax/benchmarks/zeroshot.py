@@ -16,7 +16,7 @@ from naturel_jax.data.items import prepared
 from naturel_jax.data.items.records import BadRecord, Span
 from naturel_jax.data.sources import webdataset
 from tfds_naturel.common.builders import open_builder
-from tfds_naturel.common.files import version_of
+from tfds_naturel.common.files import check_regular, version_of
 
 SOURCE = Source(
     "the dataset's own",
@@ -28,7 +28,8 @@ TEMPLATES = ("a photo of a {}.",)
 TEMPLATE_FILES = {"templates.txt": "{}", "zeroshot_classification_templates.txt": "{c}"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _IMAGE_FIELDS = ("webp", "png", "jpg", "jpeg")
-_MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have four million
+_MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have seven million
+_PER_PROMPT = 32  # characters that each counts for besides its own: a string has a header
 _WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, meaningless to a text tower
 
 
@@ -95,6 +96,7 @@ def _class_names(dataset: Path, labels: Sequence[str]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     """The non-empty lines of a file."""
+    check_regular(path)
     try:
         return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -104,9 +106,11 @@ def _lines(path: Path) -> list[str]:
 def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The prompts of each class, from the templates of ``dataset``."""
     templates = _templates(dataset)
-    if (size := len(names) * sum(map(len, templates)) + len(templates) * sum(map(len, names))) > _MAX_PROMPTS:
+    of_templates = sum(map(len, templates)) + _PER_PROMPT * len(templates)
+    if (size := len(names) * of_templates + len(templates) * sum(map(len, names))) > _MAX_PROMPTS:
         raise BenchmarkError(
-            f"{dataset}: {len(templates):,} templates for {len(names):,} classes give prompts of {size:,} characters; "
+            f"{dataset}: {len(templates):,} templates for {len(names):,} classes give prompts of {size:,} characters "
+            f"({_PER_PROMPT} more for each); "
             f"the limit is {_MAX_PROMPTS:,}"
         )
     return tuple(tuple(template.replace("{}", name) for template in templates) for name in names)
@@ -138,7 +142,12 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
 
 
 def _file(path: Path) -> Image:
-    return Image(str(path), path.read_bytes, version=version_of(path) if path.is_file() else "")
+    return Image(str(path), functools.partial(_bytes, path), version=version_of(path) if path.is_file() else "")
+
+
+def _bytes(path: Path) -> bytes:
+    check_regular(path)
+    return path.read_bytes()
 
 
 def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tuple[Image, int]]]:

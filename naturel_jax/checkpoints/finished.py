@@ -53,7 +53,7 @@ def read(folder: epath.Path) -> Saved | None:
             {str(name): _counts(counts) for name, counts in saved.get("found", {}).items()},
             {str(metric): float(score) for metric, score in saved.get("text_only", {}).items()},
         )
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
     return Saved(finished, {key: saved.get(key) for key in ("config", "duration", "benchmarks")})
 

@@ -62,7 +62,10 @@ def evaluate(
         result = results.save(out, name, benchmark, pair, embedded, norms, known, shown, ztxt)
         scored.append((benchmark, result))
         mirror.publish(without=_EMBEDDINGS)
-        print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
+        print(
+            f"{name} on {benchmark.name}: {escape.line(_summary(result))}, {time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
         for problem in result.problems[:5]:
             print(f"  {escape.line(problem)}", flush=True)
     if not wrong:

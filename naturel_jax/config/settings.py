@@ -20,6 +20,9 @@ from tfds_naturel.common.errors import UserError
 T = TypeVar("T")
 
 _MOST_REPETITIONS = 5  # in a pattern for parameters, whose paths have less than 100 characters
+_REPETITION = re.compile(
+    r"[*+{]|(?!^)(?<![(*+?}])\?"
+)  # not those that begin a kind of group, or make a repetition lazy
 
 
 class Allowed(NamedTuple):
@@ -57,10 +60,10 @@ def _may_take_forever(pattern: str) -> bool:
     rest = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)  # escapes and character classes
 
     def too_many(text: str) -> bool:
-        return any(len(re.findall(r"[*+{]", branch)) > _MOST_REPETITIONS for branch in text.split("|"))
+        return any(len(_REPETITION.findall(branch)) > _MOST_REPETITIONS for branch in text.split("|"))
 
     while group := re.search(r"\(([^()]*)\)([*+{]?)", rest):
-        branches = re.search(r"[*+{|]", group[1])
+        branches = "|" in group[1] or _REPETITION.search(group[1])
         if (branches and group[2]) or too_many(group[1]):
             return True
         rest = rest[: group.start()] + ("x+" if branches else "x") + rest[group.end() - len(group[2]) :]

@@ -92,6 +92,16 @@ def _read(path: epath.Path) -> list[Example]:
     try:
         rows = storage.read_json(path)["examples"]
         lists = ("images", "captions", "cosines")
-        return [Example(**row | {name: tuple(row[name]) for name in lists}) for row in rows]
-    except (KeyError, TypeError, AttributeError) as error:
+        return [_checked(Example(**row | {name: tuple(row[name]) for name in lists})) for row in rows]
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: not the examples of an evaluation ({error!r}); evaluate again") from error
+
+
+def _checked(example: Example) -> Example:
+    """``example``. Raises TypeError for another type, and OverflowError for a number beyond floats."""
+    texts = (example.benchmark, example.id, *example.images, *example.captions)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(example.true_captions, int):
+        raise TypeError(f"an example is {example!r:.80}")
+    if not all(isinstance(cosine, int | float) and not math.isinf(cosine) for cosine in example.cosines):
+        raise TypeError(f"cosines are {example.cosines!r:.80}")
+    return example

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -244,13 +244,13 @@ def load(out: Path) -> list[Result]:
 
 def _read(path: Path) -> Result:
     try:
-        row = storage.unsealed(parse_json(path.read_text()))
+        row = storage.unsealed(parse_json(storage.read(epath.Path(path))))
         check_version(path, row.pop("version", 0))
         metrics = {name: _metric(fields) for name, fields in row.pop("metrics", {}).items()}
         return Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path}: not the scores of an evaluation ({error}); delete its folder and evaluate again"
         ) from error
@@ -274,6 +274,9 @@ _SINCE_2: dict[str, type | tuple[type, ...]] = {
 }
 
 
+_FOUND = ("name", "bytes", "look", "read", "images")  # what is counted of overlaps
+
+
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
     """``row``. Raises TypeError, KeyError or ValueError for a field that is absent or of another type."""
     json.dumps(row, ensure_ascii=False).encode()
@@ -282,14 +285,15 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is {row[name]!r:.80}")
     every = [score for part in (row["scores"], *(row.get("shortcuts") or {}).values()) for score in part.values()]
+    if not all(math.isfinite(score["count"]) for score in every):
+        raise TypeError("a count is not finite")
     values = [[score[key] for key in ("value", "count", "low", "high")] for score in every]
     further = (*row["blind"].values(), row.get("with_trained_on", {}), row.get("chance") or {})
     values += [list(baseline.values()) for baseline in further]
-    if not all(isinstance(value, int | float) for group in values for value in group):
+    if not all(isinstance(value, int | float) and not math.isinf(value) for group in values for value in group):
         raise TypeError("a score is not a number")
-    if not all(math.isfinite(score["count"]) for score in every):
-        raise TypeError("a count is not finite")
-    if not all(isinstance(number, int) for number in (row.get("found") or {}).values()):
+    found = row.get("found") or {}
+    if not all(isinstance(found.get(way), int) for way in (*_FOUND, *found) if found):
         raise TypeError(f"found is {row['found']!r:.80}")
     if not all(isinstance(problem, str) for problem in row["problems"]):
         raise TypeError("a problem is not a string")
@@ -327,7 +331,11 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
     with reading_arrow(path, f"evaluate {model!r} again"):
         schema = parquet_schema(path)
         columns = [name for name in schema.names if name not in without]
-        rows = [row for batch in parquet_batches(path, _ROWS, columns, kept=True) for row in batch.to_pylist()]
+        if wrong := [field.name for field in schema if not _TYPES.get(field.name, _is_number)(field.type)]:
+            kind = schema.field(wrong[0]).type
+            raise UserError(f"{path}: {wrong[0]!r:.80} holds {kind!s:.80}; evaluate {model!r} again")
+        batches = parquet_batches(path, _ROWS, columns, kept=True)
+        rows = [row for batch in batches for row in _complete(path, batch).to_pylist()]
     try:
         check_version(path, int((schema.metadata or {}).get(b"version", 0)))
         return [row | {"tags": parse_json(row["tags"])} for row in rows]
@@ -335,6 +343,30 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the items of an evaluation ({error!r:.80}); evaluate {model!r} again") from error
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
+# Column -> whether it may have a type; the others are outcomes.
+_TYPES: dict[str, Callable[[pa.DataType], bool]] = {
+    **dict.fromkeys(("id", "tags"), pa.types.is_string),
+    **dict.fromkeys(("images", "captions"), pa.list_(pa.string()).equals),
+    "boxes": pa.list_(pa.list_(pa.int32())).equals,
+    "cosines": pa.list_(pa.float32()).equals,
+}
+_NULLABLE = ("captions", "cosines", "weight")
+
+
+def _complete(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """``batch``, of ``path``. Raises UserError for a value that is missing."""
+    for name in _TYPES.keys() & set(batch.schema.names):
+        column = batch.column(name)
+        inner = column.flatten().null_count if pa.types.is_list(column.type) and name != "boxes" else 0
+        if inner or (column.null_count and name not in _NULLABLE):
+            raise UserError(f"{path}: {name} has no value in some rows; evaluate again")
+    return batch
 
 
 def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result | None:

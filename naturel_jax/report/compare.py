@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from etils import epath
 from scipy import stats
 
+from naturel_jax import storage
 from naturel_jax.benchmarks import registry
 from naturel_jax.config import own_benchmarks
 from naturel_jax.evaluators import confidence, results
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str]) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     if len(runs_a) > 1 or len(runs_b) > 1:
         text = groups.markdown(options.a, options.b, runs_a, runs_b, name, options.outcome)
-        page.with_suffix(".md").write_text(text, "utf-8")
+        storage.write(epath.Path(page.with_suffix(".md")), text)
         mirror.publish()
         print(text)
         return
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str]) -> None:
     (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)
     images = {image.key: image for item in benchmark.items for image in item.images}
     gallery.write(page, options.a, options.b, name, pairs, images)
-    page.with_suffix(".md").write_text(text, "utf-8")
+    storage.write(epath.Path(page.with_suffix(".md")), text)
     mirror.publish()
     print(f"{text}\ngallery: {options.out / 'compare' / page.name}")
 

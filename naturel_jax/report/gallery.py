@@ -8,6 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from etils import epath
+
+from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.data.images.thumbnail import SMALL, thumbnail
 from naturel_jax.report.pairs import Paired
@@ -37,6 +40,7 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
         if folder is None:
             return pages.data_uri(small.form, small.data), small.width, small.height
         name = f"{hashlib.blake2b(key.encode(), digest_size=10).hexdigest()}.{small.form}"
+        (folder / name).unlink(missing_ok=True)  # a link could lead anywhere
         (folder / name).write_bytes(small.data)
         return f"{folder.name}/{name}", small.width, small.height
 
@@ -66,4 +70,4 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
         ],
     }
     template = importlib.resources.files("naturel_jax.report") / "gallery.html"
-    path.write_text(pages.fill(template, data=pages.script_json(data)), "utf-8")
+    storage.write(epath.Path(path), pages.fill(template, data=pages.script_json(data)))

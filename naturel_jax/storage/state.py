@@ -95,14 +95,15 @@ def create(path: epath.Path, text: str) -> bool:
 
 def append(path: epath.Path, text: str) -> None:
     """Adds ``text`` to the end of ``path``, normally in one write. On a disk, a failure may leave an incomplete last
-    line. In an object store, the object is replaced by a longer one."""
+    line. In an object store, the object is replaced by a longer one. Raises OSError for a link, which could lead out of
+    a folder that came from elsewhere."""
     check_leases(path)
     if in_store(path):
         _append_to_object(Location(path), text.encode())
         return
     data = memoryview(text.encode())
     with naming(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         try:
             while data:  # write may take only a part, for example if the disk is almost full
                 data = data[os.write(descriptor, data) :]

@@ -1,10 +1,12 @@
 """Broken and malicious files: every problem is reported, and nothing outside the folder is read."""
 
 import json
+import os
 import zipfile
 
 import pytest
 
+from naturel_jax.benchmarks import files as reading
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.files import BenchmarkError
 from tests.helpers import benchmark_files as files
@@ -130,3 +132,54 @@ def test_links_out_of_the_folder_are_refused(tmp_path, monkeypatch):
     assert not any("000000000002" in problem for problem in problems)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     assert all("000000000003" in problem for problem in read("sugarcrepe", tmp_path / "root").problems)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonlines", "csv"])
+def test_records_that_are_bad_without_end_are_refused(suffix, tmp_path, monkeypatch):
+    """Each is reported in a hundred times its bytes."""
+    monkeypatch.setattr(reading, "MOST_BAD", 10)
+    name, path, content = {
+        "json": ("bla", "bla/annotations/active_passive_captions.json", json.dumps([{}] * 11)),
+        "jsonlines": ("docci_retrieval", "docci/docci_descriptions.jsonlines", "{}\n" * 11),
+        "csv": ("negbench_coco", "negbench/COCO_val_mcq_llama3.1_rephrased.csv", "x\n" + "a\n" * 11),
+    }[suffix]
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(content)
+    with pytest.raises(BenchmarkError, match=r"more than 10 records are bad, the first: .* has no field"):
+        read(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("bla", "bla/annotations/active_passive_captions.json"),
+        ("docci_retrieval", "docci/docci_descriptions.jsonlines"),
+        ("negbench_coco", "negbench/COCO_val_mcq_llama3.1_rephrased.csv"),
+        ("zeroshot", "zeroshot/pets/classnames.txt"),
+    ],
+)
+def test_a_pipe_is_refused_where_it_would_be_waited_for(name, path, tmp_path):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / "zeroshot/pets/cat").mkdir(parents=True)
+    os.mkfifo(tmp_path / path)
+    with pytest.raises(UserError, match="not a regular file"):
+        read(name, tmp_path)
+
+
+def test_sdci_lists_a_file_once_and_has_boxes_of_any_number(tmp_path):
+    files.sdci(tmp_path)
+    path = tmp_path / "sdci/complete/0.json"
+    path.write_text(path.read_text().replace('"x": 300', '"x": 1e999'))
+    problems = read("sdci", tmp_path).problems
+    assert any("complete/'0.json': not in the official form" in problem for problem in problems)
+    (tmp_path / "sdci/splits.json").write_text(json.dumps({"test": ["0.json", "./0.json"]}))
+    with pytest.raises(BenchmarkError, match="test has 2 names of 1 files"):
+        read("sdci", tmp_path)
+
+
+def test_prompts_count_as_strings_not_only_as_characters(tmp_path):
+    for n in range(40):
+        (tmp_path / f"zeroshot/pets/{n}").mkdir(parents=True)
+    (tmp_path / "zeroshot/pets/templates.txt").write_text("{}\n" * 100_000)  # 250 MB from 300 kB
+    with pytest.raises(BenchmarkError, match="100,000 templates for 40 classes"):
+        read("zeroshot", tmp_path)

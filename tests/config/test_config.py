@@ -120,7 +120,7 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"name": "a\nb"}, r"config\.name is .*; expected a name"),
         *(
             ({"optim__lr_multipliers": ((pattern, 0.0),)}, r"lr_multipliers .*five repetitions, none of a group")
-            for pattern in ("(a+)+$", "((?:x*))*", "(a|a)*b", r"(\w{1,9}/){2,}", ".*.*.*.*.*.*x")
+            for pattern in ("(a+)+$", "(x*)*", "(a|a)*b", r"(\w{1,9}/){2,}", ".*.*.*.*.*.*x", "(?:.?){40}", ".?" * 9)
         ),
         ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep is 0"),
         ({"name": ""}, r"config\.name is ''; expected a name"),
@@ -178,6 +178,8 @@ def test_patterns_that_recipes_use_are_allowed():
         r"(image|text)/[a-z_]+(/bias)?",
         "[(+*]+x",
         r"\(a+\)",
+        "(?:image|text)/(?:.*?/)?bias",
+        "(?:ab)+",
     )
     c.load(tiny(optim__lr_multipliers=tuple((pattern, 0.5) for pattern in patterns)))
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -69,6 +70,9 @@ def test_results_of_earlier_versions_have_none_and_damaged_ones_are_refused(tmp_
     path = epath.Path(tmp_path / "CLIP/a") / examples.FILE
     path.unlink()
     assert examples.load(epath.Path(tmp_path / "CLIP")) == []
-    path.write_text('{"examples": [{"id": 1}]}')
-    with pytest.raises(UserError, match=r"examples\.json: not the examples of an evaluation"):
-        examples.load(epath.Path(tmp_path / "CLIP"))
+    sound = examples.Example("a", "1", True, ("data:",), ("a cat",), (0.5,), 1)._asdict()
+    changes = ({"id": 1}, {"cosines": ["a"]}, {"cosines": [10**400]}, {"captions": [None]}, {"true_captions": "a"})
+    for row in ({"id": "1"}, *(sound | change for change in changes)):
+        path.write_text(json.dumps({"examples": [row]}))
+        with pytest.raises(UserError, match=r"examples\.json: not the examples of an evaluation"):
+            examples.load(epath.Path(tmp_path / "CLIP"))

@@ -11,6 +11,7 @@ import sys
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
@@ -176,6 +177,41 @@ def test_count_that_is_not_finite_is_an_error(tmp_path, count):
     path.write_text(re.sub(r'"count": [\d.]+', f'"count": {count}', fields))
     with pytest.raises(UserError, match="a count is not finite"):
         results.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [("low", 10**400), ("value", "x"), ("found", {"x": 1})], ids=["low", "value", "found"]
+)
+def test_scores_of_other_types_are_an_error(change, tmp_path):
+    result = save(tmp_path)
+    path = results.folder_of(tmp_path, result.model, result.benchmark) / "scores.json"
+    name, value = change
+    fields = {key: field for key, field in storage.read_json(epath.Path(path)).items() if key != storage.state.SEAL}
+    of = fields if name in fields else next(iter(fields["scores"].values()))
+    of[name] = value
+    path.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"scores\.json: not the scores of an evaluation"):
+        results.load(tmp_path)
+
+
+COLUMNS = {
+    "id": pa.array([["a"], ["b"]]),
+    "images": pa.array([None, ["a"]], pa.list_(pa.string())),
+    "captions": pa.array([[None], ["a"]], pa.list_(pa.string())),
+    "cosines": pa.array(["a", "b"]),
+    "outcome/right": pa.array(["yes", "no"]),
+    "boxes": pa.array([2**62, 0], pa.duration("s")),  # more than Python has
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_items_of_other_types_are_an_error(column, tmp_path):
+    result = save(tmp_path)
+    path = results.folder_of(tmp_path, result.model, result.benchmark) / "items.parquet"
+    table = pq.read_table(path).slice(0, 2)
+    pq.write_table(table.set_column(table.column_names.index(column), column, COLUMNS[column]), path)
+    with pytest.raises(UserError, match=rf"items\.parquet: .*{column}"):
+        results.load_items(tmp_path, result.model, result.benchmark)
 
 
 def test_left_out_items_are_counted_and_scored_separately(tmp_path):

@@ -250,6 +250,14 @@ def test_index_that_is_damaged_or_was_copied_is_made_again(tmp_path, monkeypatch
     assert len(built) == 4
 
 
+def test_index_is_not_written_to_where_a_link_leads(tmp_path):
+    write_pool(tmp_path / "pool", 50)
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "pool" / index.NAME).symlink_to(tmp_path / "other")
+    index.load_or_build(embedded.Embedded(tmp_path / "pool"), 1 << 30)
+    assert (tmp_path / "other").read_text() == "kept"
+
+
 HOSTILE_ARRAYS = {
     "of columns": lambda z_ND: np.asfortranarray(z_ND),
     "not finite": lambda z_ND: np.where(np.eye(*z_ND.shape) > 0, np.nan, z_ND),

@@ -106,3 +106,10 @@ def test_large_gallery_has_its_images_in_a_folder(tmp_path, monkeypatch):
     with PIL.Image.open(page.parent / data["thumbnails"][0][0]) as image:
         assert (image.size, image.format) == ((640, 427), "JPEG")
     assert len(list((tmp_path / "compare_images").iterdir())) == 3
+
+
+def test_gallery_replaces_a_link(tmp_path):
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "page.html").symlink_to(tmp_path / "other")
+    gallery.write(tmp_path / "page.html", "a", "b", "bench", [], {})
+    assert (tmp_path / "other").read_text() == "kept" and "bench" in (tmp_path / "page.html").read_text()

@@ -73,3 +73,11 @@ def test_numbered_entries(folder):
         (folder / name).mkdir()
     assert storage.numbered(folder) == [3, 20, 100]
     assert storage.numbered(folder / "none") == []
+
+
+def test_nothing_is_added_to_where_a_link_leads(tmp_path):
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        storage.append(epath.Path(tmp_path / "metrics.jsonl"), "line")
+    assert (tmp_path / "other").read_text() == "kept"

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError
 
 DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
@@ -26,10 +27,17 @@ LEFT_BEHIND = "left behind"  # name of threads whose work nobody waits for any m
 _EXIT_HANDLERS_S = 5
 
 
+class _Formatter(logging.Formatter):
+    """Leaves out what controls a terminal: messages quote names from files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape.lines(super().format(record))
+
+
 def set_up_logging() -> None:
     """Logs this project's messages to stderr at level INFO; other libraries stay at WARNING."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("naturel_jax", "tfds_naturel"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

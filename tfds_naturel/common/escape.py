@@ -19,6 +19,11 @@ _LATEX = {
 }
 
 
+def lines(text: str) -> str:
+    """``text`` without characters that control a terminal or the direction of text, but for line breaks and tabs."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", re.sub("[\r\v\f]", "\0", text))
+
+
 def line(text: str) -> str:
     """``text`` on one line, without characters that control a terminal or the direction of text."""
     return " ".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).split())

@@ -60,7 +60,10 @@ def load_json(place: object, content: str | bytes, fix: str = "download it again
 
 @contextlib.contextmanager
 def reading_csv(path: object) -> Iterator[None]:
-    """Turns errors of the csv module and of decoding into a UserError that names ``path``."""
+    """Turns errors of the csv module and of decoding into a UserError that names ``path``, and refuses one that is no
+    regular file."""
+    if isinstance(path, Path):
+        check_regular(path)
     try:
         yield
     except UnicodeDecodeError as error:
@@ -112,7 +115,7 @@ def reading_arrow(path: object, fix: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # of dates that Python has not
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = escape.line(str(error))
@@ -185,7 +188,8 @@ def check_regular(path: Path) -> None:
 
 
 def check_size(path: Path, largest: int) -> None:
-    """Raises UserError for a file of more than ``largest`` bytes, which would fill the memory."""
+    """Raises UserError for a file of more than ``largest`` bytes, which would fill the memory, or a pipe or device."""
+    check_regular(path)
     if (size := path.stat().st_size) > largest:
         raise UserError(f"{path}: {size:,} bytes; expected at most {largest:,}: is it another file?")
 

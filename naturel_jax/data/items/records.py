@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from naturel_jax.config.record_fields import Fields
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import check_regular
 
 # The usual names of each part's field, tried in this order if config names none.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -265,11 +266,12 @@ def check_split(kind: str, split: str) -> None:
 
 
 def existing(path: str, kind: str) -> Path:
-    """``path``, if it exists. Raises UserError."""
+    """``path``, if there is such a file or folder. Raises UserError."""
     if ADDRESS.match(path):
         raise UserError(f"{kind}:{path}: an address; files are read from disk or from gs:// and s3://: download it")
     if not (found := Path(path).expanduser()).exists():
         raise UserError(
             f"{kind}:{path}: no such file or folder ({found.absolute()}); paths are relative to where you start"
         )
+    check_regular(found)
     return found

@@ -132,6 +132,8 @@ def load(folder: epath.Path) -> TrainedOn | None:
             raise UserError(
                 f"{path} has version {version}; this naturel_jax reads up to {VERSION}: install a newer one"
             )
+        if not (isinstance(images, int) and isinstance(read, int)):
+            raise TypeError(f"images are {images!r:.20}, read {read!r:.20}")
         exact, perceptual = (_array(folder / f"{name}.uint64") for name in _ARRAYS)
         result = TrainedOn(exact, perceptual, images, read)
         if result.checksum() != checksum:

@@ -26,6 +26,8 @@ class _BatchRow(Mapping[str, Any]):
             return self._convert(self._batch.column(name))
         except UnicodeDecodeError as error:  # Arrow trusts the strings in a file
             raise BadRecord(f"{name} is not UTF-8 ({error.reason})") from error
+        except (OverflowError, pa.ArrowInvalid) as error:  # a date that Python does not have
+            raise BadRecord(f"{name} has no value in Python ({error})") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -128,7 +128,8 @@ def _made_from(pool: Embedded, path: Path) -> dict[str, Any]:
 def build(faiss: Any, pool: Embedded, path: Path, kind: Kind, budget: int) -> None:
     """Writes the index to ``path``. Lists are written when they have a quarter of the budget, and merged on disk."""
     index = faiss.index_factory(pool.dim, kind.key, faiss.METRIC_INNER_PRODUCT)
-    Path(_lists(path)).unlink(missing_ok=True)
+    for old in (path, Path(_lists(path))):  # FAISS would write to where a link leads
+        old.unlink(missing_ok=True)
     if not kind.training:
         _add(index, pool, 0, len(pool))
         faiss.write_index(index, str(path))

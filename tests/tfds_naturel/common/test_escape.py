@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import logging
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from naturel_jax.evaluators import results
 from naturel_jax.report import compare, plots, report
 from naturel_jax.report.tables import MEASURED, Cell, ModelRow
-from tfds_naturel.common import escape
+from tfds_naturel.common import cli, escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.release import card
 
@@ -106,3 +107,9 @@ def test_dataset_card_escapes_cells():
     facts = {"options": {"bank": "a|b\n<img src=x>"}}
     text = card.render("naturel/x", "A dataset.", {}, facts)
     assert r"| bank | a\|b \<img src=x\> |" in text
+
+
+def test_logs_do_not_control_the_terminal(capsys):
+    cli.set_up_logging()
+    logging.getLogger("naturel_jax").warning("%s\n%s", "\x1b]0;title\x07a\rb\u202e", "\tsecond line")
+    assert capsys.readouterr().err.partition(" ")[2] == "\ufffd]0;title\ufffda\ufffdb\ufffd\n\tsecond line\n"
