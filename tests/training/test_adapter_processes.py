@@ -45,16 +45,15 @@ def test_a_run_of_adapters_is_exported_to_peft_and_evaluated(one, tmp_path):
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     convert.main([f"run:{one.parent}/siglip_tiny", str(base)])
     convert.main([f"run:{one}", str(adapter), "--to", "peft", "--base", str(base)])
-    model = naturel_jax.load(str(adapter))
-    pixels, tokens = inputs(model.config)
+    config, trained, _ = weights.load(f"run:{one}")
+    pixels, tokens = inputs(config)
     np.savez(tmp_path / "inputs.npz", pixels=pixels.transpose(0, 3, 1, 2), tokens=tokens)
     job = {"name": "run", "base": str(base), "adapter": str(adapter), "inputs": str(tmp_path / "inputs.npz")}
     (tmp_path / "jobs.json").write_text(json.dumps([job]))
     script = ROOT / "tests" / "helpers" / "peft_process.py"
     subprocess.run([sys.executable, script, tmp_path / "jobs.json", tmp_path / "out.npz"], check=True)
     theirs, plain = np.load(tmp_path / "out.npz"), weights.load(str(base)).params
-    trained = weights.load(f"run:{one}").params
-    zimg_ID, ztxt_UD = verify.embeddings(model.config, trained, pixels, tokens)
+    zimg_ID, ztxt_UD = verify.embeddings(config, trained, pixels, tokens)
     np.testing.assert_allclose(theirs["run/images"], zimg_ID, rtol=0, atol=1e-5)
     np.testing.assert_allclose(theirs["run/texts"], ztxt_UD, rtol=0, atol=1e-5)
     scale, bias = (trained[name] - plain[name] for name in ("logit_scale", "logit_bias"))
@@ -63,7 +62,9 @@ def test_a_run_of_adapters_is_exported_to_peft_and_evaluated(one, tmp_path):
     np.testing.assert_allclose(theirs["run/logits"], logits_IU, rtol=0, atol=1e-5 * np.exp(2.4))
 
     scores = json.loads((one / "scores.json").read_text())["scores"]
-    found = naturel_jax.evaluate(model, "naturel", datasets.directory(str(data_dir()), "naturel/tiny"))
+    found = naturel_jax.evaluate(
+        naturel_jax.load(adapter), "naturel", datasets.directory(str(data_dir()), "naturel/tiny")
+    )
     assert found and found == pytest.approx({name: scores[name] for name in found})
 
 
