@@ -1,7 +1,6 @@
 """``siglip_tp_lora`` as its users run it: trained by the command, by one process or two, exported and evaluated."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +10,10 @@ import pytest
 
 import naturel_jax
 from naturel_jax import convert, weights
-from naturel_jax.checkpoints import checkpoint
 from naturel_jax.data import datasets
 from naturel_jax.weights import verify
 from tests.helpers.model_files import inputs
-from tests.helpers.worlds import ROOT, Run, data_dir, losses, parameters, two_processes
+from tests.helpers.worlds import ROOT, Run, data_dir, losses, two_processes
 
 CONFIG = "../../configs/siglip_tp_lora.py:tiny"  # from tests/helpers
 LAST, SAVED = 6, 3  # steps
@@ -69,23 +67,11 @@ def test_a_run_of_adapters_is_exported_to_peft_and_evaluated(one, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_adapters_and_continue_exactly(one):
-    """The base is found beside the run; a checkpoint has the adapters once, whichever process wrote them."""
+def test_two_processes_have_the_losses_of_one(one):
+    """They find the base beside the run."""
     whole = two_processes(one.parent / "two", *flags(), devices=1, config=CONFIG)
     for run in whole:
         run.finish()
     workdir, expected = whole[0].workdir, losses(one)
     assert sorted(expected) == list(range(1, LAST + 1)) and losses(workdir).keys() == expected.keys()
     np.testing.assert_allclose([*losses(workdir).values()], [*expected.values()], rtol=1e-6)
-    size = sum(x.nbytes for x in parameters(workdir).values())
-    files = (checkpoint.directory(workdir) / str(LAST)).glob("params/**/d/*")
-    assert 0.5 * size < sum(path.stat().st_size for path in files) < 1.2 * size
-
-    parts = shutil.copytree(workdir, one.parent / "parts")
-    (parts / "scores.json").unlink()
-    shutil.rmtree(parts / "checkpoints" / str(LAST))
-    for run in two_processes(parts, *flags(), devices=1, config=CONFIG):
-        assert f"from step {SAVED}" in run.finish()
-    assert losses(parts) == losses(workdir)
-    for path, value in parameters(workdir).items():
-        np.testing.assert_array_equal(parameters(parts)[path], value, err_msg=path)
