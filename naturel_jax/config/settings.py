@@ -20,9 +20,6 @@ from tfds_naturel.common.errors import UserError
 T = TypeVar("T")
 
 _MOST_REPETITIONS = 5  # in a pattern for parameters, whose paths have less than 100 characters
-_REPETITION = re.compile(
-    r"[*+{]|(?!^)(?<![(*+?}])\?"
-)  # not those that begin a kind of group, or make a repetition lazy
 
 
 class Allowed(NamedTuple):
@@ -42,32 +39,34 @@ SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 o
 AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
 
 
-def are_patterns(rules: Iterable[tuple[str, float]]) -> bool:
-    """Whether ``rules`` are pairs of a regular expression that is fast to match and a number of at least 0."""
+def are_patterns(rules: Iterable[tuple[str, float]], most: int = _MOST_REPETITIONS) -> bool:
+    """Whether ``rules`` are pairs of a regular expression that is fast to match, with at most ``most`` repetitions in a
+    row, and a number of at least 0."""
     try:
         return all(
-            re.compile(pattern) and not _may_take_forever(pattern) and 0 <= factor < math.inf
+            re.compile(pattern) and not _may_take_forever(pattern, most) and 0 <= factor < math.inf
             for pattern, factor in rules
         )
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
 
 
-def _may_take_forever(pattern: str) -> bool:
-    """Whether a pattern repeats a group that has a repetition or alternatives itself, or has more than five repetitions
-    in a row: Python's ``re`` may try exponentially many ways to match it, or a number of them that grows as a high
-    power."""
+def _may_take_forever(pattern: str, most: int) -> bool:
+    """Whether a pattern repeats a group that has a repetition or alternatives itself, or has more than ``most``
+    repetitions, optional parts and groups of alternatives in a row: Python's ``re`` may try exponentially many ways to
+    match it, or a number of them that grows as a high power."""
     rest = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)  # escapes and character classes
+    rest = re.sub(r"(?<!\()\?", "+", re.sub(r"([*+?}])[?+]", r"\1", rest))  # no lazy and possessive ones
 
-    def too_many(text: str) -> bool:
-        return any(len(_REPETITION.findall(branch)) > _MOST_REPETITIONS for branch in text.split("|"))
+    def repetitions(text: str) -> int:
+        return max(len(re.findall(r"[*+{]", branch)) for branch in text.split("|"))
 
     while group := re.search(r"\(([^()]*)\)([*+{]?)", rest):
-        branches = "|" in group[1] or _REPETITION.search(group[1])
-        if (branches and group[2]) or too_many(group[1]):
+        count = max(repetitions(group[1]), "|" in group[1])
+        if (count and group[2]) or count > most:
             return True
-        rest = rest[: group.start()] + ("x+" if branches else "x") + rest[group.end() - len(group[2]) :]
-    return too_many(rest)
+        rest = rest[: group.start()] + "x" + count * "+" + rest[group.end() - len(group[2]) :]
+    return repetitions(rest) > most
 
 
 def above(low: float) -> Allowed:

@@ -108,8 +108,9 @@ def _of_adapter(about: model_card.About, adapter: weights.Adapter) -> model_card
     options = adapter.options
     how = f"LoRA of rank {options.rank}, alpha {options.alpha:g}{', rank-stabilized' * options.rslora}"
     layers = [path.removesuffix("/lora_a") for path in flatten(adapter.params) if path.endswith("/lora_a")]
-    scalars = "".join(f"; it also has its own {x}" for x in ("logit_scale", "logit_bias") if x in adapter.params)
-    text = f"{how}, of the layers {', '.join(map(escape.code, layers))}{scalars}."
+    scalars = [f"`{x}`" for x in ("logit_scale", "logit_bias") if x in adapter.params]
+    also = f", and its own {' and '.join(scalars)}" if scalars else ""
+    text = f"{how}, of the layers {', '.join(map(escape.code, layers))}{also}."
     return dataclasses.replace(about, base=base, sections={**about.sections, "Adapter": text})
 
 

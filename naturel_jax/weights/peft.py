@@ -8,7 +8,7 @@ PEFT names matrices after their module, ``base_model.model.<module>.lora_A.weigh
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 
 from naturel_jax import config
+from naturel_jax.config.settings import are_patterns
 from naturel_jax.models import adapters
 from naturel_jax.models.families import Family, family_of
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
@@ -37,19 +38,22 @@ _READ: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),  # others may change the base
     **dict.fromkeys(("fan_in_fan_out", "lora_bias", "use_dora", "use_qalora"), (False, None)),
     **dict.fromkeys(("alpha_pattern", "rank_pattern"), ({}, None)),
+    "layers_to_transform": (None, []),
     **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication"), (None,)),
     **dict.fromkeys(("modules_to_save", "monteclora_config", "target_parameters", "use_bdlora"), (None,)),
+    "trainable_token_indices": (None,),
 }
 # Those that are read elsewhere, or concern training only.
 _OTHERS = frozenset(
     re.findall(
         r"\w+",
         """auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules
-        inference_mode layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config
-        megatron_config megatron_core peft_version qalora_group_size r revision target_modules task_type
-        trainable_token_indices use_rslora velora_config""",
+        inference_mode layers_pattern loftq_config lora_alpha lora_dropout lora_ga_config megatron_config
+        megatron_core peft_version qalora_group_size r revision target_modules task_type use_rslora velora_config""",
     )
 )
+# Of an expression for names in a file that may come from anyone: Python's ``re`` tries every way to match it.
+_MOST_REPETITIONS, _MOST_ALTERNATIVES = 3, 32
 
 
 class Adapter(NamedTuple):
@@ -96,16 +100,19 @@ def table(family: Family, params: Params) -> list[Rule]:
 
 
 class Found(NamedTuple):
-    """An adapter whose tensors have not been read yet. Fields: see ``Adapter``; ``options`` without targets."""
+    """An adapter whose tensors have not been read yet. Fields: see ``Adapter``; ``options`` without targets, and
+    ``is_target``, whether PEFT gives a module an adapter."""
 
     tensors: Tensors
     options: config.Adapter
     base: str
     digest: str
+    is_target: Callable[[str], bool]
 
     def read(self, model: TwoTowerConfig, base: Params, place: Place) -> Adapter:
         """The adapter of ``base``. Raises UserError listing tensors that are missing, of modules that are no linear
-        layer of this model, or of the wrong shape, and for a base that is not the one that the file names."""
+        layer of this model or not targets, or of the wrong shape, and for a base that is not the one that the file
+        names."""
         name, rules = self.tensors.name, table(family_of(model), base)
         templates = {re.sub(r"\.layers\.\d+\.", ".layers.{}.", key) for key in self.tensors.shapes}
         paths = {r.path for r in rules if templates.intersection(r.keys)}
@@ -114,11 +121,21 @@ class Found(NamedTuple):
         kept = {path: jnp.copy(base[path]) for path in shapes if path.startswith("logit_") and path not in paths}
         shapes = {path: shape for path, shape in shapes.items() if path not in kept}
         tables.check_keys(name, rules, shapes, self.tensors.shapes)
+        self._check_targets()
         check_base(name, self.base, self.digest, base)
         params = {"image": {}, "text": {}, **kept, **tables.read(name, rules, shapes, self.tensors.get, place)}
         options = dataclasses.replace(self.options, targets=layers)
         _check_products(name, params, layers, options)
         return Adapter(params, options, self.base, self.digest or adapters.digest(base))
+
+    def _check_targets(self) -> None:
+        """Raises UserError for matrices that PEFT would leave out."""
+        keys = (key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in self.tensors.shapes)
+        if beyond := sorted(module for module in set(keys) if module and not self.is_target(module)):
+            raise UserError(
+                f"{self.tensors.name} has matrices of {len(beyond)} modules that target_modules of {CONFIG_FILE} does "
+                f"not select, so PEFT leaves them out: {', '.join(beyond[:4])}; correct one of the files"
+            )
 
 
 def _check_products(name: str, params: Params, layers: Iterable[str], options: config.Adapter) -> None:
@@ -148,13 +165,33 @@ def find(folder: Path) -> Found:
         options = config.parse(config.Adapter, given, "LoRA")
         if options.rank < 1:
             raise UserError(f"r is {rank!r}; expected a whole number of at least 1")
-        base = _base(fields)
+        base, is_target = _base(fields), _named(fields, "target_modules")
+        is_excluded = _named(fields, "exclude_modules") if fields.get("exclude_modules") else lambda module: False
     if not weights.is_file():
         raise UserError(f"{weights} is missing: {CONFIG_FILE} is there without its tensors")
     tensors = open_safetensors(weights)
     with explained(weights, "safetensors"), safetensors.safe_open(weights, "numpy") as file:
         digest = (file.metadata() or {}).get(DIGEST, "")
-    return Found(tensors, options, base, digest)
+    return Found(tensors, options, base, digest, lambda module: is_target(module) and not is_excluded(module))
+
+
+def _named(fields: Mapping[str, Any], field: str) -> Callable[[str], bool]:
+    """Whether ``field`` names a module: it lists ends of names, or is an expression for whole names
+    (``check_target_module_exists`` in peft/tuners/tuners_utils.py)."""
+    value = fields.get(field)
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        ends = tuple(f".{name}" for name in value)
+        return lambda module: f".{module}".endswith(ends)
+    if (
+        isinstance(value, str)
+        and value.count("|") < _MOST_ALTERNATIVES
+        and are_patterns([(value, 0)], _MOST_REPETITIONS)
+    ):
+        return lambda module: bool(re.fullmatch(value, module))
+    raise UserError(
+        f"{field} is {value!r:.200}; expected names of modules, or a regular expression with less than "
+        f"{_MOST_ALTERNATIVES} alternatives of at most {_MOST_REPETITIONS} repetitions or groups"
+    )
 
 
 def _base(fields: Mapping[str, Any]) -> str:

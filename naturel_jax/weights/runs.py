@@ -174,12 +174,12 @@ def base_digest(name: epath.PathLike) -> str:
 
 
 def _resolved(workdir: epath.Path, init: str) -> str:
-    """``init``, with ``base:NAME`` as the run in the folder NAME beside ``workdir``, with which it may have been moved.
-    Raises UserError for a NAME that is no folder's."""
+    """``init``, with ``base:NAME`` as the run in the folder NAME beside ``workdir``, with which it may have been moved,
+    as an absolute path. Raises UserError for a NAME that is no folder's."""
     if not init.startswith("base:"):
         return init
     check_folder(init.removeprefix("base:"), "config.init")
-    return f"run:{workdir.parent / init.removeprefix('base:')}"
+    return f"run:{storage.absolute(workdir).parent / init.removeprefix('base:')}"
 
 
 def load_run(
@@ -210,7 +210,8 @@ def load_run(
             fields = {name: value for name, value in adapter.items() if name not in ("base", "digest")}
             options = parse(Adapter, fields, "adapter")  # before its patterns are matched
             shapes = adapters.shapes(shapes, options.rank, options.targets)
-            if (init := str(meta["config"]["init"])).startswith("base:"):
+            init, name = str(meta["config"]["init"]), str(adapter["base"]).rpartition("/")[2]
+            if init == f"base:{name}":  # else it went on with adapters of that run, whose base is another
                 adapter["base"] = _resolved(workdir, init)
     shapes = jax.tree_util.tree_map_with_path(abstract, shapes)
     item = "ema" if "ema" in storage.names(folder) else "params"

@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices
 _STACK = "/blocks/"  # paths containing this hold all blocks along their first axis
 _MAX_LISTED = 8  # most names that an error message lists
+_LARGEST_SCALE = math.log(np.finfo(np.float32).max)
 
 
 class Transform(NamedTuple):
@@ -222,7 +223,8 @@ def check_keys(name: str, table: Sequence[Rule], shapes: Params, present: Mappin
 def read(name: str, table: Sequence[Rule], shapes: Params, get: Callable[[str], np.ndarray], place: Place) -> Params:
     """The parameter tree, read one parameter at a time, so that the host holds only one that is not yet placed.
 
-    Raises UserError naming the keys of a parameter with NaN or infinity in it.
+    Raises UserError naming the keys of a parameter with NaN or infinity in it, and of a logit scale whose exponential
+    is infinite.
     """
     params = {}
     for leaf in _leaves(table, shapes):
@@ -230,6 +232,10 @@ def read(name: str, table: Sequence[Rule], shapes: Params, get: Callable[[str], 
         if not np.isfinite(array).all():
             bad = [key for key, _ in leaf.foreign() if not np.isfinite(get(key).astype(np.float32)).all()]
             raise UserError(f"{name}: NaN or infinity in {_listing(bad)}")
+        if leaf.rule.path == "logit_scale" and array > _LARGEST_SCALE:
+            raise UserError(
+                f"{name}: {leaf.rule.keys[0]} is {array:g}, the logarithm of the logit scale: this overflows"
+            )
         params[leaf.rule.path] = place(leaf.rule.path, array)
     return traverse_util.unflatten_dict(params, sep="/")
 

@@ -120,7 +120,11 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"name": "a\nb"}, r"config\.name is .*; expected a name"),
         *(
             ({"optim__lr_multipliers": ((pattern, 0.0),)}, r"lr_multipliers .*five repetitions, none of a group")
-            for pattern in ("(a+)+$", "(x*)*", "(a|a)*b", r"(\w{1,9}/){2,}", ".*.*.*.*.*.*x", "(?:.?){40}", ".?" * 9)
+            for pattern in ("(a+)+$", "((?:x*))*", "(a|a)*b", r"(\w{1,9}/){2,}", ".*.*.*.*.*.*x", "(.*.*.*)(.*.*.*)x")
+        ),
+        *(
+            ({"adapter__targets": (pattern,)}, r"adapter\.targets .*five repetitions, none of a group")
+            for pattern in ("(.?){9}x", "(?:.?){40}", "x?x?x?x?x?x?y", "(a|b)(a|b)(a|b)(a|b)(a|b)(a|b)", "x{9999999999}")
         ),
         ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep is 0"),
         ({"name": ""}, r"config\.name is ''; expected a name"),

@@ -27,12 +27,13 @@ from naturel_jax.training.start import make_start
 from naturel_jax.weights import export, verify
 from naturel_jax.weights.tables import flatten
 from tests.helpers import hub_server
-from tests.helpers.model_files import inputs, tiny
+from tests.helpers.model_files import assert_same, inputs, tiny
 from tfds_naturel.common.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "peft_process.py"
 EVERYWHERE = (".*",)
 PRESETS = {"clip": "tiny-clip", "siglip": "tiny-siglip"}
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "visual_projection", "text_projection"]
 
 
 def saved_base(folder: Path, family: str, seed: int = 0) -> str:
@@ -40,7 +41,7 @@ def saved_base(folder: Path, family: str, seed: int = 0) -> str:
     return os.fspath(folder)
 
 
-def saved_run(folder: Path, family: str, base: str, **fields: Any) -> str:
+def saved_run(folder: Path, family: str, base: str, init: str = "", **fields: Any) -> str:
     """The checkpoint of a run, as if it had trained adapters of ``base`` to random values, and the logit scale."""
     config, params, processor = tiny(PRESETS[family])
     options = c.Adapter(**{"rank": 3, "alpha": 6.0, "targets": EVERYWHERE} | fields)
@@ -49,7 +50,7 @@ def saved_run(folder: Path, family: str, base: str, **fields: Any) -> str:
     tree = jax.tree.map(lambda x: np.float32(0.1 * rng.standard_normal(x.shape)), tree)
     tree |= {name: params[name] + np.float32(0.1) for name in params if name.startswith("logit_")}
     adapter = weights.Adapter(tree, options, base, adapters.digest(params))
-    recipe = to_json(c.Config(name="tuned", init=base, adapter=options))
+    recipe = to_json(c.Config(name="tuned", init=init or base, adapter=options))
     meta = make_meta(recipe, config, processor, adapter=adapter.meta())
     checkpoints = checkpoint.Checkpoints(folder, keep=1)
     checkpoints.save(5, {"params": jax.device_put(tree)}, meta, wait=True)
@@ -171,6 +172,19 @@ def test_an_adapter_goes_to_the_hub_with_a_card_and_comes_back(clip, tmp_path):
     assert "library_name: peft" in card and "base_model: owner/base" in card and "LoRA of rank 3, alpha 6" in card
 
 
+def test_a_base_beside_the_run_is_found_from_anywhere(tmp_path, monkeypatch):
+    """Also where a run goes on with the adapters of the run beside it, and where all have been moved."""
+    home, other = tmp_path / "home", tmp_path / "other"
+    export.save(home / "base", *tiny("tiny-clip"), form="run")
+    base = f"run:{home}/base"
+    saved_run(home / "first", "clip", base, init="base:base")
+    saved_run(home / "second", "clip", base, init="base:first")
+    monkeypatch.chdir(tmp_path)
+    assert [weights.unmerged(f"run:home/{name}")[1].base for name in ("first", "second")] == [base, base]
+    home.rename(other)
+    assert weights.unmerged("run:other/first")[1].base == f"run:{other}/base"
+
+
 def test_another_base_is_refused(clip, tmp_path):
     """By the digest of its parameters, as a run and our folders have it, or because the shapes do not fit."""
     _, source, folder = clip
@@ -203,6 +217,8 @@ def test_what_is_not_plain_lora_of_these_layers_is_refused_by_name(clip, tmp_pat
     fields = json.loads((folder / "adapter_config.json").read_text())
     tensors = safetensors.numpy.load_file(folder / "adapter_model.safetensors")
     query = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
+    scale, bias = (f"base_model.model.logit_{name}" for name in ("scale", "bias"))
+    nested = "(.*.*)*q_proj"
     for change, expected in (
         ({"use_dora": True}, r"adapter_config\.json: use_dora is True; only False is implemented"),
         ({"peft_type": "IA3"}, r"adapter_config\.json: peft_type is 'IA3'; only 'LORA' is implemented"),
@@ -221,6 +237,21 @@ def test_what_is_not_plain_lora_of_these_layers_is_refused_by_name(clip, tmp_pat
             r"lora_A reaches 3e\+38 and lora_B .* in text/tr",
         ),
         ({"lora_alpha": 1e40}, r"scaled by 3\.33e\+39: this may overflow"),
+        (
+            {"target_modules": [x for x in PROJECTIONS if x != "fc1"]},
+            r"has matrices of 6 modules that target_modules of adapter_config\.json does not select, so PEFT leaves "
+            r"them out: text_model\.encoder\.layers\.0\.mlp\.fc1, ",
+        ),
+        ({"exclude_modules": r"vision.*"}, r"has matrices of 24 modules that target_modules .*: vision_model\."),
+        ({"target_modules": None}, r"adapter_config\.json: target_modules is None; expected names of modules, or a"),
+        ({"target_modules": nested}, r"target_modules is '\(\.\*\.\*\)\*q_proj'; .*at most 3 repetitions or groups"),
+        ({"target_modules": "|".join([r"\w+q_proj"] * 33)}, r"a regular expression with less than 32 alternatives"),
+        ({"layers_to_transform": [0]}, r"layers_to_transform is \[0\]; only None is implemented"),
+        ({"trainable_token_indices": [1]}, r"trainable_token_indices is \[1\]; only None is implemented"),
+        ({scale: np.array(1000, np.float32)}, r"logit_scale is 1000, the logarithm of the logit scale: this overflows"),
+        ({scale: np.array(np.nan, np.float32)}, r"NaN or infinity in base_model\.model\.logit_scale"),
+        ({scale: np.zeros(2, np.float32)}, r"of the wrong shape: base_model\.model\.logit_scale \[2\] instead of \[\]"),
+        ({bias: np.array(-9, np.float32)}, r"1 not of this model: base_model\.model\.logit_bias"),
         ({query: None}, rf"1 missing: {query.replace('.', '[.]')}"),
         ({query.replace("q_proj", "qkv"): tensors[query]}, r"1 not of this model: .*layers\.0\.self_attn\.qkv\.lora_A"),
     ):
@@ -235,6 +266,9 @@ def test_what_is_not_plain_lora_of_these_layers_is_refused_by_name(clip, tmp_pat
         safetensors.numpy.save_file(kept, broken / "adapter_model.safetensors")
         with pytest.raises(UserError, match=expected):
             weights.load(str(broken))
+    rewrite(broken, target_modules=PROJECTIONS)
+    safetensors.numpy.save_file(tensors, broken / "adapter_model.safetensors")
+    assert_same(weights.load(str(broken)).params, weights.load(str(folder)).params)
     (broken / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
         weights.load(str(broken))

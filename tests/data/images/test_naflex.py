@@ -8,6 +8,7 @@ import os
 import jax
 import numpy as np
 import pytest
+import torch
 import transformers
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
@@ -30,7 +31,7 @@ from naturel_jax.training.loss import Loss
 from tests.helpers import tiny_config
 from tests.helpers.caption_groups import TEXTS, mesh, source
 from tests.helpers.image_files import photo
-from tests.helpers.model_files import assert_same, random_params
+from tests.helpers.model_files import assert_same, hf_model, random_params
 from tests.helpers.worlds import data_dir
 from tfds_naturel.common.errors import UserError
 
@@ -42,7 +43,7 @@ STRANGE = [(1, 2000), (2000, 1), (3, 3), (1, 1), (2, 1), (3, 500), (500, 3), (16
 SIZES = [*STRANGE, *map(tuple, np.random.default_rng(0).integers(1, 400, (40, 2)).tolist())]
 
 
-def test_pixels_and_grids_are_those_of_transformers():
+def test_pixels_grids_and_embeddings_are_those_of_transformers():
     """Its ``pil`` backend; torchvision's, the default, rounds otherwise, by one of 255 levels or rarely by two."""
     most = 100
     files = [photo(*size, seed=n, form="PNG") for n, size in enumerate(SIZES)]
@@ -58,10 +59,16 @@ def test_pixels_and_grids_are_those_of_transformers():
     np.testing.assert_array_equal(ours.lengths_I, np.sum(exact["pixel_attention_mask"], axis=1))
     np.testing.assert_allclose(ours.patches_IPV, exact["pixel_values"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours.patches_IPV, default["pixel_values"], rtol=0, atol=2.01 * 2 / 255)
+    sizes = preset("tiny-naflex")
+    params = random_params(sizes)
+    with torch.no_grad():
+        theirs = hf_model(sizes, params).get_image_features(**{name: torch.tensor(x) for name, x in exact.items()})
+    zimg_ID = torch.nn.functional.normalize(theirs.pooler_output).numpy()
+    np.testing.assert_allclose(jax.jit(Model(sizes).encode_image)(params, ours), zimg_ID, rtol=0, atol=1e-5)
 
 
 def test_a_photo_nearly_fills_the_sequence():
-    """So batches are padded to one length: shorter ones would leave out 3% on average."""
+    """So batches are padded to one length, and there are no buckets of shorter ones."""
     ratios = np.exp(np.linspace(np.log(1 / 3), np.log(3), 500))
     counts = [np.prod(naflex.grid(round(1000 * ratio), 1000, 16, 256)) for ratio in ratios]
     assert min(counts) >= 225 and np.mean(counts) > 0.97 * 256
