@@ -19,6 +19,7 @@ from tfds_naturel.common.errors import UserError
 
 T = TypeVar("T")
 
+_OPTIONAL = "~"  # stands for a question mark that makes a part optional, in no path
 _MOST_REPETITIONS = 5  # in a pattern for parameters, whose paths have less than 100 characters
 
 
@@ -56,10 +57,10 @@ def _may_take_forever(pattern: str, most: int) -> bool:
     repetitions, optional parts and groups of alternatives in a row: Python's ``re`` may try exponentially many ways to
     match it, or a number of them that grows as a high power."""
     rest = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)  # escapes and character classes
-    rest = re.sub(r"(?<!\()\?", "+", re.sub(r"([*+?}])[?+]", r"\1", rest))  # no lazy and possessive ones
+    rest = re.sub(r"(?<!\()\?", _OPTIONAL, re.sub(r"([*+?}])[?+]", r"\1", rest))  # no lazy and possessive ones
 
     def repetitions(text: str) -> int:
-        return max(len(re.findall(r"[*+{]", branch)) for branch in text.split("|"))
+        return max(len(re.findall(rf"[*+{{{_OPTIONAL}]", branch)) for branch in text.split("|"))
 
     while group := re.search(r"\(([^()]*)\)([*+{]?)", rest):
         count = max(repetitions(group[1]), "|" in group[1])

@@ -156,14 +156,17 @@ class Location:
         self._store, self._version = client(scheme, bucket), _STORES[scheme][2]
 
     def get(self) -> tuple[bytes, str]:
-        """(content, version)."""
+        """(content, version). Raises OSError if the store gives no version."""
 
-        def request() -> tuple[bytes, str]:
+        def request() -> tuple[bytes, str | None]:
             answer = self._store.get(self.name)
             meta: Any = answer.meta
             return bytes(answer.bytes()), meta[self._version]
 
-        return self._retry(request)
+        content, version = self._retry(request)
+        if version is None:
+            raise OSError(f"{self.url}: the store gives no {self._version}, so nobody could tell who writes to it")
+        return content, version
 
     def put(self, content: bytes, replacing: str | None = None) -> None:
         """Writes the object. Raises Changed if it does not have the version ``replacing``."""

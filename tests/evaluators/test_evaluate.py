@@ -85,7 +85,7 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     assert page.count("<img ") >= len(verdicts)
     assert '<th scope="row">longer caption</th>' in page
     latex = (tmp_path / "report.tex").read_text()
-    assert latex.count(r"\toprule") == 2 and r"\multicolumn{2}{c}{Winoground (text)}" in latex
+    assert latex.count(r"\toprule") == 3 and r"\multicolumn{2}{c}{Winoground (text)}" in latex
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     row = next(r for r in rows if (r["model"], r["metric"]) == ("CLIP", "winoground/text"))
     assert row["kind"] == "measured" and float(row["low"]) <= float(row["value"]) <= float(row["high"])

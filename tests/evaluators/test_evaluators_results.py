@@ -19,6 +19,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.benchmarks import benchmark, registry, rules
 from naturel_jax.evaluators import results
+from naturel_jax.storage import once
 from tests.helpers import benchmark_files as files
 from tests.helpers.tiny_models import tiny
 from tests.helpers.worlds import ROOT
@@ -80,6 +81,7 @@ from pathlib import Path
 import numpy as np
 from naturel_jax.benchmarks import benchmark, rules
 from naturel_jax.evaluators import results
+from naturel_jax.storage import once
 
 out, name = Path(sys.argv[1]), sys.argv[2]
 items = tuple(benchmark.Item(f"{name}{n}", (), ("a", "b")) for n in range(20))
@@ -210,6 +212,8 @@ def test_items_of_other_types_are_an_error(column, tmp_path):
     path = results.folder_of(tmp_path, result.model, result.benchmark) / "items.parquet"
     table = pq.read_table(path).slice(0, 2)
     pq.write_table(table.set_column(table.column_names.index(column), column, COLUMNS[column]), path)
+    scores = epath.Path(path.with_name("scores.json"))
+    storage.write_json(scores, storage.read_json(scores) | {"rows": once.checksum(path)})
     with pytest.raises(UserError, match=rf"items\.parquet: .*{column}"):
         results.load_items(tmp_path, result.model, result.benchmark)
 

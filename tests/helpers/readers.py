@@ -337,7 +337,9 @@ def _compared(folder: Path) -> list[Path]:
             "weight": 1.0,
             "outcome/right": float(model == "a"),
         }
-        pq.write_table(pa.Table.from_pylist([row]), place / "items.parquet", compression="zstd")
+        kinds = {"boxes": pa.list_(pa.list_(pa.int32())), "cosines": pa.list_(pa.float32())}
+        table = pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
+        pq.write_table(table, place / "items.parquet", compression="zstd")
         found.append(place / "items.parquet")
     return found
 
