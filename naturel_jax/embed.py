@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         "dtype": options.store,
     }
     output, start = files.Output(options.out, pool, made_from), time.monotonic()
-    good, bad = embedding.embed(pool, embedding.Embeddings(encoder, params, options.store), output, share)
+    good, bad = embedding.embed(pool, embedding.Embedder(encoder, params, options.store), output, share)
     rate = (good + bad) / (time.monotonic() - start)
     print(f"{options.out}: embedded {good:,} images, {rate:,.1f} images/s; {bad:,} rows are bad")
     if share.count == 1:  # others would each read what all have done

@@ -83,7 +83,7 @@ def ours(source: str, encoder, params, out: Path) -> np.ndarray:
     pool = images.open_pool(source, "data", "train", Fields(), 32_768)
     out.mkdir()
     output = files.Output(epath.Path(out), pool, {})
-    embedding.embed(pool, embedding.Embeddings(encoder, params, "float16"), output, Share())
+    embedding.embed(pool, embedding.Embedder(encoder, params, "float16"), output, Share())
     return np.concatenate([np.load(path) for path in sorted((out / "img_emb").iterdir())])
 
 

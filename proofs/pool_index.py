@@ -43,7 +43,7 @@ def write(folder: Path, count: int, dim: int) -> None:
 def build(folder: Path, budget: int) -> None:
     """Builds and searches the index; prints what is known of it, and this process's peak of memory."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    pool = embedded.Embedded(folder)
+    pool = embedded.EmbeddedPool(folder)
     found = index.load_or_build(pool, budget)
     seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = sum(path.stat().st_size for path in folder.glob(f"{index.NAME}*"))

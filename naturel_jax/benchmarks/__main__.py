@@ -11,6 +11,7 @@ offline, put the files where the list says; nothing else is needed.
 """
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from tfds_naturel.common.errors import Stopped, UserError
 
 
 def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, BenchmarkFields]) -> str:
-    """Describes one benchmark: what is present, or what is missing and where to get it. Raises UserError for a broken
+    """Says of one benchmark what is present, or what is missing and where to get it. Raises UserError for a broken
     user-defined one."""
     try:
         benchmark = registry.read([name], files=files, naturel=naturel, fields=fields)[0]
@@ -37,17 +38,22 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
         try:
             source = BENCHMARKS[name].SOURCE
         except UserError:  # its package cannot be imported
-            return f"{name}: {error}"
+            return str(error)
         missing = "" if isinstance(error, UserError) else "missing: "
         reason = str(error).removeprefix(f"{name} ").partition(MORE)[0]  # which says to run this command
         fetched = f"; --download {name} fetches it" if source.downloadable else ""
         where = f"it is {source.needs}; from {source.where}; {source.licence}{fetched}"
-        return f"{name}: {missing}{reason}\n    {where}{_reader(name)}"
+        return f"{missing}{reason}\n    {where}{_reader(name)}"
     published = f" of {benchmark.published:,} published" if benchmark.published else ""
     state = f"{len(benchmark.items):,}{published} items"
     if benchmark.problems:
         state += f", {len(benchmark.problems):,} problems; the first: {benchmark.problems[0]}"
-    return f"{benchmark.name}: {state}{_reader(name)}"
+    return f"{state}{_reader(name)}"
+
+
+def _only(fields: Mapping[str, BenchmarkFields], name: str) -> dict[str, BenchmarkFields]:
+    """Those of the benchmark ``name``."""
+    return {key: value for key, value in fields.items() if key == own_benchmarks.name_of(name)}
 
 
 def _reader(name: str) -> str:
@@ -64,10 +70,9 @@ def map_shortcuts(
     pairs = frozenset(pair for file in seen for text in own.captions(file) for pair in shortcuts.word_pairs(text))
     found, not_compared, missing = [], [], 0
     for name in names or BENCHMARKS:
-        of_name = {key: value for key, value in fields.items() if key == own_benchmarks.name_of(name)}
         with annotations_only() as read:
             try:
-                benchmark = registry.read([name], files=files, naturel=naturel, fields=of_name)[0]
+                benchmark = registry.read([name], files=files, naturel=naturel, fields=_only(fields, name))[0]
             except (FileNotFoundError, UserError):
                 if names:
                     raise
@@ -114,9 +119,12 @@ def main(arguments: Sequence[str]) -> None:
             failed += 1
     if options.shortcuts:
         print(map_shortcuts(options.names or options.download, files, naturel, fields, options.seen), flush=True)
-    for name in () if options.shortcuts else options.names or options.download or BENCHMARKS:
-        own_fields = {own: value for own, value in fields.items() if own == own_benchmarks.name_of(name)}
-        print(describe(name, files, naturel, own_fields), flush=True)
+    described = (
+        (own_benchmarks.name_of(name), describe(name, files, naturel, _only(fields, name)))
+        for name in (() if options.shortcuts else options.names or options.download or BENCHMARKS)
+    )
+    for text, same in itertools.groupby(described, key=lambda pair: pair[1]):  # many say the same
+        print(f"{', '.join(name for name, _ in same)}: {text}", flush=True)
     if failed:
         raise Stopped(f"{failed:,} files could not be downloaded; run the same command again to fetch them")
 

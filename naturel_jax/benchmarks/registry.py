@@ -135,14 +135,16 @@ def read(
     own_benchmarks.check_names(texts, fields, "--fields")
     if taken := [text for text in texts if text not in BENCHMARKS and own_benchmarks.name_of(text) in BENCHMARKS]:
         raise UserError(f"benchmark {taken[0]!r} has the name of another benchmark; write NAME=KIND:PATH")
-    benchmarks = []
+    benchmarks, skipped = [], dict[str, list[str]]()  # reason -> names
     for text in texts:
         try:
             benchmarks.append(_read(text, files, naturel, fields, cache_dir))
         except (FileNotFoundError, UserError) as error:
             if not every or text in names:
                 raise
-            print(f"skipped {text}: {error}", flush=True)
+            skipped.setdefault(str(error).removeprefix(f"{text} "), []).append(text)
+    for reason, some in skipped.items():
+        print(f"skipped {', '.join(some)}: {reason}", flush=True)
     return benchmarks
 
 

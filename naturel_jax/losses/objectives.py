@@ -11,7 +11,6 @@ Shape letters: I images, U distinct captions, D embedding, N of either, B the ba
 """
 
 import functools
-import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -262,9 +261,3 @@ OBJECTIVES: dict[str, Objective] = {
     "softmax_each": Objective(over_positives(softmax_loss), needs_bias=False, smooths_labels=True, has_negatives=False),
     "sigmoid": Objective(sigmoid_loss, needs_bias=True),
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name != "Embedded":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return pkgutil.resolve_name("naturel_jax.losses.terms.term:Embedded")  # was here; plug-ins import it

@@ -33,7 +33,7 @@ def test_listing_shows_what_is_present_and_where_to_get_the_rest(tmp_path, capsy
     assert "winoground: 3 of 400 published items, 1 problems; the first: winoground record 0: image 'gone.png'" in text
     assert re.search(rf"^sugarcrepe: missing: {tmp_path}/sugarcrepe/\w+\.json: not found$", text, re.MULTILINE)
     assert "from https://github.com/RAIVNLab/sugar-crepe; MIT; COCO images" in text
-    assert "naturel: needs --naturel, which is not set\n    it is a prepared TFDS folder such as" in text
+    assert "naturel_positions: needs --naturel, which is not set\n    it is a prepared TFDS folder such as" in text
     assert "; --download sugarcrepe fetches it" in text and "--download eqben" not in text
     assert "python -m naturel_jax.benchmarks" not in text, "that has just been run"
     readers = dict(re.findall(r"^(\w+): .*\n(?:    it is .*\n)?    reader: (.*)$", text, re.MULTILINE))

@@ -50,7 +50,7 @@ def run(encoder, source, out, rows=5, share=WHOLE, fields=None, dtype="float16")
     """Embeds the source in parts of ``rows``; returns the numbers of images and bad rows."""
     pool = images.open_pool(source, "data", "train", Fields(**(fields or {})), rows)
     output = files.Output(epath.Path(out), pool, MADE_FROM | {"dtype": dtype})
-    return embedding.embed(pool, embedding.Embeddings(encoder, tiny("tiny-clip").params, dtype), output, share)
+    return embedding.embed(pool, embedding.Embedder(encoder, tiny("tiny-clip").params, dtype), output, share)
 
 
 def content(out) -> dict[str, bytes]:
@@ -150,7 +150,7 @@ def test_bad_images_are_listed_and_captions_are_optional(encoder, expected, tmp_
     reasons = ["not a readable image", "No such file", "not JSON", "is outside", "no field 'image'"]
     assert all(reason in row["reason"] for reason, row in zip(reasons, bad, strict=True))
     assert files.count(epath.Path(out)) == (3, 4, 5), "the last part has no image, and therefore no other file"
-    assert len(embedded.Embedded(out)) == 4
+    assert len(embedded.EmbeddedPool(out)) == 4
 
 
 def test_images_without_any_caption_and_a_damaged_shard(encoder, tmp_path):
@@ -213,7 +213,7 @@ def test_index_finds_the_nearest(name, tmp_path, monkeypatch):
         monkeypatch.setattr(index, "EXACT", 1000)
     count, budget, kind, least = KINDS[name]
     z_ND = write_pool(tmp_path, count)
-    pool = embedded.Embedded(tmp_path)
+    pool = embedded.EmbeddedPool(tmp_path)
     found = index.load_or_build(pool, budget)
     assert found.about["kind"] == kind and found.about["recall@10"] >= least
     queries = np.random.default_rng(1).choice(count, 50, replace=False)
@@ -223,10 +223,10 @@ def test_index_finds_the_nearest(name, tmp_path, monkeypatch):
     np.testing.assert_allclose(cosines, np.einsum("qkd,qd->qk", z_ND[rows], z_ND[queries]), atol=1e-3)
     build, built = index.build, []
     monkeypatch.setattr(index, "build", lambda *arguments: (built.append(1), build(*arguments)))
-    again, _ = index.load_or_build(embedded.Embedded(tmp_path), budget).search(pool[queries], 11)
+    again, _ = index.load_or_build(embedded.EmbeddedPool(tmp_path), budget).search(pool[queries], 11)
     np.testing.assert_array_equal(again, rows)
     np.save(pool.files[0], -z_ND[:700].astype(np.float16))
-    assert not built and index.load_or_build(embedded.Embedded(tmp_path), budget) and built, "of other embeddings"
+    assert not built and index.load_or_build(embedded.EmbeddedPool(tmp_path), budget) and built, "of other embeddings"
 
 
 def damage(path, change) -> None:
@@ -238,7 +238,7 @@ def damage(path, change) -> None:
 
 def test_index_that_is_damaged_or_was_copied_is_made_again(tmp_path, monkeypatch):
     write_pool(tmp_path / "pool", 300)
-    pool, built, build = embedded.Embedded(tmp_path / "pool"), [], index.build
+    pool, built, build = embedded.EmbeddedPool(tmp_path / "pool"), [], index.build
     monkeypatch.setattr(index, "build", lambda *arguments: (built.append(1), build(*arguments)))
     sound = index.load_or_build(pool, 1 << 30).search(pool[np.arange(9)], 5)[0]
     for name, change in ((index.NAME, lambda data: data[:-1] + b"?"), (f"{index.NAME}.json", lambda data: b"[]")):
@@ -246,7 +246,7 @@ def test_index_that_is_damaged_or_was_copied_is_made_again(tmp_path, monkeypatch
         np.testing.assert_array_equal(index.load_or_build(pool, 1 << 30).search(pool[np.arange(9)], 5)[0], sound)
     assert len(built) == 3
     shutil.copytree(tmp_path / "pool", tmp_path / "copy")  # with the times of its files
-    index.load_or_build(embedded.Embedded(tmp_path / "copy"), 1 << 30)
+    index.load_or_build(embedded.EmbeddedPool(tmp_path / "copy"), 1 << 30)
     assert len(built) == 4
 
 
@@ -254,7 +254,7 @@ def test_index_is_not_written_to_where_a_link_leads(tmp_path):
     write_pool(tmp_path / "pool", 50)
     (tmp_path / "other").write_text("kept")
     (tmp_path / "pool" / index.NAME).symlink_to(tmp_path / "other")
-    index.load_or_build(embedded.Embedded(tmp_path / "pool"), 1 << 30)
+    index.load_or_build(embedded.EmbeddedPool(tmp_path / "pool"), 1 << 30)
     assert (tmp_path / "other").read_text() == "kept"
 
 
@@ -272,7 +272,7 @@ def test_arrays_that_are_no_embeddings_are_refused(array, tmp_path):
     path = tmp_path / "img_emb/img_emb_0000.npy"
     np.save(path, HOSTILE_ARRAYS[array](z_ND))
     with pytest.raises(UserError, match=rf"^{path}: an (array of .*; expected|embedding is not finite)"):
-        list(embedded.Embedded(tmp_path).blocks(8))
+        list(embedded.EmbeddedPool(tmp_path).blocks(8))
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(99), b"\x93NUMPY\x01\x00\x09\x00((((((((\n"])
@@ -280,7 +280,7 @@ def test_files_that_are_no_arrays_are_refused(content, tmp_path):
     write_pool(tmp_path, 40)
     (tmp_path / "img_emb/img_emb_0000.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"img_emb_0000\.npy: not an array of embeddings \("):
-        embedded.Embedded(tmp_path)
+        embedded.EmbeddedPool(tmp_path)
 
 
 def test_names_of_a_pool_are_read_in_bounded_memory_and_belong_to_their_embeddings(tmp_path):
@@ -290,10 +290,10 @@ def test_names_of_a_pool_are_read_in_bounded_memory_and_belong_to_their_embeddin
     for column, reason in ((long, "unpack to 30,000,004 bytes"), ([None] * 40, "an image_path is None, expected")):
         pq.write_table(pa.table({"image_path": column}), path, compression="zstd")
         with pytest.raises(UserError, match=rf"^{path}: .*{reason}"):
-            list(embedded.Embedded(tmp_path).names())
+            list(embedded.EmbeddedPool(tmp_path).names())
     path.rename(path.with_name("metadata_0001.parquet"))
     with pytest.raises(UserError, match="differ in their files or rows"):
-        embedded.Embedded(tmp_path)
+        embedded.EmbeddedPool(tmp_path)
 
 
 def test_names_may_take_few_bytes(tmp_path):
@@ -302,7 +302,7 @@ def test_names_may_take_few_bytes(tmp_path):
     np.save(tmp_path / "img_emb/img_emb_0.npy", np.ones((500_000, 1), np.float16))
     names = pa.array([f"{n:09}" for n in range(500_000)])
     pq.write_table(pa.table({"image_path": names}), tmp_path / "metadata/metadata_0.parquet", compression="zstd")
-    assert sum(1 for _ in embedded.Embedded(tmp_path).names()) == 500_000
+    assert sum(1 for _ in embedded.EmbeddedPool(tmp_path).names()) == 500_000
 
 
 def test_what_is_done_of_a_pool_is_checked(encoder, tmp_path):

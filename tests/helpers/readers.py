@@ -36,7 +36,7 @@ from naturel_jax.data.images.boxes import Box
 from naturel_jax.data.items import index_writer
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.evaluators import results
-from naturel_jax.evaluators.pool.embedded import Embedded
+from naturel_jax.evaluators.pool.embedded import EmbeddedPool
 from naturel_jax.models import adapters
 from naturel_jax.models.two_tower import Model
 from naturel_jax.report import gallery
@@ -390,7 +390,7 @@ def _pool(name: str, folder: Path) -> list[Path]:
 
 
 def _read_pool(folder: Path) -> None:
-    pool = Embedded(folder)
+    pool = EmbeddedPool(folder)
     list(pool.names()), list(pool.blocks(2)), pool[np.arange(len(pool))]
 
 

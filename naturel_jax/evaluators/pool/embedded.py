@@ -23,7 +23,7 @@ _NAMES = 1 << 14  # that are read at a time
 _AGAIN = "delete it, and embed the pool again"
 
 
-class Embedded:
+class EmbeddedPool:
     """The image embeddings of a pool, on a disk; few are in memory at a time. Rows are numbered in the order of the
     files' names, as embedding-reader does."""
 

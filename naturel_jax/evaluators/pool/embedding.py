@@ -29,7 +29,7 @@ class Row(NamedTuple):
     reason: str
 
 
-class Embeddings(NamedTuple):
+class Embedder(NamedTuple):
     """What embeds: ``dtype`` is that of the files."""
 
     encoder: Encoder
@@ -37,7 +37,7 @@ class Embeddings(NamedTuple):
     dtype: str
 
 
-def embed(pool: Pool, embeddings: Embeddings, output: Output, share: Share) -> tuple[int, int]:
+def embed(pool: Pool, embedder: Embedder, output: Output, share: Share) -> tuple[int, int]:
     """Embeds the parts of ``share`` that are not done; returns the numbers of images and of bad rows among them.
 
     Raises OSError for a disk that fails, Stopped, and what storage raises.
@@ -51,14 +51,14 @@ def embed(pool: Pool, embeddings: Embeddings, output: Output, share: Share) -> t
             yield entry.image
 
     def rows() -> Iterator[Row]:
-        for z_D, reason in embeddings.encoder.stream(embeddings.params, images()):
+        for z_D, reason in embedder.encoder.stream(embedder.params, images()):
             progress.update()
             yield Row(*waiting.popleft(), z_D, reason)
 
     try:
         with Progress(unit="image", desc="embedding") as progress:
             for part, of_part in itertools.groupby(rows(), key=lambda row: row.part):
-                counts = _write(pool, embeddings, output, part, list(of_part))
+                counts = _write(pool, embedder, output, part, list(of_part))
                 good, bad = good + counts[0], bad + counts[1]
                 progress.set_postfix_str(f"{bad:,} bad", refresh=False)
     except DiskError as error:
@@ -82,22 +82,22 @@ def _left(pool: Pool, output: Output, share: Share) -> Iterator[Entry]:
             yield from pool.entries(shard, wanted)
 
 
-def _write(pool: Pool, embeddings: Embeddings, output: Output, part: Part, rows: Sequence[Row]) -> tuple[int, int]:
+def _write(pool: Pool, embedder: Embedder, output: Output, part: Part, rows: Sequence[Row]) -> tuple[int, int]:
     """Writes a part, with the embeddings of its captions; returns the numbers of images and of bad rows."""
     good = [row for row in rows if not row.reason]
     bad = [{"name": row.name, "reason": row.reason} for row in rows if row.reason]
     metadata = {"image_path": [row.name for row in good]}
-    arrays = {"img_emb": np.array([row.z_D for row in good], embeddings.dtype)}
+    arrays = {"img_emb": np.array([row.z_D for row in good], embedder.dtype)}
     if pool.captioned:
         metadata["caption"] = [row.caption for row in good]
-        arrays["text_emb"] = _texts(embeddings, metadata["caption"]).astype(embeddings.dtype)
+        arrays["text_emb"] = _texts(embedder, metadata["caption"]).astype(embedder.dtype)
     output.write(part, metadata, arrays, bad)
     return len(good), len(bad)
 
 
-def _texts(embeddings: Embeddings, captions: Sequence[str]) -> np.ndarray:
+def _texts(embedder: Embedder, captions: Sequence[str]) -> np.ndarray:
     """Embeddings [I, D] of the captions; zeros where there is none, so that readers find as many rows as images."""
-    ztxt_ID = np.zeros((len(captions), embeddings.encoder.model.config.embed_dim), np.float32)
+    ztxt_ID = np.zeros((len(captions), embedder.encoder.model.config.embed_dim), np.float32)
     with_text = [n for n, caption in enumerate(captions) if caption]
-    ztxt_ID[with_text] = embeddings.encoder.captions(embeddings.params, [captions[n] for n in with_text])
+    ztxt_ID[with_text] = embedder.encoder.captions(embedder.params, [captions[n] for n in with_text])
     return ztxt_ID

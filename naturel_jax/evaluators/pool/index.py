@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.evaluators.pool.embedded import Embedded
+from naturel_jax.evaluators.pool.embedded import EmbeddedPool
 from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
 from tfds_naturel.common.extras import library
@@ -66,9 +66,9 @@ def choose(images: int, dim: int, budget: int) -> Kind:
 
 
 class Index:
-    """The nearest images of an ``Embedded`` pool. ``about``: its kind, effort and recall."""
+    """The nearest images of an ``EmbeddedPool``. ``about``: its kind, effort and recall."""
 
-    def __init__(self, pool: Embedded, searched: Any, about: dict[str, Any]):
+    def __init__(self, pool: EmbeddedPool, searched: Any, about: dict[str, Any]):
         self._pool, self._searched, self.about = pool, searched, about
 
     def search(self, z_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +90,7 @@ class Index:
         return np.take_along_axis(rows_QK, order, axis=1), np.take_along_axis(cosines_QK, order, axis=1)
 
 
-def load_or_build(pool: Embedded, budget: int) -> Index:
+def load_or_build(pool: EmbeddedPool, budget: int) -> Index:
     """The index of ``pool``, in its folder; built if there is none for these embeddings, or not as it was written.
     ``budget``: bytes of memory.
 
@@ -114,7 +114,7 @@ def load_or_build(pool: Embedded, budget: int) -> Index:
     return Index(pool, searched, {name: value for name, value in about.items() if name != "made_from"})
 
 
-def _made_from(pool: Embedded, path: Path) -> dict[str, Any]:
+def _made_from(pool: EmbeddedPool, path: Path) -> dict[str, Any]:
     """Identifies the embeddings and the index at ``path`` of them. FAISS trusts what is in an index, so one that this
     machine has not written, as the time of its last change shows, which nobody can set, is not read."""
     paths = [place for place in (path, Path(_lists(path))) if place.exists()]
@@ -125,7 +125,7 @@ def _made_from(pool: Embedded, path: Path) -> dict[str, Any]:
     }
 
 
-def build(faiss: Any, pool: Embedded, path: Path, kind: Kind, budget: int) -> None:
+def build(faiss: Any, pool: EmbeddedPool, path: Path, kind: Kind, budget: int) -> None:
     """Writes the index to ``path``. Lists are written when they have a quarter of the budget, and merged on disk."""
     index = faiss.index_factory(pool.dim, kind.key, faiss.METRIC_INNER_PRODUCT)
     for old in (path, Path(_lists(path))):  # FAISS would write to where a link leads
@@ -156,7 +156,7 @@ def build(faiss: Any, pool: Embedded, path: Path, kind: Kind, budget: int) -> No
     shutil.rmtree(folder)
 
 
-def _add(index: Any, pool: Embedded, start: int, stop: int) -> None:
+def _add(index: Any, pool: EmbeddedPool, start: int, stop: int) -> None:
     """Adds the rows, which are their own ids."""
     with Progress(total=stop - start, unit="image", desc="indexing") as progress:
         for z_KD in _blocks(pool, start, stop):
@@ -166,11 +166,11 @@ def _add(index: Any, pool: Embedded, start: int, stop: int) -> None:
             progress.update(len(z_KD))
 
 
-def _blocks(pool: Embedded, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+def _blocks(pool: EmbeddedPool, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
     return pool.blocks(max(_BLOCK_BYTES // (4 * pool.dim), 1), start, stop)
 
 
-def _sample(pool: Embedded, count: int) -> np.ndarray:
+def _sample(pool: EmbeddedPool, count: int) -> np.ndarray:
     """Embeddings [count, D] that are evenly spread, in runs of up to 256."""
     run = min(256, count)
     starts = np.linspace(0, len(pool) - run, -(-count // run)).astype(int)
@@ -202,7 +202,7 @@ def _set_effort(faiss: Any, index: Any, effort: int) -> None:
         index.hnsw.efSearch = effort
 
 
-def _tune(faiss: Any, pool: Embedded, path: Path, key: str) -> dict[str, Any]:
+def _tune(faiss: Any, pool: EmbeddedPool, path: Path, key: str) -> dict[str, Any]:
     """The least effort that finds ``RECALL`` of the nearest images of a sample, or the highest; and what it finds."""
     searched = _open(faiss, path, key)
     rows_Q = np.random.default_rng(0).choice(len(pool), min(_SAMPLE, len(pool)), replace=False)
@@ -217,7 +217,7 @@ def _tune(faiss: Any, pool: Embedded, path: Path, key: str) -> dict[str, Any]:
     return {"effort": effort, f"recall@{_NEAREST}": round(found, 4), "sample": len(rows_Q)}
 
 
-def _exact(pool: Embedded, z_QD: np.ndarray) -> np.ndarray:
+def _exact(pool: EmbeddedPool, z_QD: np.ndarray) -> np.ndarray:
     """The nearest rows [Q, _NEAREST + 1] of all of the pool, in any order: one of them is the query's own."""
     count = min(_NEAREST + 1, len(pool))
     best = np.full((len(z_QD), count), -np.inf, np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from naturel_jax.evaluators.pool import index
-from naturel_jax.evaluators.pool.embedded import Embedded
+from naturel_jax.evaluators.pool.embedded import EmbeddedPool
 from naturel_jax.evaluators.pool.index import Index
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
@@ -31,7 +31,7 @@ def open_dataset(
 
     Raises UserError for a folder without a pool, one without the dataset, or if FAISS is not installed.
     """
-    pool = Embedded(folder)
+    pool = EmbeddedPool(folder)
     found = index.load_or_build(pool, budget)
     print(f"{folder / index.NAME}: {', '.join(f'{name} {value}' for name, value in found.about.items())}")
     dataset = DatasetInPool(pool, found, image_ids)
@@ -45,7 +45,7 @@ class DatasetInPool:
     """The images ``image_ids`` of a dataset, found in the pool by their names. Those that the pool does not have, since
     they could not be read, are far from all others; ``missing`` counts them."""
 
-    def __init__(self, pool: Embedded, index: Index, image_ids: Sequence[str]):
+    def __init__(self, pool: EmbeddedPool, index: Index, image_ids: Sequence[str]):
         """Raises UserError if none of the images is in the pool."""
         self._pool, self._index = pool, index
         number = {name: n for n, name in enumerate(image_ids)}
