@@ -36,7 +36,8 @@ def test_listing_shows_what_is_present_and_where_to_get_the_rest(tmp_path, capsy
     assert "naturel_positions: needs --naturel, which is not set\n    it is a prepared TFDS folder such as" in text
     assert "; --download sugarcrepe fetches it" in text and "--download eqben" not in text
     assert "python -m naturel_jax.benchmarks" not in text, "that has just been run"
-    readers = dict(re.findall(r"^(\w+): .*\n(?:    it is .*\n)?    reader: (.*)$", text, re.MULTILINE))
+    listed = re.findall(r"^([\w, ]+): .*\n(?:    it is .*\n)?    reader: (.*)$", text, re.MULTILINE)
+    readers = {name: reader for names, reader in listed for name in names.split(", ")}
     assert readers.keys() == {name for name in registry.BENCHMARKS if not registry.reads_dataset(name)}
     assert re.fullmatch(r"verified \(sha256 [0-9a-f]{12}, 210 items, \d{4}-\d\d-\d\d\)", readers["cola"])
     assert readers["winoground"] == readers["hard_positives_swap"] == "format only"
