@@ -54,6 +54,7 @@ METHODS = {
     **{f"own_foils, {form}": Method(MINED, {"own_foils": {"form": form}}) for form in FORMS},
     "base_distance": Method(MINED, {"base_distance": {}}),
     "base_distance, similarity": Method(MINED, {"base_distance": {"similarity": 1.0}}),
+    "base_distance, distillation": Method(MINED, {"base_distance": {"distillation": 1.0}}),
     "base_distance, of_average": Method(MINED, {"base_distance": {"of_average": True}}),
     "NegCLIP, two_pairs": Method(TWO),
     "text_contrast, two_pairs": Method(TWO, {"text_contrast": {}}),

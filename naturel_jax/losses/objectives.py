@@ -89,7 +89,7 @@ def _weighted_exponents(logits: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights > 0, logits + jnp.log(jnp.where(weights > 0, weights, 1.0)), _FLOOR)
 
 
-class _Cells(NamedTuple):
+class Cells(NamedTuple):
     """Logits and positive counts of a tile's cells, and their weights in the sums of their row and their column."""
 
     logits_IU: jax.Array
@@ -98,7 +98,7 @@ class _Cells(NamedTuple):
     column_weight_IU: jax.Array
 
 
-MakeCells = Callable[[jax.Array, jax.Array, ImageLabels, CaptionLabels, jax.Array], _Cells]
+MakeCells = Callable[[jax.Array, jax.Array, ImageLabels, CaptionLabels, jax.Array], Cells]
 
 
 def _softmax_cells(
@@ -109,14 +109,14 @@ def _softmax_cells(
     scale: jax.Array,
     counting: str,
     hard_negative_weight: float,
-) -> _Cells:
+) -> Cells:
     counts = cell_counts(images, captions, counting, hard_negative_weight)
     row_weight_IU = captions.mult_U * counts.others_IU
     column_weight_IU = images.mult_I[:, None] * counts.others_IU
-    return _Cells(scale * _cosines(zimg_ID, zcap_UD), counts.positive_IU, row_weight_IU, column_weight_IU)
+    return Cells(scale * _cosines(zimg_ID, zcap_UD), counts.positive_IU, row_weight_IU, column_weight_IU)
 
 
-def _stats(cells: _Cells, weight_IU: jax.Array, axis: int) -> _Stats:
+def _stats(cells: Cells, weight_IU: jax.Array, axis: int) -> _Stats:
     lse = jax.nn.logsumexp(_weighted_exponents(cells.logits_IU, weight_IU), axis=axis)
     return _Stats(lse, cells.positive_IU.sum(axis), weight_IU.sum(axis))
 
@@ -130,7 +130,7 @@ def _log_sums_primal(
     make_cells: MakeCells, layout: Layout, images: Side, captions: Side, scale: jax.Array
 ) -> tuple[_Stats, _Stats]:
     """Statistics of all rows and all columns. Only the log-sums have gradients; positives and weights count as
-    constants. ``make_cells`` is ``_softmax_cells`` with its options."""
+    constants. ``make_cells``: of unit embeddings, labels and the scale, such as ``_softmax_cells`` with its options."""
 
     def visit(images: Side, captions: Side, rows: _Stats, scale: jax.Array) -> tuple[_Stats, _Stats]:
         cells = make_cells(images.values, captions.values, images.labels, captions.labels, scale)
@@ -147,7 +147,7 @@ def _log_sums_primal(
 def _log_sums_forward(
     make_cells: MakeCells, layout: Layout, images: Side, captions: Side, scale: jax.Array
 ) -> tuple[tuple[_Stats, _Stats], Any]:
-    stats = _log_sums(make_cells, layout, images, captions, scale)
+    stats = log_sums(make_cells, layout, images, captions, scale)
     return stats, (images, captions, scale, stats)
 
 
@@ -174,8 +174,8 @@ def _log_sums_backward(
     return Side(dimages, None), Side(dcaptions, None), dscale
 
 
-_log_sums = jax.custom_vjp(_log_sums_primal, nondiff_argnums=(0, 1))
-_log_sums.defvjp(_log_sums_forward, _log_sums_backward)
+log_sums = jax.custom_vjp(_log_sums_primal, nondiff_argnums=(0, 1))
+log_sums.defvjp(_log_sums_forward, _log_sums_backward)
 
 
 def softmax_loss(
@@ -211,8 +211,8 @@ def softmax_loss(
     zimg_ID, zcap_UD = _at_least_float32(zimg_ID), _at_least_float32(zcap_UD)
     make_cells = functools.partial(_softmax_cells, counting=counting, hard_negative_weight=hard_negative_weight)
     # One sweep over the tiles for the log-sums, another for the cross-entropy given them. The second is differentiated
-    # in them, so they are among its ``values``, and their gradient reaches ``_log_sums``.
-    rows, columns = _log_sums(make_cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)
+    # in them, so they are among its ``values``, and their gradient reaches ``log_sums``.
+    rows, columns = log_sums(make_cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)
 
     row_share_I = images.mult_I * (rows.positives > 0)
     # As published, only copies sampled as positives are rows of text-to-image; with match_positive, every copy that is
@@ -221,7 +221,7 @@ def softmax_loss(
     separate = counting == "match_ignore"  # the sums hold negatives only
 
     def cross_entropy(
-        cells: _Cells, weight_IU: jax.Array, lse: jax.Array, share: jax.Array, stats: _Stats, axis: int
+        cells: Cells, weight_IU: jax.Array, lse: jax.Array, share: jax.Array, stats: _Stats, axis: int
     ) -> jax.Array:
         expand = functools.partial(jnp.expand_dims, axis=axis)
         target = (1 - label_smoothing) * cells.positive_IU / jnp.maximum(expand(stats.positives), 1e-9)

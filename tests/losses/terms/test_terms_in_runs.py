@@ -140,7 +140,7 @@ def test_a_teacher_that_moves(tmp_path):
     [
         ({"own_foil": {}}, r"config\.objective\.terms has 'own_foil'; expected one of: 'own_foils', 'text_contrast'"),
         ({"own_foils": 0.5}, r"config\.objective\.terms\.own_foils is 0\.5; expected a section with fields"),
-        ({"base_distance": {"mse": 0.0}}, r"base_distance has mse, cosine and similarity 0; expected one above 0"),
+        ({"base_distance": {"mse": 0.0}}, r"base_distance has mse, cosine, similarity and distillation 0; expected"),
         ({"base_distance": {"of_average": True}}, r"there is no average: set config\.optim\.ema"),
         ({"own_foils": {"weight": -1.0}}, r"terms\.own_foils\.weight is -1\.0; expected a number above 0"),
         ({"own_foils": {"form": "hing"}}, r"terms\.own_foils\.form is 'hing'; expected one of 'softmax', 'focal'"),
