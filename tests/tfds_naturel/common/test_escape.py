@@ -2,8 +2,9 @@
 
 import csv
 import dataclasses
-import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from naturel_jax.evaluators import results
 from naturel_jax.report import compare, plots, report
 from naturel_jax.report.tables import MEASURED, Cell, ModelRow
-from tfds_naturel.common import cli, escape
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.release import card
 
@@ -109,7 +110,9 @@ def test_dataset_card_escapes_cells():
     assert r"| bank | a\|b \<img src=x\> |" in text
 
 
-def test_logs_do_not_control_the_terminal(capsys):
-    cli.set_up_logging()
-    logging.getLogger("naturel_jax").warning("%s\n%s", "\x1b]0;title\x07a\rb\u202e", "\tsecond line")
-    assert capsys.readouterr().err.partition(" ")[2] == "\ufffd]0;title\ufffda\ufffdb\ufffd\n\tsecond line\n"
+def test_logs_do_not_control_the_terminal():
+    text = "\x1b]0;title\x07a\rb\u202e\n\tsecond line"
+    code = "import logging; from tfds_naturel.common import cli; cli.set_up_logging()\n"
+    code += f"logging.getLogger('naturel_jax').warning('%s', {text!r})"
+    log = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env={"PYTHONUTF8": "1"})
+    assert log.stderr.decode().partition(" ")[2] == "\ufffd]0;title\ufffda\ufffdb\ufffd\n\tsecond line\n"
