@@ -188,7 +188,7 @@ def pool(folder: Path) -> Subject:
     made_from = index._made_from
 
     def read() -> Numbers:
-        found = embedded.Embedded(now)
+        found = embedded.EmbeddedPool(now)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(index, "_made_from", lambda *places: {**made_from(*places), "written": []})
             rows, cosines = index.load_or_build(found, 1 << 30).search(found[np.arange(len(found))], 5)
