@@ -101,7 +101,8 @@ def test_checksums_of_copies_are_measured():
     """In a process of its own: a store's client is kept, with its address."""
     command = [sys.executable, "-m", "perf.copies", "--megabytes=64", "--files=20"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    assert re.match(r"28 files, 64 MiB: found current in [\d.]+ s; their checksums take another -?[\d.]+ s", done.stdout)
+    said = r"28 files, 64 MiB: found current in [\d.]+ s; their checksums take another -?[\d.]+ s"
+    assert re.match(said, done.stdout)
 
 
 @pytest.mark.proof
