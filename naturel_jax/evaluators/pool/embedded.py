@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from naturel_jax.evaluators.pool import files
+from naturel_jax.storage import once
 from tfds_naturel.common import escape
 from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.errors import UserError
@@ -28,14 +29,13 @@ class EmbeddedPool:
     files' names, as embedding-reader does."""
 
     def __init__(self, folder: Path):
-        """Raises UserError for a folder without embeddings, or with files that are damaged or do not belong
-        together."""
-        files.check(folder)
+        """Raises UserError for a folder without embeddings, or with files that do not belong together."""
         self.folder = folder
+        self._unchecked = files.checksums(folder)
         self.files = sorted((folder / "img_emb").glob("*.npy"))
         if not self.files:
             raise UserError(f"{folder / 'img_emb'}: no .npy files; expected the --out of naturel-embed")
-        self._open = functools.lru_cache(_OPEN)(lambda file: _mapped(self.files[file]))
+        self._open = functools.lru_cache(_OPEN)(lambda file: _mapped(self._sound(self.files[file])))
         shapes = [_mapped(path).shape for path in self.files]
         if len({dim for _, dim in shapes}) > 1:
             raise UserError(
@@ -50,6 +50,14 @@ class EmbeddedPool:
                 f"{folder}: metadata/ and img_emb/ differ in their files or rows; copy both whole, or embed the pool "
                 "again to its end"
             )
+
+    def _sound(self, path: Path) -> Path:
+        """``path``, which is compared with its checksum when it is first read: a pool may be too large to read it whole
+        at each start. Raises UserError if it is damaged."""
+        if (expected := self._unchecked.pop(path, None)) and once.checksum(path) != expected:
+            self._unchecked[path] = expected
+            raise UserError(f"{path} is damaged; {_AGAIN}, after deleting what {files.DONE}/ says of it")
+        return path
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -70,7 +78,7 @@ class EmbeddedPool:
         while start < stop:
             file = bisect.bisect_right(self._first, start) - 1
             end = min(start + rows, stop, int(self._first[file + 1]))
-            mapped = _mapped(self.files[file])
+            mapped = _mapped(self._sound(self.files[file]))
             offset = mapped.offset + (start - int(self._first[file])) * self.dim * mapped.itemsize
             z = np.fromfile(self.files[file], mapped.dtype, (end - start) * self.dim, offset=offset)
             yield _unit(self.files[file], z.reshape(-1, self.dim))
@@ -80,7 +88,7 @@ class EmbeddedPool:
         """The name of each image, in order. Raises UserError for a damaged file."""
         for path in self._metadata:
             with reading_arrow(path, _AGAIN):
-                expected, found = _rows(path), 0
+                expected, found = _rows(self._sound(path)), 0
                 for batch in parquet_batches(path, _NAMES, ["image_path"], known_rows=expected):
                     names: list[Any] = batch.column(0).to_pylist() if batch.num_columns == 1 else [None]
                     if wrong := [name for name in names if not isinstance(name, str)]:

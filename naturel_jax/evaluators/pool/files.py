@@ -27,7 +27,6 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.evaluators.pool.images import Part, Pool
-from naturel_jax.storage import once
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.errors import UserError
 
@@ -106,12 +105,10 @@ def count(out: epath.Path) -> tuple[int, int, int]:
     return len(done), sum(part["images"] for part in done), sum(len(part["bad"]) for part in done)
 
 
-def check(out: Path) -> None:
-    """Raises UserError for a damaged file of a part. Other programs, and earlier versions, write no checksums."""
-    for path in sorted((out / DONE).glob("*.json")):
-        for name, checksum in _read_done(epath.Path(path))["xxh3"].items():
-            if (out / name).is_file() and once.checksum(out / name) != checksum:
-                raise UserError(f"{out / name} is damaged; delete {path}, and embed the pool again")
+def checksums(out: Path) -> dict[Path, str]:
+    """File -> its checksum, as ``Output.write`` says. Other programs, and earlier versions, write none."""
+    done = (_read_done(epath.Path(path)) for path in sorted((out / DONE).glob("*.json")))
+    return {out / name: checksum for part in done for name, checksum in part["xxh3"].items()}
 
 
 def _read_done(path: epath.Path) -> dict[str, Any]:
