@@ -109,6 +109,12 @@ def is_headline(metric: str) -> bool:
     return metric.count("/") == 1
 
 
+def headlines(metrics: Sequence[str]) -> list[str]:
+    """The headline metrics of a benchmark; if it has none, those with the shortest names (``zeroshot/birds/top1``)."""
+    shortest = min((metric.count("/") for metric in metrics), default=0)
+    return [m for m in metrics if is_headline(m)] or [m for m in metrics if m.count("/") == shortest]
+
+
 def mean_of_groups(sums_GR: np.ndarray, totals_GR: np.ndarray) -> np.ndarray:
     """The mean over groups of each group's weighted mean, [R], from its weighted sums and total weights; groups of
     weight 0 are left out; NaN if all are.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from naturel_jax.benchmarks import blind, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, is_headline
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Outcomes, headlines
 
 ORDER_ONLY, UNSOLVED = "order-only", "not solved blind"
 
@@ -95,7 +95,8 @@ def rows(benchmark: Benchmark, seen: Collection[WordPair] = ()) -> list[Row]:
     items = benchmark.items
     texts = [blind.texts(item) for item in items]
     tied = blind.outcomes(benchmark, items, [np.zeros(len(item.captions)) for item in items])
-    metrics = [metric for metric in shown(benchmark.metrics) if metric.outcome != rules.WITHOUT_IMAGES]
+    shown = headlines([metric.name for metric in benchmark.metrics])
+    metrics = [m for m in benchmark.metrics if m.name in shown and m.outcome != rules.WITHOUT_IMAGES]
     order_N = order_only(benchmark, items)
     columns = {"all tied": tied, ORDER_ONLY: masked(tied, dict.fromkeys(tied, order_N))}
     if compares_captions(benchmark):
@@ -120,12 +121,6 @@ def rows(benchmark: Benchmark, seen: Collection[WordPair] = ()) -> list[Row]:
         values_of |= {"chance": chance[name]} if name in chance else {}
         found.append(Row(name, score.count, ordered[name].count if name in ordered else 0, values_of))
     return found
-
-
-def shown(metrics: Sequence[Metric]) -> list[Metric]:
-    """The headline metrics; without any, those with the shortest names."""
-    shortest = min((metric.name.count("/") for metric in metrics), default=0)
-    return [metric for metric in metrics if is_headline(metric.name) or metric.name.count("/") == shortest > 1]
 
 
 def _drawn(values_C: np.ndarray, rng: np.random.Generator) -> np.ndarray:

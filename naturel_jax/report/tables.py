@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from tfds_naturel.common import escape
 
@@ -128,10 +128,7 @@ def tables_of(metrics: Iterable[str]) -> list[ScoreTable]:
 
 
 def _further(benchmark: str, metrics: list[str]) -> ScoreTable:
-    """The benchmark's headline metrics; if it has none, those with the shortest names (``zeroshot/birds/top1``)."""
-    shortest = min(metric.count("/") for metric in metrics)
-    headline = [m for m in metrics if is_headline(m)] or [m for m in metrics if m.count("/") == shortest]
-    columns = tuple(Column(metric.removeprefix(f"{benchmark}/"), "", metric) for metric in headline)
+    columns = tuple(Column(metric.removeprefix(f"{benchmark}/"), "", metric) for metric in headlines(metrics))
     return ScoreTable(f"Further benchmarks: {benchmark}", columns)
 
 
