@@ -24,7 +24,7 @@ from naturel_jax.losses.tiles import DENSE, Layout, Side, gradients, sweep, tota
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
 
 
-def _cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
+def cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
     """[I, U], at full precision even where matrix products default to less (TPU, TF32)."""
     return jnp.einsum("id,ud->iu", zimg_ID, zcap_UD, precision="highest")
 
@@ -61,7 +61,7 @@ def sigmoid_loss(
 
     def tile_loss(images: Side, captions: Side, scale_bias: tuple[jax.Array, jax.Array]) -> jax.Array:
         scale, bias = scale_bias
-        logits_IU = scale * _cosines(images.values, captions.values) + bias
+        logits_IU = scale * cosines(images.values, captions.values) + bias
         counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
         total_IU = images.labels.mult_I[:, None] * captions.labels.mult_U
         negative_IU = (total_IU - counts.positive_IU) * counts.others_IU
@@ -113,7 +113,7 @@ def _softmax_cells(
     counts = cell_counts(images, captions, counting, hard_negative_weight)
     row_weight_IU = captions.mult_U * counts.others_IU
     column_weight_IU = images.mult_I[:, None] * counts.others_IU
-    return Cells(scale * _cosines(zimg_ID, zcap_UD), counts.positive_IU, row_weight_IU, column_weight_IU)
+    return Cells(scale * cosines(zimg_ID, zcap_UD), counts.positive_IU, row_weight_IU, column_weight_IU)
 
 
 def _stats(cells: Cells, weight_IU: jax.Array, axis: int) -> _Stats:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from naturel_jax.config.settings import at_least, setting
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
-from naturel_jax.losses.objectives import Cells, log_sums
+from naturel_jax.losses.objectives import Cells, cosines, log_sums
 from naturel_jax.losses.terms.term import Embedded, Term
 from naturel_jax.losses.tiles import Side, total_over_tiles
 from tfds_naturel.common.errors import UserError
@@ -57,7 +57,7 @@ class BaseDistance(Term):
 def _similarity(z: Embedded) -> jax.Array:
     def tile(images: Side, captions: Side, shared: tuple[()]) -> jax.Array:
         (mult_I, base_ID), (mult_U, base_UD) = images.labels, captions.labels
-        moved_IU = _cosines(images.values, captions.values) - _cosines(base_ID, base_UD)
+        moved_IU = cosines(images.values, captions.values) - cosines(base_ID, base_UD)
         return jnp.sum(mult_I[:, None] * mult_U * moved_IU**2)
 
     assert z.base is not None
@@ -80,8 +80,8 @@ def _distillation(z: Embedded) -> jax.Array:
     def tile(images: Side, captions: Side, shared: tuple[jax.Array, ...]) -> jax.Array:
         (mult_I, base_ID, lse_I), (mult_U, base_UD, lse_U) = images.labels, captions.labels
         scale, rows, columns = shared
-        base_IU = scale * _cosines(base_ID, base_UD)
-        moved_IU = base_IU - scale * _cosines(images.values, captions.values)
+        base_IU = scale * cosines(base_ID, base_UD)
+        moved_IU = base_IU - scale * cosines(images.values, captions.values)
         share_IU = jnp.exp(base_IU - lse_I[:, None]) / rows + jnp.exp(base_IU - lse_U) / columns
         return jnp.sum(mult_I[:, None] * mult_U * share_IU * moved_IU)
 
@@ -97,10 +97,6 @@ def _distillation(z: Embedded) -> jax.Array:
 def _cells(
     zimg_ID: jax.Array, zcap_UD: jax.Array, images: ImageLabels, captions: CaptionLabels, scale: jax.Array
 ) -> Cells:
-    logits_IU = scale * _cosines(zimg_ID, zcap_UD)
+    logits_IU = scale * cosines(zimg_ID, zcap_UD)
     weights = (jnp.broadcast_to(mult, logits_IU.shape) for mult in (captions.mult_U, images.mult_I[:, None]))
     return Cells(logits_IU, jnp.zeros_like(logits_IU), *weights)
-
-
-def _cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
-    return jnp.einsum("id,ud->iu", zimg_ID, zcap_UD, precision="highest")
