@@ -49,11 +49,10 @@ def _alpha(counts: np.ndarray) -> float:
 
 
 def _kappa(verdicts: np.ndarray) -> float:
-    """Cohen's kappa (1960) of two people's numbers in ``VERDICTS``, int [captions, 2]; 1 if all are the same."""
-    table, number = np.zeros((len(VERDICTS), len(VERDICTS)), int), len(verdicts)
-    np.add.at(table, tuple(verdicts.T), 1)
-    chance = table.sum(axis=1) @ table.sum(axis=0)
-    return float((number * np.trace(table) - chance) / (number**2 - chance)) if chance < number**2 else 1.0
+    """Cohen's kappa of two people's verdicts, int [captions, 2]; 1 if all are the same."""
+    if (verdicts == verdicts[0, 0]).all():
+        return 1.0
+    return float(extras.library("sklearn.metrics", "audit").cohen_kappa_score(*verdicts.T))
 
 
 def interval(
