@@ -52,7 +52,7 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
 
 
 def _only(fields: Mapping[str, BenchmarkFields], name: str) -> dict[str, BenchmarkFields]:
-    """Those of the benchmark ``name``."""
+    """The fields of the benchmark ``name``, if they are given."""
     return {key: value for key, value in fields.items() if key == own_benchmarks.name_of(name)}
 
 

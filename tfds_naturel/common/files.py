@@ -88,7 +88,7 @@ def dict_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[
 
 
 def full_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
-    """As ``dict_rows``; raises csv.Error at a row with fewer or more cells than the line of names."""
+    """What ``dict_rows`` returns. Raises csv.Error at a row with fewer or more cells than the line of names."""
     reader = csv.reader(file, **dialect)
     names = next(reader, [])
 
