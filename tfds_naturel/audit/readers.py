@@ -136,10 +136,8 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     found = {}
     check_size(path, decisions.MAX_BYTES)
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
-        between = separator(file.readline())
-        file.seek(0)
         is_csv = path.suffix == ".csv"
-        dialect = {"delimiter": between} if is_csv else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        dialect = {"delimiter": separator(file)} if is_csv else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         names, lines = full_rows(file, **dialect)
         rows = list(lines)
     if missing := [name for name in ("item", "answer") if name not in names]:

@@ -73,9 +73,7 @@ def rejected(paths: Sequence[Path]) -> frozenset[Key]:
 def _csv(path: Path) -> dict[str, Decisions]:
     people: dict[str, Decisions] = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
-        between = separator(f.readline())
-        f.seek(0)
-        columns, rows = full_rows(f, delimiter=between)
+        columns, rows = full_rows(f, delimiter=separator(f))
         if missing := [column for column in COLUMNS if column not in columns]:
             raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}; export it from the page again")
         if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -101,9 +101,11 @@ def full_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[
     return names, rows()
 
 
-def separator(header: str) -> str:
-    """What is between the cells of a CSV file: tabs if its first line has any, else whichever of commas and semicolons
-    it has more of."""
+def separator(file: TextIO) -> str:
+    """What is between the cells of a CSV file, at whose start it is left: tabs if its first line has any, else
+    whichever of commas and semicolons it has more of."""
+    header = file.readline()
+    file.seek(0)
     return "\t" if "\t" in header else max(",;", key=header.count)
 
 

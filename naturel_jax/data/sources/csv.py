@@ -20,9 +20,7 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
 
 def _rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        between = separator(file.readline())
-        file.seek(0)
-        reader = csv.reader(file, delimiter=between, strict=True)
+        reader = csv.reader(file, delimiter=separator(file), strict=True)
         with reading_csv(path):
             names = next(reader, [])
         while True:
