@@ -25,6 +25,8 @@ from tests.helpers.tiny_models import tiny
 from tests.helpers.worlds import ROOT
 from tfds_naturel.common.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_fingerprint_changes_with_anything_that_affects_scores(tmp_path):
     files.winoground(tmp_path)
