@@ -2,7 +2,7 @@
 // navigation of the page. The theme makes these elements when the page is already there.
 function mend() {
   for (const box of document.querySelectorAll("pre > code, .md-typeset__scrollwrap, div.formula"))
-    box.scrollWidth > box.clientWidth ? box.setAttribute("tabindex", 0) : box.removeAttribute("tabindex");
+    box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1;
   for (const buttons of document.querySelectorAll(".md-code__nav")) buttons.setAttribute("role", "none");
 }
 new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
