@@ -1,10 +1,13 @@
 """Every reader of files from elsewhere: what the product's tables have is here, damaged files give one line, and bombs
 cost no more than their size allows."""
 
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import bombs, costs, readers
@@ -90,6 +93,41 @@ def test_damaged_files_give_one_line(tmp_path, name, count):
         READERS[name].allowed,
         must_refuse=count > 3 and not is_table,
     )
+
+
+FLIPPED = """
+import subprocess
+import sys
+from pathlib import Path
+import pyarrow as pa
+from tfds_naturel.common import arrow_files
+path, kept = Path(sys.argv[1]), 0
+whole = path.read_bytes()
+begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for bit in range(8 * begin, 8 * len(whole)):
+    flipped = bytearray(whole)
+    flipped[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(flipped)
+    try:
+        kept += sum(batch.num_rows for batch in arrow_files.parquet_batches(path, 8))
+    except (pa.ArrowException, OSError, ValueError):
+        pass
+print(bit - 8 * begin + 1, kept)
+"""
+
+
+@pytest.mark.slow
+def test_no_bit_of_a_parquet_footer_ends_the_process(tmp_path):
+    """Arrow ends it if it is asked for a column whose statistics contradict the schema."""
+    columns = {"a": ["x", "y"], "b": [["x"], []], "c": [1, 2], "d": [0.5, None], "e": [{"f": b"x"}, {"f": b"y"}]}
+    pq.write_table(pa.table(columns), tmp_path / "file.parquet")
+    done = subprocess.run(
+        [sys.executable, "-c", FLIPPED, tmp_path / "file.parquet"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    flips, kept = map(int, done.stdout.split())
+    assert 0 < kept < 2 * flips, "some are read, and some are refused"
+    print(f"seen: {flips:,} flips")
 
 
 def each_once() -> Iterator[tuple[str, int]]:
