@@ -8,6 +8,7 @@ import pytest
 
 from naturel_jax.reproduce import __main__ as reproduce
 from tfds_naturel.audit import __main__ as audit
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images import fetch
 from tfds_naturel.release import __main__ as release
 
