@@ -112,10 +112,11 @@ def _add(decided: Decisions, place: str, row: Mapping[str, str]) -> None:
         raise UserError(f"{place}: decision {verdict!r:.80}; expected accept, reject, unclear or nothing")
     if long := [name for name, most in _MOST_LETTERS.items() if len(row.get(name, "")) > most]:
         raise UserError(f"{place}: {long[0]} has more than {_MOST_LETTERS[long[0]]} characters; shorten it")
-    if escape.cell(row["text"]) != row["text"]:
-        raise UserError(
-            f"{place}: text {row['text']!r:.80} begins like a formula, which no caption does; remove the row"
-        )
+    for name in ("triplet", "text"):
+        if escape.cell(row[name]) != row[name]:
+            raise UserError(
+                f"{place}: {name} {row[name]!r:.80} begins like a formula, which no caption does; remove the row"
+            )
     try:
         key = (Triplet.parse(row["triplet"]), row["text"])
     except ValueError as error:

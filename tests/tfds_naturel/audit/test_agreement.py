@@ -172,6 +172,7 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
             r"a.csv:2: reason has more than 1000 characters",
         ),
         ('triplet,text,decision\nA|on|B,"=1+1",accept\n', r"a.csv:2: text '=1\+1' begins like a formula"),
+        ('triplet,text,decision\n"=1|on|B",x,accept\n', r"a.csv:2: triplet '=1\|on\|B' begins like a formula"),
         ("triplet,text,decision\nA|on|B,x,accept,ben\n", r"a.csv: not a readable table \(line 2 has 4 cells; the head"),
         ("triplet,text,decision,annotator\nA|on|B,x,accept\n", r"\(line 2 has 3 cells; the header has 4\)"),
         ("triplet,text,decision\nA|on|B,x,\n", r"a.csv: has no decision; expected one of each caption that was judged"),
