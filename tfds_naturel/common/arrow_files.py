@@ -182,7 +182,8 @@ def _row_groups(file: BinaryIO) -> list[list[_Chunk]]:
 
 def _chunk(fields: dict[tuple[int, int], Any]) -> _Chunk:
     pages, dictionary = fields[9, _I64], fields.get((11, _I64))
-    start = min(dictionary or pages, pages)
+    if (start := min(dictionary or pages, pages)) < 0:
+        raise pa.ArrowInvalid("the pages of a column are before the file")
     return _Chunk(fields[5, _I64], start, start + fields[7, _I64], _CODECS[fields[4, _I32]])
 
 
