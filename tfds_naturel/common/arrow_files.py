@@ -29,8 +29,11 @@ _LONGEST_HEADER = 1 << 24
 _DICTIONARY_CODED = (2, 8)  # encodings
 _DELTA_BYTE_ARRAY = 7  # a value is written as what it shares with the one before, and the rest
 _CODECS = ("", "snappy", "gzip", "lzo", "brotli", "lz4", "zstd", "lz4_raw")
-_I32, _I64, _LIST, _STRUCT = 5, 6, 9, 12  # types of the compact protocol
+_I16, _I32, _I64, _LIST, _STRUCT = 4, 5, 6, 9, 12  # types of the compact protocol
+_BITS = {_I16: 16, _I32: 32, _I64: 64}  # of a number, of which Arrow drops any others
 _DATA, _DICTIONARY, _DATA_V2 = (5, _STRUCT), (7, _STRUCT), (8, _STRUCT)
+_PAGES = {0: _DATA, 2: _DICTIONARY, 3: _DATA_V2}  # type of a page -> the field that Arrow reads of its header
+_PADDING = 100  # bytes behind a column that Arrow reads, too, in files of old writers
 
 
 class _Limits:
@@ -184,7 +187,7 @@ def _chunk(fields: dict[tuple[int, int], Any]) -> _Chunk:
     pages, dictionary = fields[9, _I64], fields.get((11, _I64))
     if (start := min(dictionary or pages, pages)) < 0:
         raise pa.ArrowInvalid("the pages of a column are before the file")
-    return _Chunk(fields[5, _I64], start, start + fields[7, _I64], _CODECS[fields[4, _I32]])
+    return _Chunk(fields[5, _I64], start, start + fields[7, _I64] + _PADDING, _CODECS[fields[4, _I32]])
 
 
 def _check_chunk(limits: _Limits, file: BinaryIO, chunk: _Chunk, description: pq.ColumnSchema) -> tuple[int, int, bool]:
@@ -199,6 +202,9 @@ def _check_chunk(limits: _Limits, file: BinaryIO, chunk: _Chunk, description: pq
         size, packed = header.get((2, _I32), -1), header.get((3, _I32), -1)
         if min(size, packed) < 0:
             raise pa.ArrowInvalid("a page without a size")
+        described = _PAGES.get(header.get((1, _I32), -1))
+        if header.keys() & {*_PAGES.values()} != {described} - {None}:
+            raise pa.ArrowInvalid("a page is described as one of another type")
         limits.check("bytes of one page", size, _AT_ONCE)
         if page := header.get(_DATA) or header.get(_DATA_V2):
             values, encoding = max(page.get((1, _I32), 0), 0), page.get((2, _I32) if _DATA in header else (4, _I32))
@@ -262,7 +268,7 @@ def _read_struct(
         if head >> 4:
             number += head >> 4
         else:
-            number, place = _read_number(data, place)
+            number, place = _read_number(data, place, _I16)
         value, place = _read_value(data, place, kind, depth, lists)
         if (number, kind) in fields:
             raise pa.ArrowInvalid("a header has a field twice")
@@ -273,8 +279,8 @@ def _read_struct(
 def _read_value(data: bytes, place: int, kind: int, depth: int, lists: bool) -> tuple[Any, int]:
     if kind in (1, 2):  # true and false
         return None, place
-    if kind in (4, _I32, 6):
-        return _read_number(data, place)
+    if kind in _BITS:
+        return _read_number(data, place, kind)
     if kind == _STRUCT and depth < 8:
         return _read_struct(data, place, depth + 1, lists)
     if kind == _LIST and lists and depth < 8:
@@ -300,8 +306,10 @@ def _read_list(data: bytes, place: int, depth: int) -> tuple[list[Any], int]:
     return values, place
 
 
-def _read_number(data: bytes, place: int) -> tuple[int, int]:
+def _read_number(data: bytes, place: int, kind: int) -> tuple[int, int]:
     value, place = _read_varint(data, place)
+    if value >> _BITS[kind]:
+        raise pa.ArrowInvalid("a header has a number that is too large for its type")
     return (value >> 1) ^ -(value & 1), place
 
 
