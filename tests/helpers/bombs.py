@@ -369,6 +369,18 @@ def _scans(rng: random.Random, sound: bytes) -> bytes:
     return data[:last] + data[last:-2] * 300 + data[-2:]
 
 
+def _separate(rng: random.Random, sound: bytes) -> bytes:
+    """A JPEG, not progressive, with a scan for each color."""
+    buffer = io.BytesIO()
+    Image.new("L", (3600, 3600)).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    frame, scan = data.index(b"\xff\xc0\0\x0b"), data.index(b"\xff\xda\0\x08\x01")
+    colors = b"".join(bytes((color, 0x11, 0)) for color in (1, 2, 3))
+    scans = (data[scan : scan + 5] + bytes((color,)) + data[scan + 6 : -2] for color in (1, 2, 3))
+    header = data[:frame] + b"\xff\xc0\0\x11" + data[frame + 4 : frame + 9] + b"\x03" + colors
+    return header + data[frame + 13 : scan] + b"".join(scans) + data[-2:]
+
+
 def _exif(rng: random.Random, sound: bytes) -> bytes:
     """A JPEG whose Exif tags are all in one place."""
     part = _tags(rng, sound)
@@ -401,7 +413,7 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "tar": (_tar, _long_text),
     **{f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),) for form in ("GIF", "BMP", "WEBP")},
     "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
-    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif),
+    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif, _separate),
     "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts),
     "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags),
 }

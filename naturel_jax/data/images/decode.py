@@ -53,7 +53,7 @@ def _cost(image: Image.Image, data: bytes) -> int:
     """Bytes of memory that a pixel takes until it is RGB, in an array."""
     if image.format == "JPEG":
         check_scans(data)
-        return jpeg_cost(data) + (0 if image.mode == "RGB" else 4)
+        return jpeg_cost(data, image.mode == "L") + (0 if image.mode == "RGB" else 4)
     stored = _MODES.get(image.mode, 4)
     as_rgb = 0 if image.mode == "RGB" else 4
     return max(stored + as_rgb, 4 + _AS_ARRAY) + _DECODERS.get(image.format or "", 0)
