@@ -360,6 +360,16 @@ def _tags(rng: random.Random, sound: bytes) -> bytes:
     return b"II*\0" + struct.pack("<I", start) + bytes(size) + struct.pack("<H", count) + entries + bytes(4)
 
 
+def _tile(rng: random.Random, sound: bytes) -> bytes:
+    """A TIFF of few pixels, in one large tile."""
+    side, packed = 8192, zlib.compress(bytes(8192 * 8192))
+    sizes = {256: 64, 257: 64, 322: side, 323: side, 324: 8, 325: len(packed)}
+    others = {258: 8, 259: 8, 262: 1, 277: 1}  # 8 bits, deflate, black is 0, one sample
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted((sizes | others).items())]
+    head = b"II*\0" + struct.pack("<I", 8 + len(packed))
+    return head + packed + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
 def _scans(rng: random.Random, sound: bytes) -> bytes:
     """A progressive JPEG whose last scan is repeated."""
     buffer = io.BytesIO()
@@ -415,5 +425,5 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
     "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif, _separate),
     "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts),
-    "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags),
+    "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags, _tile),
 }
