@@ -88,6 +88,15 @@ def _check_tags(data: bytes) -> int:
     return math.prod(sides.values())
 
 
+def cropped(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
+    """The part of an image in ``box`` (left, top, right, bottom), which is black where it is beyond the image. Raises
+    UserError for one with more pixels than the image, and than ``size`` bytes may have."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    if width * height > (most := max(image.width * image.height, most_pixels(size, 4 + _AS_ARRAY))):
+        raise UserError(f"box of {width:,} x {height:,} pixels in an image of {size:,} bytes; the limit is {most:,}")
+    return image.crop(box)
+
+
 def without_transparent_color(image: Image.Image) -> Image.Image:
     """Pillow would drop it too when it converts the image to RGB, but warn about each image."""
     image.info.pop("transparency", None)
