@@ -270,8 +270,8 @@ def _read_struct(
         else:
             number, place = _read_number(data, place, _I16)
         value, place = _read_value(data, place, kind, depth, lists)
-        if (number, kind) in fields:
-            raise pa.ArrowInvalid("a header has a field twice")
+        if (number, kind) in fields or number >> 15 > 0:  # beyond 16 bits, Arrow begins with the negative ones
+            raise pa.ArrowInvalid("a header has a field twice, or one of a number that is too large")
         fields[number, kind] = value
     return fields, place + 1
 
