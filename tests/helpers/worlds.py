@@ -122,7 +122,8 @@ def parameters(workdir: Path) -> dict[str, np.ndarray]:
 
 def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint with a moving average, by path."""
-    items = dict.fromkeys(("params", "optimizer", "ema"), ocp.args.StandardRestore())
+    here = ocp.args.StandardRestore(fallback_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    items = dict.fromkeys(("params", "optimizer", "ema"), here)  # also from devices that are not in this process
     found = restore.read(checkpoint.directory(workdir) / str(step), **items)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(found)}
 
