@@ -40,7 +40,7 @@ test-build:
 	.venv-build/bin/python -m pytest -m "not slow and not proof" tests/storage
 
 # The TPU compiler (2 GB in an environment of its own) on the CPU: a step is compiled for TPUs that are not here.
-PLAN = .venv-plan/bin/naturel-plan --config.objective.exchange=ring --config
+PLAN = .venv-plan/bin/naturel-plan --config
 PLANS = for remat in none dots full; do $(PLAN) siglip_tp --topology v5e:2x4 --config.compute.remat=$$remat; done; \
 	$(PLAN) siglip_tp --topology v5e:16x16; $(PLAN) negclip_ap --topology v5e:2x4; \
 	for remat in none dots; do for attention in "" splash; do $(PLAN) siglip_tp --topology v5e:2x4 \
@@ -62,20 +62,22 @@ test-sky: setup-test
 
 plan-tpu: setup-plan
 	.venv-plan/bin/python -m pytest -m proof tests/planning/test_plan.py tests/planning/test_tpu_programs.py
-	.venv-plan/bin/python -m proofs.record plan --tail=300 -- sh -c '$(PLANS)'
+	.venv-plan/bin/python -m proofs.record plan --tail=400 -- sh -c '$(PLANS)'
 	.venv-plan/bin/python -m proofs.record fits_tpu -- .venv-plan/bin/python -m perf.fits tpu
 	.venv-plan/bin/python -m proofs.record padding -- .venv-plan/bin/python -m perf.padding
 
 # The GPU compiler (6 GB in an environment of its own) likewise.
-PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config.objective.exchange=ring --config
+PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config
 PLANS_GPU = for remat in none dots full; do $(PLAN_GPU) siglip_tp --topology h100x8 --config.compute.remat=$$remat; done; \
+	for remat in none dots; do $(PLAN_GPU) siglip_tp --topology h100x8 --config.compute.remat=$$remat \
+		--config.compute.attention=cudnn; done; \
 	$(PLAN_GPU) siglip_tp --topology h100x4x8; $(PLAN_GPU) negclip_ap --topology a100x8; \
 	$(PLAN_GPU) siglip_tp --topology h100x8 --config.data.batch_size=1536 --search
 plan-gpu:
 	$(PYTHON) -m venv .venv-plan-gpu
 	.venv-plan-gpu/bin/python -m pip install -q -e '.[plan-gpu]' pytest
 	.venv-plan-gpu/bin/python -m pytest -m proof tests/planning/test_topologies.py tests/planning/test_gpu_programs.py
-	.venv-plan-gpu/bin/python -m proofs.record plan_gpu --tail=300 -- sh -c '$(PLANS_GPU)'
+	.venv-plan-gpu/bin/python -m proofs.record plan_gpu --tail=400 -- sh -c '$(PLANS_GPU)'
 	.venv-plan-gpu/bin/python -m proofs.record fits_gpu -- .venv-plan-gpu/bin/python -m perf.fits gpu
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it

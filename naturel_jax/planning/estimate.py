@@ -147,6 +147,7 @@ def _before(config: Config, training: run.Training, batch: Batch, mesh: Mesh) ->
         "rows": rows,
         "dtype": model.compute.dtype,
         "remat": model.compute.remat,
+        "attention": model.compute.attention,
         "exchange": exchanged,
         "steps": training.schedule.total,
         "usable": memory.usable(device.device_kind),
@@ -167,9 +168,10 @@ def to_text(result: Mapping[str, Any]) -> str:
     towers, made = estimate["gradients"] + estimate["activations"], result["products"]
     flops = result.get("compiler_flops")
     patches = f" of {rows['patches']} patches" if "patches" in rows else ""
+    attention = f"attention {result['attention']!r}, " if result["attention"] else ""
     lines = [
         f"{result['name']} on {result['topology']}: {devices} x {result['device']}, {result['dtype']}, "
-        f"remat {result['remat']!r}, exchange {result['exchange']!r}",
+        f"remat {result['remat']!r}, {attention}exchange {result['exchange']!r}",
         f"a step: {rows['images']:,} images{patches}, {rows['captions']:,} captions of {rows['tokens']} tokens "
         f"(data {result['data']}); model FLOPs {result['model_flops']:.3g}",
         "",

@@ -207,8 +207,8 @@ def report(config: Config, devices: Sequence[jax.Device], make: Make, price: flo
                 "batch_size": one.candidate.config.data.batch_size,
                 "chunks": one.candidate.config.objective.chunks,
                 "fsdp": one.candidate.config.mesh.fsdp,
-                "estimate": {"needed": one.candidate.needed(), "step": one.candidate.seconds},
                 **one.plan,
+                "estimate": one.plan["estimate"] | {"needed": one.candidate.needed(), "step": one.candidate.seconds},
             }
             for one in tried
         ],

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from etils import epath
 
+from naturel_jax.checkpoints import checkpoint, restore
 from naturel_jax.storage import read_json_lines
 from naturel_jax.weights import runs
 from tfds_naturel.naturel import Naturel, scenes
@@ -102,10 +104,28 @@ def two_processes(
     return [Run(workdir, *joined, *alone, form=form, config=config) for alone in own]
 
 
+def continued(reference: Path, workdir: Path, step: int) -> Path:
+    """Copies a finished run to ``workdir`` in the state after ``step``."""
+    shutil.copytree(reference, workdir)
+    (workdir / "scores.json").unlink()
+    for later in checkpoint.saved_steps(workdir):
+        if later > step:
+            shutil.rmtree(workdir / "checkpoints" / str(later))
+    return workdir
+
+
 def parameters(workdir: Path) -> dict[str, np.ndarray]:
     """The parameters of the newest checkpoint, by path."""
     params = runs.load_run(str(workdir))[1]
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint with a moving average, by path."""
+    here = ocp.args.StandardRestore(fallback_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    items = dict.fromkeys(("params", "optimizer", "ema"), here)  # also from devices that are not in this process
+    found = restore.read(checkpoint.directory(workdir) / str(step), **items)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(found)}
 
 
 def losses(workdir: Path) -> dict[int, float]:

@@ -341,7 +341,9 @@ def test_plan_of_a_step_on_the_cpu(config, training):
     assert planned["fits"] and "at_least" not in planned, "nothing is known about this device"
     kinds = {one["kind"] for one in planned["collectives"]}
     assert {"all-reduce", "collective-permute"} <= kinds, "gradients, and the ring"
-    text = estimate.to_text({"name": "tiny", "topology": "cpu"} | json.loads(json.dumps(planned)))
+    planned = {"name": "tiny", "topology": "cpu"} | json.loads(json.dumps(planned))
+    text, other = estimate.to_text(planned), estimate.to_text(planned | {"attention": "splash"})
+    assert "attention" not in text and "remat 'none', attention 'splash', exchange 'ring'" in other
     assert "8 x cpu" in text and "memory of each device (GiB)" in text and "0.0% of them of bfloat16 factors" in text
 
 

@@ -203,11 +203,12 @@ def report(config, known, monkeypatch):
 
         def plan(config, training, price):
             model, batch = training.loss.model, training.pipeline.shapes(0)
-            estimated = memory.temporaries(model, training.state.params, batch, training.pipeline.sharding.mesh, 1)
-            needed = memory.per_device((training.state, batch)) + estimated
+            parts = memory.estimate(model, training.state.params, batch, training.pipeline.sharding.mesh, 1)
+            needed, estimated = memory.per_device((training.state, batch)) + sum(parts), sum(parts)
             chosen = {"remat": model.compute.remat, "exchange": config.objective.exchange}
             times = {"at_least": {"step": 0.5, "matrix": 0.5, "memory": 0, "links": 0, "waiting": 0}, "steps": 20}
             sizes = {"memory": {"temporaries": estimated}, "needed": needed, "fits": needed <= limit}
+            sizes |= {"estimate": parts._asdict()}
             return chosen | times | sizes | {"images_per_second": 32.0, "hours": 20 * 0.5 / 3600}
 
         monkeypatch.setattr(estimate, "plan", plan)
@@ -224,6 +225,7 @@ def test_text_names_the_fastest_and_its_flags(report):
     assert text[2].startswith("24 candidates, 24 may fit, ")
     row = next(line for line in text if line.endswith("fastest"))
     assert row.split()[:5] == ["16", "none", "1", "1", found["tried"][0]["exchange"]]
+    assert found["tried"][0]["estimate"].keys() == {"gradients", "activations", "needed", "step"}
     assert text[-1].startswith("--config.compute.remat=none --config.objective.chunks=1 --config.objective.exchange=")
     assert text[-1].split() == found["tried"][found["fastest"]]["flags"]
     assert "a step takes at least 500.0 ms" in text[-3]

@@ -7,26 +7,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
 import naturel_jax
 from naturel_jax import config as c
 from naturel_jax import weights
-from naturel_jax.checkpoints import checkpoint, restore
 from naturel_jax.data import datasets
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models import adapters
 from naturel_jax.planning import estimate
-from naturel_jax.storage import read_json_lines
 from naturel_jax.training import frozen, memory, run
 from naturel_jax.training.start import make_start
 from naturel_jax.weights import export
 from naturel_jax.weights.tables import flatten
 from tests.helpers import tiny_config
 from tests.helpers.model_files import tiny
-from tests.helpers.worlds import data_dir
+from tests.helpers.worlds import arrays, data_dir, losses
 from tfds_naturel.common.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -158,10 +155,19 @@ def test_impossible_adapters_are_refused_by_name(base, tmp_path, fields, expecte
         make_training(tuned(base, **fields), tmp_path)
 
 
-def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    items = dict.fromkeys(("params", "optimizer", "ema"), ocp.args.StandardRestore())
-    found = restore.read(checkpoint.directory(workdir) / str(step), **items)
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(found)}
+def check_continued(base: str, folder: Path, **fields) -> tuple[c.Config, Path]:
+    """Whether a run that stops half-way has the bits of one that does not; returns the latter, and its config."""
+    at_once, stopped = folder / "at_once", folder / "stopped"
+    longer, shorter = (tuned(base, **fields, duration=f"{steps} steps") for steps in (4, 2))
+    run.run(longer, at_once)
+    run.run(shorter, stopped)
+    run.run(longer, stopped)
+    expected, found = arrays(at_once, 4), arrays(stopped, 4)
+    assert expected.keys() == found.keys() and not any("kernel" in path for path in expected)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+    assert losses(at_once) == losses(stopped) and len(set(losses(at_once).values())) == 4
+    return longer, at_once
 
 
 @pytest.mark.slow
@@ -171,20 +177,8 @@ def test_a_run_of_adapters_is_continued_loaded_and_bound_to_its_base(base, tmp_p
     fields |= {"adapter.targets": ("text/.*",), "data.crop_scale": (1.0, 1.0), "data.cache": "embeddings"}
     fields |= {"data.cache_dir": os.fspath(tmp_path / "cache"), "data.batch_size": 16}
     monkeypatch.chdir(Path(base).parent)
-    at_once, stopped = tmp_path / "at_once", tmp_path / "stopped"
-    longer, shorter = (tuned("siglip", **fields, duration=f"{steps} steps") for steps in (4, 2))
-    run.run(longer, at_once)
-    run.run(shorter, stopped)
-    run.run(longer, stopped)
-    expected, found = arrays(at_once, 4), arrays(stopped, 4)
-    assert expected.keys() == found.keys() and not any("kernel" in path for path in expected)
-    for path, value in expected.items():
-        np.testing.assert_array_equal(found[path], value, err_msg=path)
-    losses = [
-        [row["train/loss"] for row in read_json_lines(epath.Path(folder) / "metrics.jsonl")]
-        for folder in (at_once, stopped)
-    ]
-    assert losses[0] == losses[1] and len(set(losses[0])) == 4
+    longer, at_once = check_continued("siglip", tmp_path, **fields)
+    expected = arrays(at_once, 4)
 
     monkeypatch.chdir(tmp_path)  # the base is found from elsewhere
     loaded, adapter = weights.unmerged(f"run:{at_once}")
@@ -214,3 +208,11 @@ def test_a_run_of_adapters_is_continued_loaded_and_bound_to_its_base(base, tmp_p
     finally:
         shutil.rmtree(base, ignore_errors=True)
         moved.rename(base)
+
+
+@pytest.mark.slow
+def test_adapters_of_the_other_tower_are_continued_beside_cached_captions(base, tmp_path):
+    """With the two-way ring, heads that are split, and only products kept."""
+    fields = {"adapter.targets": ("image/.*",), "data.cache_captions": True, "data.cache_dir": os.fspath(tmp_path)}
+    fields |= {"objective.exchange": "two_way_ring", "mesh.tensor": 2, "compute.remat": "dots", "optim.ema": 0.5}
+    check_continued(base, tmp_path, **fields, **{"data.batch_size": 16})

@@ -1,7 +1,6 @@
 """What each exchange of the losses costs, from sizes and speeds that make round numbers, and what ``auto`` becomes."""
 
 import dataclasses
-import math
 import re
 
 import jax
@@ -10,14 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from naturel_jax.devices.hardware import ACCELERATORS
 from naturel_jax.devices.sharding import AXES, make_mesh
 from naturel_jax.losses.batch import Batch, CaptionLabels, ImageLabels
-from naturel_jax.models.presets import preset, published
-from naturel_jax.planning.topologies import gpus
 from naturel_jax.training import exchange, memory
 from naturel_jax.training.exchange import Cost, Sizes
-from perf.fits import STEPS
 from tests.helpers.documents import ROOT
 
 V5E = "TPU v5 lite"  # 197 TFLOP/s; 4 links of 45 GB/s each way
@@ -140,24 +135,3 @@ def test_auto_is_the_ring_between_slices(groups, platform, kind, expected, reaso
     with caplog.at_level("INFO"):
         assert exchange.choose(Mesh(np.reshape(devices, (8, 1, 1)), AXES), batch, 768, 4096) == expected
     assert f"config.objective.exchange is '{expected}' (auto): {reason}" in caplog.text
-
-
-PRESETS = {"siglip_tp": "siglip-b16-224", "negclip_ap": "clip-b32"}  # of steps without ``init``
-
-
-def test_auto_gathers_in_the_steps_of_the_page_but_on_one_host_of_h100s():
-    """docs/plan.md says it of its table of what fits."""
-    page = (ROOT / "docs" / "plan.md").read_text()
-    rows = re.findall(r"\| (\S+) \| (\d+) \+ (\d+) of \d+ tokens \|", page)
-    for step, (topology, images, captions) in zip([*STEPS["tpu"], *STEPS["gpu"]], rows, strict=True):
-        assert topology == step.topology
-        if host := gpus(topology):
-            card, devices, hosts = host.card, host.hosts * host.cards, host.hosts
-        else:
-            name, _, shape = topology.partition(":")
-            card, hosts = ACCELERATORS[name], 1
-            devices = math.prod(map(int, shape.split("x"))) * (2 if name == "tpu7x" else 1)  # halves of a chip
-        width = (published(step.init) or preset(PRESETS[step.config])).embed_dim
-        sizes = Sizes(devices, int(images), int(captions), width, 4096, hosts)
-        becomes = exchange.best(exchange.costs(card.kinds[0], sizes), memory.usable(card.kinds[0]))
-        assert becomes == ("ring" if topology == "h100x8" else "gather"), step

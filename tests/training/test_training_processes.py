@@ -14,7 +14,7 @@ import pytest
 
 from naturel_jax.checkpoints import checkpoint
 from naturel_jax.data import datasets
-from tests.helpers.worlds import Run, data_dir, free_address, losses, parameters, two_processes, wait_for
+from tests.helpers.worlds import Run, continued, data_dir, free_address, losses, parameters, two_processes, wait_for
 
 LAST = 20  # steps of tiny_config
 UNSCORED = ("--config.eval.benchmarks=()", "--config.eval.during={}")
@@ -27,16 +27,6 @@ def assert_same_run(workdir: Path, reference: Path) -> None:
     assert expected.keys() == actual.keys()
     for path in expected:
         np.testing.assert_array_equal(actual[path], expected[path], err_msg=path)
-
-
-def continued(reference: Path, workdir: Path, step: int) -> Path:
-    """Copies a finished run to ``workdir`` in the state after ``step``."""
-    shutil.copytree(reference, workdir)
-    (workdir / "scores.json").unlink()
-    for later in checkpoint.saved_steps(workdir):
-        if later > step:
-            shutil.rmtree(workdir / "checkpoints" / str(later))
-    return workdir
 
 
 def close(actual: dict[int, float], expected: dict[int, float], rtol: float) -> None:
