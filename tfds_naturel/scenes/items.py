@@ -215,12 +215,14 @@ def _voices(case: _Case) -> Item:
 def _half_truths(case: _Case) -> Item:
     """Two facts in either order; of a false statement, one is true and the other is not."""
     t, (a, b) = case.triplet, case.colours
-    colour, other, swapped = Triplet(t.subject, "is", a), Triplet(t.subject, "is", b), _swapped(t)
+    painted = (a, None) if case.flip(1) else (None, a)
+    label = t.subject if painted[0] else t.object
+    colour, other, swapped = Triplet(label, "is", a), Triplet(label, "is", b), _swapped(t)
     halves = ((swapped, colour), (other, t)) if case.flip() else ((colour, swapped), (t, other))
     statements = tuple(
         Statement(" and ".join(map(_fact, claims)), claims) for claims in ((t, colour), (colour, t), *halves)
     )
-    return case.item(statements, case.scene(t, a, None))
+    return case.item(statements, case.scene(t, *painted))
 
 
 def _fact(claim: Triplet) -> str:
@@ -301,7 +303,9 @@ _say_again = functools.partial(_say, sentence="the photo shows {subject} {phrase
 
 
 def _false_as_shown(relations: tuple[str, ...]) -> Kind:
-    return Kind(functools.partial(_replace_relation, as_shown=relations), relations=relations)
+    """Without ``at``, which could be said of most images: it would be true where it is said."""
+    fair = tuple(relation for relation in relations if relation != "at")
+    return Kind(functools.partial(_replace_relation, as_shown=fair), relations=fair)
 
 
 def _in_two_wordings(kind: Kind, say: Callable[[tuple[Triplet, ...]], str]) -> Kind:

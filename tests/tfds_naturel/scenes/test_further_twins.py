@@ -6,8 +6,12 @@ import re
 import numpy as np
 import pytest
 
+from naturel_jax import config as c
 from naturel_jax.benchmarks import blind, registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
+from naturel_jax.configs import clip
+from naturel_jax.data import datasets
+from naturel_jax.evaluators import evaluator
 from tfds_naturel.scenes import formats, twins
 from tfds_naturel.scenes.scene import CONFIGS, Scene
 from tfds_naturel.scenes.sprite import COLOURS
@@ -141,3 +145,14 @@ def test_zeroshot_has_every_class_alone_and_pairs_of_them(drawn):
     assert chance["zeroshot/things/top1"] == 1 / len(SCENES.classes)
     assert chance["zeroshot/scenes/top1"] < 1 / 30
     assert len(benchmark.items) == 2 * ITEMS
+
+
+def test_a_run_that_names_them_has_them_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "_TWIN_ITEMS", 4)
+    config = clip.get_config("scenes")
+    config.data.dir, config.eval.during = str(tmp_path), {}
+    for names in (("bla",), ("winoground", "zeroshot")):
+        config.eval.benchmarks = names
+        assert [one.name for one in evaluator.read_benchmarks(c.load(config))] == list(names)
+    (folder,) = (tmp_path / "twins" / "scenes").iterdir()
+    assert (folder / "README.md").exists() and (folder / "FURTHER.md").exists()
