@@ -42,7 +42,6 @@ _LOG = logging.getLogger(__name__)
 
 _TFDS = "tfds"  # the default prefix
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
-_TWINS_FINISHED = "README.md"  # written last
 _USUAL = Fields()
 _INCOMPLETE = "incomplete."  # TFDS's prefix of folders that are being written
 _POLL_S = 2.0
@@ -208,22 +207,23 @@ def _how_to_prepare(name: str, config: str, data_dir: str) -> str:
     return f"See docs/naturel.md, or use a world that is drawn when it is missing: one of {drawn}"
 
 
-def twins_directory(data_dir: str, config: str, cache_dir: str = "") -> Path:
-    """The folder with the benchmark twins of the scenes world ``config``, or a local copy of it; written first if it is
-    missing, which may raise Stopped."""
+def twins_directory(data_dir: str, config: str, cache_dir: str = "", further: bool = False) -> Path:
+    """The folder with the benchmark twins of the scenes world ``config``, or a local copy of it. If they are missing,
+    or with ``further`` those for experiments, they are written first, which may raise Stopped."""
+    last, draw = ("FURTHER.md", twins.write_further) if further else ("README.md", twins.write)
     folder = epath.Path(data_dir) / "twins" / config / VERSION
     out = staging.local_path(folder, cache_dir)
-    finished = out / _TWINS_FINISHED
+    finished = out / last
 
     def write() -> None:
-        if in_store(folder) and storage.exists(folder / _TWINS_FINISHED):
+        if in_store(folder) and storage.exists(folder / last):
             return
         with _only_writer(out, finished) as missing:
             if missing:
                 _LOG.info("writing the benchmark twins of %s to %s", config, out)
-                twins.write(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS, preemption.check)
+                draw(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS, preemption.check)
         if in_store(folder):
-            object_folders.upload(object_folders.files_in(out), out, folder, last=_TWINS_FINISHED)
+            object_folders.upload(object_folders.files_in(out), out, folder, last=last)
 
     preemption.on_first_process(write)
     return staging.stage(folder, cache_dir)

@@ -22,6 +22,7 @@ from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.storage import staging
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.scenes.twins import FURTHER
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
             raise UserError(
                 f"config.eval.benchmarks is {names}: set config.eval.benchmarks_dir to the folder with their files"
             )
-        files, twins = str(datasets.twins_directory(config.data.dir, world, config.data.cache_dir)), official
+        twins = official
+        for further in sorted({name in FURTHER for name in official}):
+            files = str(datasets.twins_directory(config.data.dir, world, config.data.cache_dir, further))
     cache_dir = config.data.cache_dir
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}

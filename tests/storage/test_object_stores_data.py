@@ -225,10 +225,18 @@ def test_what_is_drawn_is_uploaded_and_copied_by_other_hosts(server, monkeypatch
         (out / "winoground" / "examples.jsonl").write_text("{}")
         (out / "README.md").write_text("finished")
 
+    def write_further(out: Path, world, seed, items, check) -> None:
+        written.append(out)
+        (out / "FURTHER.md").write_text("finished")
+
     monkeypatch.setattr(datasets.twins, "write", write)
+    monkeypatch.setattr(datasets.twins, "write_further", write_further)
     data_dir = f"{server.url}/{request.node.originalname}"
     for host in ("one", "two"):
         folder = datasets.twins_directory(data_dir, "scenes", str(tmp_path / host))
         assert copied(folder) == {"README.md": b"finished", "winoground/examples.jsonl": b"{}"}
         assert folder.is_relative_to(tmp_path / host)
-    assert written == [tmp_path / "one" / data_dir.replace("://", "/") / "twins" / "scenes" / datasets.VERSION]
+    for host in ("one", "two"):
+        folder = datasets.twins_directory(data_dir, "scenes", str(tmp_path / host), further=True)
+        assert copied(folder).keys() == {"README.md", "FURTHER.md", "winoground/examples.jsonl"}
+    assert written == [tmp_path / "one" / data_dir.replace("://", "/") / "twins" / "scenes" / datasets.VERSION] * 2

@@ -221,6 +221,14 @@ def compose(
     return Scene(triplet, things, functools.partial(render, behind, layers, config.size))
 
 
+def portrait(label: str, config: ScenesConfig, rng: np.random.Generator) -> np.ndarray:
+    """An image of a single thing in natural colours, uint8 [size, size, 3] RGB."""
+    behind = backdrop(rng, int(rng.integers(config.clutter[0], config.clutter[1] + 1)))
+    spot, space = (0.5 + rng.uniform(-0.1, 0.1), 0.95 - rng.uniform(0, 0.08)), rng.uniform(0.5, 0.85, 2)
+    figure = place(make_look(label, None, rng), rng, spot, tuple(space), 1 if rng.random() < 0.5 else -1, stretch=1.4)
+    return render(behind, (figure_layer(figure),), config.size)
+
+
 def _distractors(
     triplet: Triplet, boxes: list[np.ndarray], config: ScenesConfig, rng: np.random.Generator
 ) -> Iterator[Figure]:

@@ -1,13 +1,19 @@
-"""Offline twins of Winoground, ARO and SugarCrepe: drawn scenes in the benchmarks' official file formats.
+"""Offline twins of benchmarks: drawn scenes in the official file formats.
 
     python -m tfds_naturel.scenes.twins --out DIR
 
-Every image is drawn for the twins alone and is in no split of the scenes world. Half of the items show
-compositions that are held out of training. Formats: https://huggingface.co/datasets/facebook/winoground,
-https://github.com/mertyg/vision-language-models-are-bows, https://github.com/RAIVNLab/sugar-crepe.
+Those of the demo are Winoground, ARO and SugarCrepe; those for experiments, with --further, are SugarCrepe++, hard
+positives, BLA, NegBench, COCO retrieval and zero-shot classification. Every image is drawn for the twins alone and is
+in no split of the scenes world. Half of the items show compositions that are held out of training. Formats:
+https://huggingface.co/datasets/facebook/winoground, https://github.com/mertyg/vision-language-models-are-bows,
+https://github.com/RAIVNLab/sugar-crepe; of the others, the readers in naturel_jax/benchmarks name them.
 """
 
 import argparse
+import csv
+import dataclasses
+import io
+import itertools
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +25,10 @@ from etils import epath
 
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.scenes.items import PHRASES, SUGARCREPE, VG_ATTRIBUTION, VG_RELATION, WINOGROUND, Item, make_items
+from tfds_naturel.scenes.formats import FILES, TAGS, Files, aro_record, attribution_record, relation_record, sentence
+from tfds_naturel.scenes.items import DESCRIBED, SUGARCREPE, VG_ATTRIBUTION, VG_RELATION, WINOGROUND, Item, make_items
 from tfds_naturel.scenes.render import encode_jpeg
-from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
+from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig, portrait
 
 _README = """# Generated twins of compositional benchmarks
 
@@ -52,14 +59,14 @@ def write(
     aro = out_dir / "aro"
     (aro / "images").mkdir(parents=True, exist_ok=True)
     for name, kind, record in (
-        ("visual_genome_relation", VG_RELATION, _relation_record),
-        ("visual_genome_attribution", VG_ATTRIBUTION, _attribution_record),
+        ("visual_genome_relation", VG_RELATION, relation_record),
+        ("visual_genome_attribution", VG_ATTRIBUTION, attribution_record),
     ):
         records = []
         for i, item in enumerate(_checked(make_items(config, name, (kind,), seed, items), check)):
             image_id = f"{1 + i + items * (kind is VG_ATTRIBUTION)}"
             (aro / "images" / f"{image_id}.jpg").write_bytes(encode_jpeg(item.scenes[0].image))
-            records.append(_aro_record(image_id, item) | record(image_id, item))
+            records.append(aro_record(image_id, item) | record(image_id, item))
         _write_json(aro / f"{name}.json", records)
     _write_json(aro / "vgr_excluded_relations.json", [])  # none of the relations is symmetric
     _write_sugarcrepe(out_dir, config, seed, items, check)
@@ -77,58 +84,9 @@ def _write_winoground(folder: epath.Path, items: Iterator[Item]) -> None:
                 archive.writestr(zipfile.ZipInfo(f"images/{name}.png"), png)
             row = {"id": i, "image_0": names[0], "image_1": names[1]}
             row |= {f"caption_{k}": statement.text for k, statement in enumerate(item.statements)}
-            rows.append(row | _TAGS[item.tag] | {"secondary_tag": "unseen" if item.unseen else ""})
+            rows.append(row | TAGS[item.tag] | {"secondary_tag": "unseen" if item.unseen else ""})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data" / "examples.jsonl").write_text(lines, encoding="utf-8")
-
-
-_TAGS = {
-    "Object": {"tag": "Noun", "collapsed_tag": "Object", "num_main_preds": 1},
-    "Relation": {"tag": "Adjective-Color", "collapsed_tag": "Relation", "num_main_preds": 1},
-    "Both": {"tag": "Noun, Adjective-Color", "collapsed_tag": "Both", "num_main_preds": 1},
-}
-
-
-def _aro_record(image_id: str, item: Item) -> dict[str, Any]:
-    """The fields shared by ARO's two files: captions, and a box in whole pixels around both objects. The box is square,
-    so that models that resize every crop to a square see objects with the proportions of their training images."""
-    scene = item.scenes[0]
-    size = scene.image.shape[0]
-    boxes = np.array([thing.box for thing in scene.things[:2]]) * size
-    low, high = np.floor(boxes[:, :2].min(0)), np.ceil(boxes[:, 2:].max(0))
-    side = int((high - low).max())
-    left, top = (int(v) for v in ((low + high - side) // 2).clip(0, size - side))
-    true, false = (statement.text for statement in item.statements)
-    return {
-        "image_id": image_id,
-        "true_caption": true,
-        "false_caption": false,
-        "bbox_x": left,
-        "bbox_y": top,
-        "bbox_w": side,
-        "bbox_h": side,
-        "image_path": f"{image_id}.jpg",
-    }
-
-
-def _relation_record(image_id: str, item: Item) -> dict[str, Any]:
-    triplet = item.scenes[0].triplet
-    phrase = PHRASES[triplet.relation]
-    return {
-        "relation_info": {"object": f"{image_id}1", "name": phrase},
-        "primary_object_id": f"{image_id}0",
-        "primary_object_name": triplet.subject.lower(),
-        "relation_name": phrase,
-    }
-
-
-def _attribution_record(image_id: str, item: Item) -> dict[str, Any]:
-    claims = item.statements[0].claims
-    return {
-        "attributes": [claim.object.lower() for claim in claims],
-        "obj1_name": claims[0].subject.lower(),
-        "obj2_name": claims[1].subject.lower(),
-    }
 
 
 def _checked(items: Iterator[Item], check: Callable[[], None]) -> Iterator[Item]:
@@ -148,13 +106,92 @@ def _write_sugarcrepe(
         for i, item in enumerate(_checked(make_items(config, name, (kind,), seed, items), check)):
             filename = f"{1 + number * items + i:012d}.jpg"
             (images / filename).write_bytes(encode_jpeg(item.scenes[0].image))
-            true, false = (f"{text[0].upper()}{text[1:]}." for text in (s.text for s in item.statements))
+            true, false = map(sentence, item.statements)
             records[str(i)] = {"filename": filename, "caption": true, "negative_caption": false}
         _write_json(folder / f"{name}.json", records)
 
 
 def _write_json(path: epath.Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+# ---- For experiments -------------------------------------------------------------------------------------------------
+
+FURTHER = (
+    "sugarcrepe_pp",
+    "hard_positives_replace",
+    "hard_positives_swap",
+    "bla",
+    "negbench_synthetic",
+    "coco_retrieval",
+    "flickr30k_retrieval",
+    "zeroshot",
+)
+_FURTHER_README = """# Generated twins for experiments
+
+These are **not** the real benchmarks. The images are drawn by `python -m tfds_naturel.scenes.twins --further`; only the
+folder layout and file formats match the originals: `sugarcrepe_pp/`, `hard_positives/`, `bla/`, `negbench/`,
+`coco/coco_karpathy_test.json`, `flickr30k/` and `zeroshot/`.
+
+World: `{config}`, image seed {seed}, {items} items per file.
+"""
+_FIRST_IMAGE = 10  # times the items of a file: behind the numbers of the images above
+_TEMPLATES = ("the photo shows the {}.", "here is the {}.", "this is the {}.", "you can see the {}.")
+_PORTRAITS = 0x0A1E  # differs from other streams of the seed
+
+
+def write_further(
+    out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int, check: Callable[[], None] = lambda: None
+) -> None:
+    """Writes the twins for experiments, as ``write`` does, also into the same folder; FURTHER.md is written last.
+    Retrieval has fewer images where no more scenes are found that share no true caption."""
+    out_dir = epath.Path(out_dir)
+    for number, files in enumerate(FILES, _FIRST_IMAGE):
+        _write_records(out_dir, files, _checked(files.items(config, seed, items), check), number * items)
+    _write_zeroshot(out_dir, config, seed, items, check)
+    text = _FURTHER_README.format(config=config.name, seed=seed, items=items)
+    (out_dir / "FURTHER.md").write_text(text, encoding="utf-8")
+
+
+def _write_records(out_dir: epath.Path, files: Files, items: Iterator[Item], first: int) -> None:
+    images = out_dir / files.images
+    images.mkdir(parents=True, exist_ok=True)
+    records: dict[str, list[dict[str, Any]]] = {path: [] for path in files.files}
+    for n, item in enumerate(items, first):
+        name = f"{n:012d}.jpg"
+        (images / name).write_bytes(encode_jpeg(item.scenes[0].image))
+        for path, record in files.files.items():
+            records[path].append(record(name, item))
+    for path, rows in records.items():
+        (out_dir / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith(".csv"):
+            text = io.StringIO()
+            table = csv.DictWriter(text, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+            (out_dir / path).write_text(text.getvalue(), encoding="utf-8")
+        else:
+            _write_json(out_dir / path, rows)
+
+
+def _write_zeroshot(
+    out_dir: epath.Path, config: ScenesConfig, seed: int, items: int, check: Callable[[], None]
+) -> None:
+    """Single things by class, and scenes of two things, and of nothing else, by both classes."""
+    alone = dataclasses.replace(config, distractors=(0, 0))
+    things = (
+        (label.lower(), portrait(label, config, np.random.default_rng([seed, _PORTRAITS, n])))
+        for n, label in zip(range(items), itertools.cycle(config.classes), strict=False)
+    )
+    scenes = (item.scenes[0] for item in make_items(alone, "further/zeroshot", DESCRIBED[:1], seed, items))
+    pairs = ((" and ".join(sorted(thing.label.lower() for thing in scene.things)), scene.image) for scene in scenes)
+    for dataset, images in (("things", things), ("scenes", pairs)):
+        folder = out_dir / "zeroshot" / dataset
+        for n, (name, image) in enumerate(images):
+            check()
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / f"{n:06d}.jpg").write_bytes(encode_jpeg(image))
+        (folder / "templates.txt").write_text("\n".join(_TEMPLATES) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -167,11 +204,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", required=True, type=epath.Path, metavar="DIR")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--further", action="store_true", help="the twins for experiments, in place of the demo's")
     parser.add_argument("--items", type=int, default=400, help="items per file (default 400, the size of Winoground)")
     options = parser.parse_args(arguments)
     if options.items < 1:
         raise UserError(f"--items {options.items}: expected at least 1")
-    write(options.out, CONFIGS[options.config], options.seed, options.items)
+    writer = write_further if options.further else write
+    writer(options.out, CONFIGS[options.config], options.seed, options.items)
 
 
 if __name__ == "__main__":

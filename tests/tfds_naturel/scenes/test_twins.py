@@ -141,13 +141,6 @@ def test_images_are_unique_and_in_no_split(folder):
     assert not twin & drawn
 
 
-def test_writing_twice_gives_the_same_bytes(folder, tmp_path):
-    twins.write(tmp_path, SCENES, seed=3, items=ITEMS)
-    here, there = ({p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in (folder, tmp_path))
-    assert here == there
-    assert b"not** the real benchmarks" in here[next(p for p in here if p.name == "README.md")]
-
-
 def test_world_without_suitable_compositions_is_rejected(tmp_path):
     poor = dataclasses.replace(SCENES, pairs_per_family=2, held_out=0.0, sizes=(1, 1, 1, 0))
     with pytest.raises(UserError, match=r"held-out.*raise pairs_per_family"):
