@@ -69,8 +69,8 @@ OTHERS = ("build", "docs", "faults", "fixtures", "helpers", "repository")  # of 
 FROM_OUTSIDE = {
     *("cli/test_compilation_cache.py", "config/test_plugins.py", "data/sources/test_data_sources.py"),
     *("evaluators/test_api.py", "planning/test_gpu_programs.py", "planning/test_tpu_programs.py"),
-    *("reproduce/test_reproduce_rehearsal.py", "tfds_naturel/common/test_cli.py"),
-    *("training/test_adapter_processes.py", "training/test_training_processes.py"),
+    *("reproduce/test_reproduce_rehearsal.py", "training/test_adapter_processes.py"),
+    "training/test_training_processes.py",
 }
 
 

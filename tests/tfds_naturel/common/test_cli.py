@@ -17,7 +17,6 @@ MAIN = """
 import atexit, sys, threading, time
 from etils import epath
 from tfds_naturel.common import cli
-from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError
 atexit.register(print, "closed")
 def main(arguments):
