@@ -226,7 +226,7 @@ def test_one_command_tells_which_mistake_was_made(folder, tmp_path, capsys, monk
     row = ModelRow("SigLIP (elsewhere)", PUBLISHED, {metric: Cell(scores[metric].value) for metric in metrics})
     monkeypatch.setattr(published, "is_official", lambda name, rows: name == "winoground")
     monkeypatch.setattr(published, "ITEM_SETS", {"winoground": published.ItemSet(10)})
-    monkeypatch.setattr(published, "rows", lambda benchmarks: [row] if "winoground" in benchmarks else [])
+    monkeypatch.setattr(published, "rows", lambda benchmarks, _: [row] if "winoground" in benchmarks else [])
     command = ["--models", f"SigLIP={folder / 'tiny-siglip'}", "--benchmarks", "winoground", "vg_relation"]
     command += ["--benchmarks_dir", str(folder), "--batch_size", "8"]
     monkeypatch.setattr(registry, "read", read_as_published)
