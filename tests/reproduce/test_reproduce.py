@@ -140,7 +140,7 @@ def test_training_command_of_a_small_budget_loads(tmp_path):
 def test_known_scores_are_as_published():
     """Some of vl_compo's, by hand."""
     clip, siglip, negclip = KNOWN.values()
-    assert clip.scores["winoground/text"] == 0.3125 and round(clip.scores["coco_retrieval/text_to_image@1"], 3) == 0.305
+    assert clip.scores["winoground/text"] == 0.3125 and clip.scores["coco_retrieval/text_to_image@1"] == 0.3045
     assert siglip.scores["vg_relation/macro"] == 0.3512 and negclip.scores["sugarcrepe/swap_att"] == 0.7703
     assert negclip.source == "negclip-b32:{weights}/negclip.pth" and siglip.by_hand == ""
     assert {metric.split("/")[0] for one in KNOWN.values() for metric in one.scores} == stages.EVALUATED.keys()
