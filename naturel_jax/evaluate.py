@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
-    known = [*published.read(options.known).values(), *published.CHECKPOINTS.values()]
+    checkpoints = [*published.read(options.known).values(), *published.CHECKPOINTS.values()]
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     processes.check_limits()
     preemption.install_handler()
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
         mirror.publish()
         mirror.fetch()
         print(report.write(mirror.local, workdirs, machine.accelerators()), flush=True)
-        print(known_scores.report(mirror.local, name, source, known, benchmarks, options.benchmarks_dir), end="")
+        print(known_scores.report(mirror.local, name, source, checkpoints, benchmarks, options.benchmarks_dir), end="")
         if wrong:
             text = mistakes_page.page(sections)
             storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)

@@ -10,7 +10,8 @@ The rows of ``published.tsv`` are
   that are scores of ours.
 
 ``weights`` says where a model lies: sources of ``naturel_jax.load`` (``hf:owner/name``, also for OpenCLIP's files;
-``preset:file`` for a file that has to be downloaded by hand) and addresses. ``reports``: whether reports show the row.
+``preset:file`` for a file that has to be downloaded by hand) and addresses for people. ``reports``: whether reports
+show the row.
 
 ``--known FILE`` adds others: JSON with ``REPOSITORY@REVISION`` -> the fields of ``Checkpoint``,
 
@@ -89,18 +90,8 @@ def _place(source: str) -> str:
 
 def _of_row(row: Mapping[str, str]) -> Checkpoint:
     scores = {metric: float(text) for metric, text in row.items() if "/" in metric and text}
-    places = row["weights"].split()
-    sources = [place for place in places if "://" not in place]
-    by_hand = next((place for place in places if "://" in place), "")
-    return Checkpoint(
-        row["model"],
-        *(sources[:1] or [""]),
-        scores,
-        row["by"],
-        by_hand=by_hand,
-        same=sources[1:],
-        shown=row["reports"] == "yes",
-    )
+    source, *same = [place for place in row["weights"].split() if "://" not in place] or [""]
+    return Checkpoint(row["model"], source, scores, row["by"], same=same, shown=row["reports"] == "yes")
 
 
 CHECKPOINTS = {one.row: one for one in map(_of_row, read_tsv(Path(__file__).with_name("published.tsv")))}
