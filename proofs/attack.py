@@ -91,6 +91,9 @@ for _part in range(4):
         )
 _tests("bits of results: a sweep, adapters, a curve", _FLIPS, "-k", "results")
 _tests("bits of a pool of embeddings and its index", _FLIPS, "-k", "pool")
+_tests("bits of the footer of a Parquet file", "tests/faults/test_readers.py", "-k", "footer")
+_tests("sizes of pages that are hidden", "tests/faults/test_readers.py", "-k", "other_page_header")
+_tests("bits of exported decisions", "tests/tfds_naturel/audit/test_agreement.py", "-k", "flipped")
 _tests("bits of a checkpoint", "tests/checkpoints/test_manifest.py")
 _tests(
     "bits of other caches",

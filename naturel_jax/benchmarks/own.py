@@ -41,6 +41,7 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
 }
 
 _MOST_BAD = 10_000  # records that are left out and reported
+_MOST_PAIRS = 10_000  # of a true and a false caption of an item, which are compared
 _ROWS = 64  # of a Parquet file, in memory at a time before they are items
 
 Make = Callable[[str, Row], Item]  # (id, row) -> item
@@ -64,6 +65,8 @@ def _pairs(own: Own, fields: BenchmarkFields) -> Benchmark:
         record = to_record(row, chosen, key)
         if not record.negatives:
             raise BenchmarkError(f"has no false caption in {_named(chosen, 'negatives')}; expected at least one")
+        if (pairs := len(record.positives) * len(record.negatives)) > _MOST_PAIRS:
+            raise BenchmarkError(f"has {pairs:,} pairs of a true and a false caption; expected at most {_MOST_PAIRS:,}")
         true[key] = len(record.positives)
         return Item(key, (images(record),), (*record.positives, *record.negatives), _tags(row, fields))
 

@@ -139,6 +139,10 @@ def test_bad_records_are_left_out_and_named_by_line_and_field(folder):
         (good | {"caption": ""}, r"field 'caption' \(positives\) is empty"),
         (good | {"caption": 3}, "positives has 3; expected a string"),
         (good | {"negatives": []}, "has no false caption in 'negatives' or 'negative'"),
+        (
+            good | {"caption": ["a", *map(str, range(100))], "negatives": [f"not {n}" for n in range(100)]},
+            "has 10,100 pairs of a true and a false caption; expected at most 10,000",
+        ),
         (good | {"image": "photos/none.png"}, r"image 'photos/none\.png' is not in "),
         (good | {"image": "../photos/0.png"}, r"image path '\.\./photos/0\.png' leaves its folder and is refused"),
         (good | {"image": "/etc/passwd"}, "leaves its folder and is refused"),

@@ -1,15 +1,19 @@
 """Every reader of files from elsewhere: what the product's tables have is here, damaged files give one line, and bombs
 cost no more than their size allows."""
 
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import bombs, costs, readers
 from tests.helpers.fuzzing import fuzz
 from tests.helpers.readers import READERS
+from tfds_naturel.common import arrow_files
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit"),
@@ -90,6 +94,69 @@ def test_damaged_files_give_one_line(tmp_path, name, count):
         READERS[name].allowed,
         must_refuse=count > 3 and not is_table,
     )
+
+
+FLIPPED = """
+import subprocess
+import sys
+from pathlib import Path
+import pyarrow as pa
+from tfds_naturel.common import arrow_files
+path, kept = Path(sys.argv[1]), 0
+whole = path.read_bytes()
+begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for bit in range(8 * begin, 8 * len(whole)):
+    flipped = bytearray(whole)
+    flipped[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(flipped)
+    try:
+        kept += sum(batch.num_rows for batch in arrow_files.parquet_batches(path, 8))
+    except (pa.ArrowException, OSError, ValueError):
+        pass
+print(bit - 8 * begin + 1, kept)
+"""
+
+
+@pytest.mark.slow
+def test_no_bit_of_a_parquet_footer_ends_the_process(tmp_path):
+    """Arrow ends it if it is asked for a column whose statistics contradict the schema."""
+    columns = {"a": ["x", "y"], "b": [["x"], []], "c": [1, 2], "d": [0.5, None], "e": [{"f": b"x"}, {"f": b"y"}]}
+    pq.write_table(pa.table(columns), tmp_path / "file.parquet")
+    done = subprocess.run(
+        [sys.executable, "-c", FLIPPED, tmp_path / "file.parquet"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    flips, kept = map(int, done.stdout.split())
+    assert 0 < kept < 2 * flips, "some are read, and some are refused"
+    print(f"seen: {flips:,} flips")
+
+
+def number(value: int, size: int) -> bytes:
+    """A number in Thrift's compact protocol, in ``size`` bytes."""
+    return bytes(2 * value >> 7 * n & 127 | 128 * (n < size - 1) for n in range(size))
+
+
+@pytest.mark.parametrize("hidden", ["in a number that wraps around", "behind another type"])
+def test_arrow_reads_no_other_page_header_than_is_checked(hidden, tmp_path):
+    """It would unpack what the file has no right to."""
+    path, size = tmp_path / "file.parquet", 1 << 25
+    table = pa.table({"a": [b"x" * size]}, pa.schema([pa.field("a", pa.binary(), nullable=False)]))
+    options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, write_page_checksum=True, **options)  # the checksum makes room in the header
+    data = path.read_bytes()
+    start = data.index(b"\x1c\x15\x02")  # of field 5, the header of a data page
+    end = data.index(b"\0\0\0", start) + 2
+    sizes = data[4:start].split(b"\x15")  # before field 5: the type, the sizes, the checksum
+    assert sizes[:2] == [b"", b"\0"] and sizes[2] == number(size + 4, 4) and len(sizes[4]) == 5
+    if hidden == "behind another type":
+        header = b"\x15\x06\x15" + sizes[2] + b"\x15" + sizes[3] + b"\x2c" + data[start + 1 : end] + b"\x3c\0\0"
+    else:  # field 65,538, which Arrow takes for a second field 2
+        header = b"\x15\x00\x15" + number(100, 2) + b"\x15" + sizes[3] + b"\x2c" + data[start + 1 : end]
+        header += b"\x05" + number(65_538, 3) + number(size + 4, 4) + b"\0"
+        assert len(header) == end + 1 - 4, "the page begins where it did"
+    path.write_bytes(data[:4] + header + data[4 + len(header) :])
+    with pytest.raises(pa.ArrowInvalid, match=r"too large for its type|described as one of another type"):
+        list(arrow_files.parquet_batches(path, 8))
 
 
 def each_once() -> Iterator[tuple[str, int]]:

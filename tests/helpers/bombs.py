@@ -360,6 +360,16 @@ def _tags(rng: random.Random, sound: bytes) -> bytes:
     return b"II*\0" + struct.pack("<I", start) + bytes(size) + struct.pack("<H", count) + entries + bytes(4)
 
 
+def _tile(rng: random.Random, sound: bytes) -> bytes:
+    """A TIFF of few pixels, in one large tile."""
+    side, packed = 8192, zlib.compress(bytes(8192 * 8192))
+    sizes = {256: 64, 257: 64, 322: side, 323: side, 324: 8, 325: len(packed)}
+    others = {258: 8, 259: 8, 262: 1, 277: 1}  # 8 bits, deflate, black is 0, one sample
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted((sizes | others).items())]
+    head = b"II*\0" + struct.pack("<I", 8 + len(packed))
+    return head + packed + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
 def _scans(rng: random.Random, sound: bytes) -> bytes:
     """A progressive JPEG whose last scan is repeated."""
     buffer = io.BytesIO()
@@ -367,6 +377,18 @@ def _scans(rng: random.Random, sound: bytes) -> bytes:
     data = buffer.getvalue()
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * 300 + data[-2:]
+
+
+def _separate(rng: random.Random, sound: bytes) -> bytes:
+    """A JPEG, not progressive, with a scan for each color."""
+    buffer = io.BytesIO()
+    Image.new("L", (3600, 3600)).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    frame, scan = data.index(b"\xff\xc0\0\x0b"), data.index(b"\xff\xda\0\x08\x01")
+    colors = b"".join(bytes((color, 0x11, 0)) for color in (1, 2, 3))
+    scans = (data[scan : scan + 5] + bytes((color,)) + data[scan + 6 : -2] for color in (1, 2, 3))
+    header = data[:frame] + b"\xff\xc0\0\x11" + data[frame + 4 : frame + 9] + b"\x03" + colors
+    return header + data[frame + 13 : scan] + b"".join(scans) + data[-2:]
 
 
 def _exif(rng: random.Random, sound: bytes) -> bytes:
@@ -401,7 +423,7 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "tar": (_tar, _long_text),
     **{f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),) for form in ("GIF", "BMP", "WEBP")},
     "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
-    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif),
+    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif, _separate),
     "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts),
-    "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags),
+    "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags, _tile),
 }

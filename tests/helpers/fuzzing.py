@@ -14,6 +14,7 @@ from tfds_naturel.common.errors import UserError
 
 SECONDS = {signal.ITIMER_PROF: 20, signal.ITIMER_REAL: 300}  # for one input: of the processor, and of a clock
 _SIGNALS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
+LONGEST = 2000  # characters of a message
 COUNTS = [pytest.param(50, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)]
 every_count = pytest.mark.parametrize("count", COUNTS)
 
@@ -64,8 +65,8 @@ def fuzz(
                 read()
         except (UserError, OSError, *allowed) as error:
             refused += 1
-            if "\n" in str(error):
-                failures.setdefault(f"several lines at {_place(error)}", f"{path.name}, input {n}: {error!s:.150}")
+            if "\n" in str(error) or (isinstance(error, UserError) and len(str(error)) > LONGEST):
+                failures.setdefault(f"long or several lines: {_place(error)}", f"{path.name}, {n}: {error!s:.150}")
         except BaseException as error:
             failures.setdefault(f"{_place(error)}: {type(error).__name__}", f"{path.name}, input {n}: {error!s:.150}")
         finally:

@@ -133,6 +133,7 @@ def settled(people: Mapping[str, Decisions], adjudicated: Mapping[Key, decisions
 
 
 def write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Writes a CSV file."""
+    """Writes a CSV file, with a checksum in each row."""
+    summed = [(*row, decisions.checksum(zip(columns, row, strict=True))) for row in rows]
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
+        csv.writer(file).writerows([(*columns, decisions.CHECKSUM), *summed])

@@ -147,6 +147,7 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     if twice := [name for name in ("item", "answer") if names.count(name) > 1]:
         raise UserError(f"{path}: has {names.count(twice[0])} columns {twice[0]}; keep one")
     for number, row in enumerate(rows, 2):
+        decisions.check_row(f"{path}:{number}", row)
         if row["item"] not in items:
             raise UserError(f"{path}:{number}: item {row['item']!r} is not in the key; are these other questions?")
         asked = items[row["item"]]

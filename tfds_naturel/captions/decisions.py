@@ -1,6 +1,8 @@
 """Annotators' decisions on captions: CSV from the review page, or the JSON that Label Studio exports."""
 
 import collections
+import itertools
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from tfds_naturel.common.files import check_size, full_rows, is_unicode, load_js
 from tfds_naturel.common.schema import POLARITIES, Triplet
 
 COLUMNS = ("triplet", "text", "decision")
+CHECKSUM = "checksum"  # column of exported files, after those that it is about
 VERDICTS = ("accept", "unclear", "reject")  # of several rows of one person about a caption, the last here counts
 MAX_BYTES = 16 << 20  # of a file; all captions of the bank take 2 MB
 _MOST_LETTERS = {"annotator": 60, "reason": 1000, "text": 1000}
@@ -33,9 +36,9 @@ def read(paths: Sequence[Path]) -> dict[str, Decisions]:
     """Person -> what they decided, without captions left open.
 
     A CSV file has at least the columns ``COLUMNS``, and may have ``annotator``, whose decision a row is (default: the
-    file's name), and ``reason``. A JSON file is an export of Label Studio. Both may have several people. Raises
-    UserError with the row or task, what was found and what was expected; for a file without decisions, and for two
-    files of one person.
+    file's name), ``reason``, and ``CHECKSUM``. A JSON file is an export of Label Studio. Both may have several people.
+    Raises UserError with the row or task, what was found and what was expected; for a row that does not have its
+    checksum, a file without decisions, and two files of one person.
     """
     people: dict[str, Decisions] = {}
     files: dict[str, Path] = {}
@@ -81,8 +84,25 @@ def _csv(path: Path) -> dict[str, Decisions]:
                 f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; give each person rows of their own"
             )
         for number, row in enumerate(rows, 2):
+            check_row(f"{path}:{number}", row)
             _add(people.setdefault(row.get("annotator") or path.stem, {}), f"{path}:{number}", row)
     return {name: decided for name, decided in people.items() if decided}
+
+
+def checksum(cells: Iterable[tuple[str, str]]) -> str:
+    """What is in the column ``CHECKSUM`` behind ``cells``, (column, cell) each, as the page makes it, too. It is not a
+    number, which a spreadsheet would write in its own way."""
+    return f"crc32:{zlib.crc32(chr(9).join(map('='.join, cells)).encode()):08x}"
+
+
+def check_row(place: str, row: Mapping[str, str]) -> None:
+    """Raises UserError for a row that is not as it was exported; rows of a file without checksums pass."""
+    expected = row.get(CHECKSUM)
+    if expected and checksum(itertools.takewhile(lambda cell: cell[0] != CHECKSUM, row.items())) != expected:
+        raise UserError(
+            f"{place}: the cells are not those that were exported ({CHECKSUM} {expected!r:.40}): damaged, or edited; "
+            f"export again, or look at the row and empty its {CHECKSUM}"
+        )
 
 
 def _add(decided: Decisions, place: str, row: Mapping[str, str]) -> None:
@@ -92,10 +112,11 @@ def _add(decided: Decisions, place: str, row: Mapping[str, str]) -> None:
         raise UserError(f"{place}: decision {verdict!r:.80}; expected accept, reject, unclear or nothing")
     if long := [name for name, most in _MOST_LETTERS.items() if len(row.get(name, "")) > most]:
         raise UserError(f"{place}: {long[0]} has more than {_MOST_LETTERS[long[0]]} characters; shorten it")
-    if escape.cell(row["text"]) != row["text"]:
-        raise UserError(
-            f"{place}: text {row['text']!r:.80} begins like a formula, which no caption does; remove the row"
-        )
+    for name in ("triplet", "text"):
+        if escape.cell(row[name]) != row[name]:
+            raise UserError(
+                f"{place}: {name} {row[name]!r:.80} begins like a formula, which no caption does; remove the row"
+            )
     try:
         key = (Triplet.parse(row["triplet"]), row["text"])
     except ValueError as error:

@@ -5,7 +5,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,8 +28,12 @@ _CHUNK = 1 << 16  # bytes read for the header of a page
 _LONGEST_HEADER = 1 << 24
 _DICTIONARY_CODED = (2, 8)  # encodings
 _DELTA_BYTE_ARRAY = 7  # a value is written as what it shares with the one before, and the rest
-_I32, _STRUCT = 5, 12  # types of the compact protocol
+_CODECS = ("", "snappy", "gzip", "lzo", "brotli", "lz4", "zstd", "lz4_raw")
+_I16, _I32, _I64, _LIST, _STRUCT = 4, 5, 6, 9, 12  # types of the compact protocol
+_BITS = {_I16: 16, _I32: 32, _I64: 64}  # of a number, of which Arrow drops any others
 _DATA, _DICTIONARY, _DATA_V2 = (5, _STRUCT), (7, _STRUCT), (8, _STRUCT)
+_PAGES = {0: _DATA, 2: _DICTIONARY, 3: _DATA_V2}  # type of a page -> the field that Arrow reads of its header
+_PADDING = 100  # bytes behind a column that Arrow reads, too, in files of old writers
 
 
 class _Limits:
@@ -95,15 +99,17 @@ def _batches(
     limits: _Limits, file: BinaryIO, rows: int, columns: Sequence[str] | None, kept: bool
 ) -> Iterator[pa.RecordBatch]:
     _check_footer(limits, file)
+    groups = _row_groups(file)
     metadata = pq.read_metadata(file)
     limits.check("rows", metadata.num_rows, _ROWS)
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
+    for group, chunks in enumerate(groups):
+        if len(chunks) != metadata.num_columns:
+            raise pa.ArrowInvalid(f"a row group has {len(chunks)} columns; the schema has {metadata.num_columns}")
         names, listed, paged = [], 0, 0
-        for column in range(metadata.num_columns):
-            chunk, description = row_group.column(column), metadata.schema.column(column)
-            values, pages, dictionary = _check_chunk(limits, file, chunk, description.length)
-            names += [chunk.path_in_schema] if dictionary else []
+        for column, chunk in enumerate(chunks):
+            description = metadata.schema.column(column)
+            values, pages, dictionary = _check_chunk(limits, file, chunk, description)
+            names += [description.path] if dictionary else []
             listed += values if description.max_repetition_level else 0
             paged += pages
             limits.check("values of lists", listed, _LISTED)
@@ -151,19 +157,54 @@ def _has_length(kind: pa.DataType) -> bool:
 # ---- Pages of a Parquet file -----------------------------------------------------------------------------------------
 
 
-def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData, width: int) -> tuple[int, int, bool]:
+class _Chunk(NamedTuple):
+    """A column of a row group: its number of values, where its pages begin and end, and how they are compressed."""
+
+    values: int
+    start: int
+    end: int
+    codec: str
+
+
+def _row_groups(file: BinaryIO) -> list[list[_Chunk]]:
+    """The columns of each row group, from a footer that ``_check_footer`` has let pass. pyarrow ends the process when
+    it is asked for a column whose statistics contradict the schema. Raises pa.ArrowInvalid for a damaged footer.
+    Rewinds the file."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 8, 0))
+    length = int.from_bytes(file.read(4), "little")
+    file.seek(max(size - 8 - length, 0))
+    data = file.read(length)
+    file.seek(0)
+    try:
+        footer, _ = _read_struct(data, 0, lists=True)
+        return [[_chunk(column[3, _STRUCT]) for column in group[1, _LIST]] for group in footer[4, _LIST]]
+    except (LookupError, TypeError) as error:
+        raise pa.ArrowInvalid("the footer is cut, or lacks a field") from error
+
+
+def _chunk(fields: dict[tuple[int, int], Any]) -> _Chunk:
+    pages, dictionary = fields[9, _I64], fields.get((11, _I64))
+    if (start := min(dictionary or pages, pages)) < 0:
+        raise pa.ArrowInvalid("the pages of a column are before the file")
+    return _Chunk(fields[5, _I64], start, start + fields[7, _I64] + _PADDING, _CODECS[fields[4, _I32]])
+
+
+def _check_chunk(limits: _Limits, file: BinaryIO, chunk: _Chunk, description: pq.ColumnSchema) -> tuple[int, int, bool]:
     """The number of values of a column of a row group, the bytes of its dictionary and its largest page, and whether it
-    has to be read as a dictionary, since its strings might be too large without. ``width``: bytes of each value, if it
-    is fixed. Raises UserError for a page or dictionary that unpacks to too much, pa.ArrowInvalid for a header that is
-    not readable."""
-    place = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
-    end, seen, coded, largest = place + chunk.total_compressed_size, 0, 0, 0
+    has to be read as a dictionary, since its strings might be too large without. Raises UserError for a page or
+    dictionary that unpacks to too much, pa.ArrowInvalid for a header that is not readable."""
+    place, seen, coded, largest = chunk.start, 0, 0, 0
+    width = description.length  # bytes of each value, if that is fixed
     dictionary: tuple[int, int, int] | None = None
-    while place < end and seen < chunk.num_values:
+    while place < chunk.end and seen < chunk.values:
         header, length = _page_header(file, place)
         size, packed = header.get((2, _I32), -1), header.get((3, _I32), -1)
         if min(size, packed) < 0:
             raise pa.ArrowInvalid("a page without a size")
+        described = _PAGES.get(header.get((1, _I32), -1))
+        if header.keys() & {*_PAGES.values()} != {described} - {None}:
+            raise pa.ArrowInvalid("a page is described as one of another type")
         limits.check("bytes of one page", size, _AT_ONCE)
         if page := header.get(_DATA) or header.get(_DATA_V2):
             values, encoding = max(page.get((1, _I32), 0), 0), page.get((2, _I32) if _DATA in header else (4, _I32))
@@ -178,11 +219,11 @@ def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData,
     if dictionary is None:
         return seen, largest, False
     largest += dictionary[2]
-    if chunk.physical_type != "BYTE_ARRAY" or not limits.exceeded(coded * dictionary[2], _AT_ONCE):
+    if description.physical_type != "BYTE_ARRAY" or not limits.exceeded(coded * dictionary[2], _AT_ONCE):
         return seen, largest, False
     if coded == seen:
         return seen, largest, True
-    limits.check("bytes of one dictionary's values", coded * _longest(file, chunk.compression, *dictionary), _AT_ONCE)
+    limits.check("bytes of one dictionary's values", coded * _longest(file, chunk.codec, *dictionary), _AT_ONCE)
     return seen, largest, False
 
 
@@ -190,8 +231,8 @@ def _longest(file: BinaryIO, codec: str, place: int, packed: int, size: int) -> 
     """Bytes of the longest string of a dictionary page."""
     file.seek(place)
     data = file.read(packed)
-    if codec != "UNCOMPRESSED":
-        data = pa.Codec(codec.lower()).decompress(data, size).to_pybytes()
+    if codec:
+        data = pa.Codec(codec).decompress(data, size).to_pybytes()
     longest, place = 0, 0
     while place + 4 <= len(data):
         (length,) = struct.unpack_from("<I", data, place)
@@ -213,9 +254,12 @@ def _page_header(file: BinaryIO, place: int) -> tuple[dict[tuple[int, int], Any]
             size *= 16
 
 
-def _read_struct(data: bytes, place: int, depth: int = 0) -> tuple[dict[tuple[int, int], Any], int]:
-    """(field, type) -> value of a struct in Thrift's compact protocol, and where it ends. Only whole numbers and
-    structs have a value. Raises IndexError if it is cut, pa.ArrowInvalid if it is malformed."""
+def _read_struct(
+    data: bytes, place: int, depth: int = 0, lists: bool = False
+) -> tuple[dict[tuple[int, int], Any], int]:
+    """(field, type) -> value of a struct in Thrift's compact protocol, and where it ends. Only whole numbers, structs
+    and, if there may be ``lists``, these have a value. Raises IndexError if it is cut, pa.ArrowInvalid if it is
+    malformed."""
     fields: dict[tuple[int, int], Any] = {}
     number = 0
     while head := data[place]:
@@ -224,21 +268,23 @@ def _read_struct(data: bytes, place: int, depth: int = 0) -> tuple[dict[tuple[in
         if head >> 4:
             number += head >> 4
         else:
-            number, place = _read_number(data, place)
-        value, place = _read_value(data, place, kind, depth)
-        if (number, kind) in fields:
-            raise pa.ArrowInvalid("a page header has a field twice")
+            number, place = _read_number(data, place, _I16)
+        value, place = _read_value(data, place, kind, depth, lists)
+        if (number, kind) in fields or number >> 15 > 0:  # beyond 16 bits, Arrow begins with the negative ones
+            raise pa.ArrowInvalid("a header has a field twice, or one of a number that is too large")
         fields[number, kind] = value
     return fields, place + 1
 
 
-def _read_value(data: bytes, place: int, kind: int, depth: int) -> tuple[Any, int]:
+def _read_value(data: bytes, place: int, kind: int, depth: int, lists: bool) -> tuple[Any, int]:
     if kind in (1, 2):  # true and false
         return None, place
-    if kind in (4, _I32, 6):
-        return _read_number(data, place)
+    if kind in _BITS:
+        return _read_number(data, place, kind)
     if kind == _STRUCT and depth < 8:
-        return _read_struct(data, place, depth + 1)
+        return _read_struct(data, place, depth + 1, lists)
+    if kind == _LIST and lists and depth < 8:
+        return _read_list(data, place, depth + 1)
     if kind == 3:
         return data[place], place + 1
     if kind == 7:
@@ -246,11 +292,24 @@ def _read_value(data: bytes, place: int, kind: int, depth: int) -> tuple[Any, in
     if kind == 8:
         length, place = _read_varint(data, place)
         return length and data[place + length - 1], place + length
-    raise pa.ArrowInvalid(f"a page header has a value of type {kind}")
+    raise pa.ArrowInvalid(f"a header has a value of type {kind}")
 
 
-def _read_number(data: bytes, place: int) -> tuple[int, int]:
+def _read_list(data: bytes, place: int, depth: int) -> tuple[list[Any], int]:
+    size, kind, place = data[place] >> 4, data[place] & 15, place + 1
+    if size == 15:
+        size, place = _read_varint(data, place)
+    values = []
+    for _ in range(size):
+        value, place = _read_value(data, place, 3 if kind in (1, 2) else kind, depth, lists=True)
+        values.append(value)
+    return values, place
+
+
+def _read_number(data: bytes, place: int, kind: int) -> tuple[int, int]:
     value, place = _read_varint(data, place)
+    if value >> _BITS[kind]:
+        raise pa.ArrowInvalid("a header has a number that is too large for its type")
     return (value >> 1) ^ -(value & 1), place
 
 
@@ -261,7 +320,7 @@ def _read_varint(data: bytes, place: int) -> tuple[int, int]:
         place += 1
         if data[place - 1] < 128:
             return value, place
-    raise pa.ArrowInvalid("a page header has a number that does not end")
+    raise pa.ArrowInvalid("a header has a number that does not end")
 
 
 # ---- Arrow streams ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tfds_naturel.common import escape
-from tfds_naturel.common.errors import Stopped, Unavailable, UserError
+from tfds_naturel.common.errors import Stopped, Unavailable, UserError, shortened
 
 DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 LEFT_BEHIND = "left behind"  # name of threads whose work nobody waits for any more
@@ -54,7 +54,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         print(f"{command()}: {error}", file=sys.stderr)
         leave(STOPPED)
     except (UserError, OSError) as error:  # an OSError names the file and the cause
-        print(f"{command()}: error: {error}", file=sys.stderr)
+        print(f"{command()}: error: {shortened(str(error))}", file=sys.stderr)
         code = USER_ERROR
     except Stopped as stopped:
         print(f"{command()}: {stopped}", file=sys.stderr)

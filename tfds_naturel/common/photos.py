@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 
 import cv2
 import numpy as np
@@ -12,6 +13,9 @@ MAX_BYTES = 32 << 20
 MAX_PIXELS = 64_000_000  # larger photos are rejected before their pixels are decoded
 _BASE, _PER_BYTE = 48 << 20, 40  # bytes of memory for the pixels of any image, and for each byte of its file
 _MAX_SCANS = 100  # of a progressive JPEG, each of which goes through the whole image; encoders write about ten
+
+_PROGRESSIVE = re.compile(rb"\xff[\xc2\xca]")
+_OF_SOME_COLORS = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02)")  # a scan of one or two
 
 _MIN_SIDE = 32
 _MIN_CONTRAST = 2.0  # a photo whose 8-bit luminance has a lower standard deviation is a blank placeholder
@@ -42,9 +46,11 @@ def most_pixels(size: int, cost: int) -> int:
     return min(MAX_PIXELS, (_BASE + _PER_BYTE * size) // cost)
 
 
-def jpeg_cost(data: bytes) -> int:
-    """Bytes of memory that a pixel of a JPEG takes; libjpeg keeps the coefficients of a progressive one."""
-    return 4 + (8 if b"\xff\xc2" in data else 0)
+def jpeg_cost(data: bytes, gray: bool) -> int:
+    """Bytes of memory that a pixel of a JPEG takes; libjpeg keeps the coefficients of one with several scans: a
+    progressive one, or colors each by themselves."""
+    several = _PROGRESSIVE.search(data) or (not gray and _OF_SOME_COLORS.search(data))
+    return 4 + (8 if several else 0)
 
 
 def check_scans(data: bytes) -> None:
@@ -119,7 +125,7 @@ def _header(data: bytes) -> tuple[int, int, str]:
     except ValueError as error:
         raise BadPhoto("not_jpeg", f"{len(data):,} bytes starting with {data[:12]!r}: {error}") from error
     height, width, colorspace = int(header[0]), int(header[1]), header[2]
-    if width * height > (most := most_pixels(len(data), jpeg_cost(data))):
+    if width * height > (most := most_pixels(len(data), jpeg_cost(data, colorspace == "Gray"))):
         raise BadPhoto("too_large", f"{width} x {height} pixels, more than {most:,}")
     if min(width, height) < _MIN_SIDE:
         raise BadPhoto("too_small", f"{width} x {height} pixels, fewer than {_MIN_SIDE} on a side")

@@ -53,11 +53,11 @@ def sides(data: bytes) -> tuple[int, int]:
         with decoded(data) as image:
             return image.size
     try:
-        height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         check_scans(data)
     except ValueError as error:
         raise _unreadable(data, error) from error
-    if width * height > (most := most_pixels(len(data), jpeg_cost(data))):
+    if width * height > (most := most_pixels(len(data), jpeg_cost(data, colorspace == "Gray"))):
         raise ValueError(
             f"image of {width} x {height} pixels in {len(data):,} bytes; the limit for so many bytes is {most:,} pixels"
         )

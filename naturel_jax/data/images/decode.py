@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -27,20 +28,25 @@ _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 # TIFF's types -> bytes.
 _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
+_TILE = (322, 323)  # tags: width and height of a tile
+_WHOLE = {3: "H", 4: "I"}
+
 
 @contextlib.contextmanager
 def decoded(data: bytes) -> Iterator[Image.Image]:
     """The image in its own mode, its size checked before its pixels are decoded. Makes every error a UserError."""
     try:
-        _check_tags(data)
+        in_tile = _check_tags(data)
         if data[:2] in _PLAIN:
             raise UserError("image is a plain PPM, PGM or PBM, in decimal digits; save it as a binary one")
         # Pillow would read the Exif data of a JPEG for its resolution, which nothing here asks for.
         image = Image.open(io.BytesIO(_EXIF.sub(rb"\1Exif\0-", data)), formats=_FORMATS)
-        if image.width * image.height > (most := most_pixels(len(data), _cost(image, data))):
+        most = most_pixels(len(data), _cost(image, data))
+        if image.width * image.height > most or in_tile > most:
+            tile = f", in tiles of {in_tile:,}," if in_tile else ""
             raise UserError(
-                f"image of {image.width} x {image.height} pixels in {len(data):,} bytes; the limit for so many bytes "
-                f"is {most:,} pixels"
+                f"image of {image.width} x {image.height} pixels{tile} in {len(data):,} bytes; the limit for so many "
+                f"bytes is {most:,} pixels"
             )
         yield image
     except UserError:
@@ -53,27 +59,42 @@ def _cost(image: Image.Image, data: bytes) -> int:
     """Bytes of memory that a pixel takes until it is RGB, in an array."""
     if image.format == "JPEG":
         check_scans(data)
-        return jpeg_cost(data) + (0 if image.mode == "RGB" else 4)
+        return jpeg_cost(data, image.mode == "L") + (0 if image.mode == "RGB" else 4)
     stored = _MODES.get(image.mode, 4)
     as_rgb = 0 if image.mode == "RGB" else 4
     return max(stored + as_rgb, 4 + _AS_ARRAY) + _DECODERS.get(image.format or "", 0)
 
 
-def _check_tags(data: bytes) -> None:
-    """Raises UserError for a TIFF whose tags have more bytes together than the file: Pillow copies each, and any number
-    may be in the same place."""
+def _check_tags(data: bytes) -> int:
+    """The pixels of a TIFF's tile, which is decoded whole; 0 for an image without tiles. Raises UserError for a TIFF
+    whose tags have more bytes together than the file: Pillow copies each, and any number may be in the same place."""
     if not (order := _BYTE_ORDERS.get(data[:2])):
-        return
+        return 0
     big = data[2:4] in (b"+\0", b"\0+")
-    offset, number, entry, size = ("Q", "Q", "HQ", 20) if big else ("I", "H", "HI", 12)
+    offset, number, entry, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
     (start,) = struct.unpack_from(order + offset, data, 8 if big else 4)
     (count,) = struct.unpack_from(order + number, data, start)
-    first, total = start + struct.calcsize(order + number), 0
+    first, total, sides = start + struct.calcsize(order + number), 0, dict.fromkeys(_TILE, 0)
     for place in range(first, min(first + count * size, len(data) - size + 1), size):
-        kind, values = struct.unpack_from(order + entry, data, place + 2)
+        tag, kind, values = struct.unpack_from(order + entry, data, place)
         total += values * _TAG_BYTES.get(kind, 1)
+        if tag in sides:  # of several, libtiff takes the first and Pillow the last
+            if kind not in _WHOLE or values != 1:
+                raise UserError(f"not a readable image ({len(data)} bytes): the side of a tile is no whole number")
+            (side,) = struct.unpack_from(order + _WHOLE[kind], data, place + size - struct.calcsize(offset))
+            sides[tag] = max(sides[tag], side)
     if total > len(data):
         raise UserError(f"not a readable image ({len(data)} bytes): tags of {total:,} bytes")
+    return math.prod(sides.values())
+
+
+def cropped(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
+    """The part of an image in ``box`` (left, top, right, bottom), which is black where it is beyond the image. Raises
+    UserError for one with more pixels than the image, and than ``size`` bytes may have."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    if width * height > (most := max(image.width * image.height, most_pixels(size, 4 + _AS_ARRAY))):
+        raise UserError(f"box of {width:,} x {height:,} pixels in an image of {size:,} bytes; the limit is {most:,}")
+    return image.crop(box)
 
 
 def without_transparent_color(image: Image.Image) -> Image.Image:

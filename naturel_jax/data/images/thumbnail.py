@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from PIL import Image as PilImage
 
-from naturel_jax.data.images.decode import open_image
+from naturel_jax.data.images.decode import cropped, open_image
 
 SMALL = 160  # pixels; images up to this size are PNGs, which pages enlarge without smoothing
 
@@ -21,9 +21,9 @@ class Thumbnail(NamedTuple):
 
 def thumbnail(data: bytes, side: int, box: tuple[int, int, int, int] | None = None) -> Thumbnail:
     """``data``, or its crop to ``box``, in at most ``side`` x ``side`` pixels. Raises ValueError for what is not an
-    image."""
+    image, and a box with too many pixels."""
     opened = open_image(data)
-    opened = opened.crop(box) if box else opened
+    opened = cropped(opened, box, len(data)) if box else opened
     width, height = opened.size
     form = "png" if max(width, height) <= SMALL else "jpeg"
     opened.thumbnail((side, side), PilImage.Resampling.LANCZOS)

@@ -4,6 +4,7 @@ part of the record (``record_fields.Fields``)."""
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 
 
+_LOG = logging.getLogger(__name__)
 _LISTED = 20  # names of fields in the message about a bad record, of which a file may have a million
 ADDRESS = re.compile(r"(https?|ftp):/", re.IGNORECASE)  # Path makes one / of two
 
@@ -251,12 +253,24 @@ def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> 
 
 
 def check_inside(folder: str, path: str) -> None:
-    """Raises BadRecord for a path that leaves ``folder``. Links are followed: they are the user's, not the table's."""
+    """Raises BadRecord for a path that leaves ``folder``. Links are followed: they are the user's, not the table's. A
+    link to a folder elsewhere may also have come with the table, so it is named in the log."""
     if not os.path.normpath(os.path.join(folder, path)).startswith(os.path.join(folder, "")):
         raise BadRecord(
             f"the image {path!r:.80} is outside {folder}; if it may be read, set `folder` in the part's fields to a "
             "folder that holds it"
         )
+    _name_link(folder, os.path.dirname(path))
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_link(folder: str, within: str) -> None:
+    """Warns once if ``within`` is, through links, not in ``folder``."""
+    if "\0" in within:  # no path, which reading the image says
+        return
+    leads_to, root = os.path.realpath(os.path.join(folder, within)), os.path.realpath(folder)
+    if not os.path.join(leads_to, "").startswith(os.path.join(root, "")):
+        _LOG.warning("%s is a link: images are read from %s", os.path.join(folder, within), leads_to)
 
 
 def check_split(kind: str, split: str) -> None:

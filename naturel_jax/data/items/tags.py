@@ -39,6 +39,7 @@ VERSION = 1
 _FOLDER = "tags"
 _BATCH = 1000  # captions that spaCy tags together
 _LONGEST = 1 << 16  # characters of a caption within which places are recorded
+_MOST_PLACES = 200  # of a caption whose pairs are compared, from its start; no tower reads as many words
 _KINDS = dict.fromkeys(word_order.NOUNS, 0) | dict.fromkeys(word_order.ADJECTIVES, 1)  # Penn Treebank tag -> kind
 _WORD = re.compile(r"[\w'-]+")
 
@@ -110,10 +111,10 @@ def places(doc: "spacy.tokens.Doc") -> Iterator[Place]:
 
 
 def pairs(text: str, found: Iterable[Place]) -> list[tuple[Place, Place]]:
-    """The places of one kind whose words differ, the earlier one first."""
+    """The places of one kind whose words differ, the earlier one first; of a long caption, those at its start."""
     return [
         (a, b)
-        for a, b in itertools.combinations(found, 2)
+        for a, b in itertools.combinations(itertools.islice(found, _MOST_PLACES), 2)
         if a[2] == b[2] and text[a[0] : a[1]].lower() != text[b[0] : b[1]].lower()
     ]
 

@@ -18,7 +18,7 @@ import tokenizers
 from PIL import Image
 
 from naturel_jax.data.images import naflex
-from naturel_jax.data.images.decode import decoded, to_rgb, without_transparent_color
+from naturel_jax.data.images.decode import cropped, decoded, to_rgb, without_transparent_color
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.naflex import Patches
@@ -244,12 +244,12 @@ class Processor:
         The pixels are exactly those of transformers' PIL image processors, and of OpenAI's and OpenCLIP's transforms
         (with ``centre`` ``round``); for images with transparency or a palette, with that library's ``to_rgb``. Like all
         three, this ignores EXIF orientation. big_vision's resizing is not antialiased; its models are
-        evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image with too many
-        pixels for its bytes (``photos.most_pixels``).
+        evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image or a box
+        with too many pixels for its bytes (``photos.most_pixels``).
         """
         with decoded(data) as image:
             image = TO_RGB[self.to_rgb](image)
-            image = image if box is None else image.crop(box)
+            image = image if box is None else cropped(image, box, len(data))
             return np.asarray(to_rgb(self._resized(image, _MAX_MEMORY + 40 * len(data))))
 
     def _resized(self, image: Image.Image, memory: int) -> Image.Image:

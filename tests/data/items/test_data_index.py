@@ -222,6 +222,18 @@ def test_paths_that_leave_the_folder_are_bad_records(tmp_path):
         assert reasons(dataset, tmp_path, folder="/") == {}
 
 
+def test_links_to_folders_elsewhere_are_named_once(tmp_path, caplog):
+    for place in ("table/within", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "table/far").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "table/near").symlink_to("within")
+    paths = ["far/a.jpg", "far/b.jpg", "near/a.jpg", "within/a.jpg", "a.jpg", "\0/a.jpg"]
+    (tmp_path / "table/my.jsonl").write_text("".join(json.dumps({"image": p, "caption": "a"}) + "\n" for p in paths))
+    datasets.open_source(f"jsonl:{tmp_path}/table/my.jsonl", str(tmp_path), "train")
+    named = [record.getMessage() for record in caplog.records if "is a link" in record.getMessage()]
+    assert named == [f"{tmp_path}/table/far is a link: images are read from {tmp_path}/elsewhere"]
+
+
 def test_images_are_relative_to_the_folder_of_the_fields(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes(b"an image")

@@ -61,6 +61,14 @@ def test_two_different_words_of_one_kind_are_swapped(text, swapped):
     assert found == (swapped or {None})
 
 
+def test_a_caption_of_ten_thousand_words_costs_little():
+    """Its pairs would take gigabytes."""
+    text = "dog or table or " * 4000
+    found = [(m.start(), m.end(), 0) for m in re.finditer("dog|table", text)]
+    assert len(tags.pairs(text, found)) == 100 * 100
+    assert tags.swap(text, found, np.random.default_rng(0)) != text
+
+
 def test_recipes_swap_or_say_which_caption_has_no_swap():
     items = tagged("a dog on a table", "the red dog", "the dog")
     either = recipe("swaps_or_shuffles")

@@ -243,6 +243,15 @@ def test_decompression_bombs_are_rejected_before_decoding():
         open_image(buffer.getvalue())
 
 
+def test_boxes_beyond_an_image_are_no_bombs(clip_processor):
+    """A box may be anywhere, and be larger than the image, whose file is small."""
+    data = photo(64, 64)
+    assert clip_processor.image(data, (-500, -500, 1000, 1000)).shape == clip_processor.image(data).shape
+    for box in ((0, 0, 8000, 7999), (-4000, -4000, 4000, 3999)):
+        with pytest.raises(UserError, match=r"box of 8,000 x 7,999 pixels in an image of"):
+            clip_processor.image(data, box)
+
+
 @pytest.mark.parametrize("sides", [(3, 900), (900, 3), (40, 1200)])
 def test_strip_is_cropped_while_it_is_resized(clip_processor, monkeypatch, sides):
     """As if it had been resized as a whole, but for the rounding of where the crop begins, and of the pixels between

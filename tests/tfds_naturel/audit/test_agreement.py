@@ -130,6 +130,7 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
     assert [row["text"] for row in rows] == sorted([texts[3], texts[6]])
     assert {row["said"] for row in rows} == {"anna: accept (=1+1); ben: reject", "anna: reject (=1+1); ben: accept"}
     page = (tmp_path / "out" / "adjudicate.html").read_text()
+    assert "<h1>NatuRel captions: decide where people differ</h1>" in page and "do not ask others" not in page
     screens = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["screens"]
     noted = {q["texts"][0]: q["note"] for screen in screens for q in screen["questions"]}
     assert noted == {row["text"]: row["said"] for row in rows}
@@ -172,6 +173,7 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
             r"a.csv:2: reason has more than 1000 characters",
         ),
         ('triplet,text,decision\nA|on|B,"=1+1",accept\n', r"a.csv:2: text '=1\+1' begins like a formula"),
+        ('triplet,text,decision\n"=1|on|B",x,accept\n', r"a.csv:2: triplet '=1\|on\|B' begins like a formula"),
         ("triplet,text,decision\nA|on|B,x,accept,ben\n", r"a.csv: not a readable table \(line 2 has 4 cells; the head"),
         ("triplet,text,decision,annotator\nA|on|B,x,accept\n", r"\(line 2 has 3 cells; the header has 4\)"),
         ("triplet,text,decision\nA|on|B,x,\n", r"a.csv: has no decision; expected one of each caption that was judged"),
@@ -203,6 +205,33 @@ def test_rows_are_by_their_annotator_and_the_worst_of_one_person_counts(tmp_path
     merged = tmp_path / "merged.csv"
     merged.write_text(f"{first.read_text()}{CAT},x,accept,ben\n{CAT},x,,dora\n")
     assert decisions.read([merged]) == decisions.read([first]) | {"ben": {(CAT, "x"): ("accept", "")}}
+
+
+def test_a_flipped_bit_of_an_exported_file_is_found_or_changes_nothing(tmp_path):
+    """But for the name of the column of checksums, after which the cells are as they were."""
+    path = tmp_path / "decisions.csv"
+    rows = [(str(CAT), "a, b", "reject", ""), (str(MAN), "c", "accept", "")]
+    agreement.write(path, (*decisions.COLUMNS, "reason"), rows)
+    whole, expected = path.read_bytes(), decisions.read([path])
+    assert decisions.rejected([path]) == {(CAT, "a, b")}
+    refused = 0
+    for n in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[n // 8] ^= 1 << n % 8
+        path.write_bytes(flipped)
+        try:
+            assert decisions.read([path]) == expected, bytes(flipped)
+        except UserError:
+            refused += 1
+    assert refused > 8 * len(whole) / 2
+    edited = whole.decode().replace("reject", "accept")
+    path.write_text(edited)
+    with pytest.raises(
+        UserError, match=r"decisions.csv:2: the cells are not those that were exported \(checksum 'crc32"
+    ):
+        decisions.read([path])
+    path.write_text(re.sub("crc32:.*", "", edited))
+    assert decisions.rejected([path]) == set(), "somebody has looked"
 
 
 def exported(tasks, answers):

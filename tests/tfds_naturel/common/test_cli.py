@@ -8,6 +8,7 @@ import pytest
 
 from naturel_jax.reproduce import __main__ as reproduce
 from tfds_naturel.audit import __main__ as audit
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images import fetch
 from tfds_naturel.release import __main__ as release
 
@@ -16,6 +17,7 @@ MAIN = """
 import atexit, sys, threading, time
 from etils import epath
 from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError
 atexit.register(print, "closed")
 def main(arguments):
@@ -25,11 +27,18 @@ cli.run(main)
 """
 
 
+def test_a_long_value_leaves_the_file_and_the_fix_in_the_message():
+    text = str(UserError(f"my.json: field 'a' is {'x' * 100_000}\0; expected a number"))
+    assert text.startswith("my.json: field 'a' is xxx") and text.endswith(r"xxx\x00; expected a number")
+    assert len(text) < 1600 and " more characters] " in text
+
+
 @pytest.mark.parametrize(
     ("error", "code", "last"),
     [
         ("OSError(28, 'No space left on device', 'x')", 2, "error: [Errno 28] No space left on device: 'x'"),
         ("UserError('not a flag')", 2, "error: not a flag"),
+        ("OSError(36, 'File name too long', 'x' * 9999)", 2, f"{'x' * 499}'"),
         ("KeyboardInterrupt", 130, ""),
         ("TypeError('a bug')", 1, "TypeError: a bug"),
         ("ImportError('cannot import name')", 1, "ImportError: cannot import name"),
