@@ -29,8 +29,8 @@ from naturel_jax.devices import machine, preemption, processes
 from naturel_jax.evaluators import embedding_model, mistakes
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
+from naturel_jax.report import known_scores, published, report
 from naturel_jax.report import mistakes as mistakes_page
-from naturel_jax.report import report
 from naturel_jax.storage import staging
 from naturel_jax.weights import runs
 from tfds_naturel.common import cli
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--mistakes", nargs="+", default=[], metavar="NAME", help=meaning)
     meaning = "also score the items that differ in word order only, and those that no blind model solves"
     parser.add_argument("--shortcuts", action="store_true", help=meaning)
+    meaning = "known scores of further checkpoints, as in docs/reproduce.md (JSON)"
+    parser.add_argument("--known", type=cli.on_disk, metavar="FILE", help=meaning)
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
+    checkpoints = [*published.read(options.known).values(), *published.CHECKPOINTS.values()]
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     processes.check_limits()
     preemption.install_handler()
@@ -95,13 +98,13 @@ def main(arguments: Sequence[str]) -> None:
         mirror.publish()
         mirror.fetch()
         print(report.write(mirror.local, workdirs, machine.accelerators()), flush=True)
+        print(known_scores.report(mirror.local, name, source, checkpoints, benchmarks, options.benchmarks_dir), end="")
         if wrong:
             text = mistakes_page.page(sections)
             storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)
             print(text, flush=True)
         mirror.publish()
-    if models:
-        print(f"report: {out / 'report.html'}")
+    print(f"report: {out / 'report.html'}")
 
 
 class _Callable(ModuleType):

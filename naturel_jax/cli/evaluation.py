@@ -98,7 +98,7 @@ def _with_mistakes(
         if not result.incomplete and published.is_official(benchmark.name, list(map(vars, benchmark.items)))
     ]
     meanings = {mistake: mistakes.MISTAKES[mistake].what for mistake in wrong}
-    return mistakes_page.section(name, [result for _, result in scored], made, official, meanings)
+    return mistakes_page.section(name, right.source, [result for _, result in scored], made, official, meanings)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:

@@ -25,19 +25,20 @@ def page(models: Mapping[str, str]) -> str:
 
 def section(
     model: str,
+    source: str,
     right: Sequence[Result],
     mistakes: Mapping[str, Sequence[Result] | None],
     official: Sequence[str],
     meanings: Mapping[str, str],
 ) -> str:
-    """The section on one model, in Markdown.
+    """The section on one model, in Markdown, beside the published scores of a checkpoint that has its name or source.
 
     ``mistakes``: name -> results with it, None if it cannot be made with this model; ``meanings``: name -> what goes
     wrong. ``official``: the benchmarks whose items are the published ones.
     """
     rows = [_row(RIGHT, MEASURED, right)]
     rows += [_row(name, MISTAKE, found) for name, found in mistakes.items() if found]
-    reference = [row for row in published.rows(official) if row.name.startswith(f"{model} (")]
+    reference = published.rows(official, lambda one: one.name == model or one.is_at(source))
     shown = tables.tables_of(rows[0].cells)
     parts = [tables.markdown(table, [*rows, *reference]).rstrip("\n") for table in shown]
     parts.append("\n".join(f"- *{name}*: {meanings[name]}{_without(found)}." for name, found in mistakes.items()))

@@ -1,29 +1,33 @@
-"""Published scores, and how to tell whether a benchmark's items are the ones that they were measured on."""
+"""Published scores of checkpoints, and how to tell whether a benchmark's items are the ones that they were measured on.
 
+The rows of ``published.tsv`` are
+
+- NatuRel's poster;
+- arXiv 2406.09388: https://github.com/ytaek-oh/vl_compo at 43e2eae, ``individual_results.csv`` (``results.csv`` for all
+  of ImageCoDe): the models that can be loaded and those fine-tuned for composition, on the benchmarks whose items and
+  rule are ours, which ARO's random shuffles are not;
+- arXiv 2410.05210: https://github.com/ytaek-oh/fsc-clip at 604015d, ``assets/extended_results.csv``: its two columns
+  that are scores of ours.
+
+``weights`` says where a model lies: sources of ``naturel_jax.load`` (``hf:owner/name``, also for OpenCLIP's files;
+``preset:file`` for a file that has to be downloaded by hand) and addresses for people. ``reports``: whether reports
+show the row.
+
+``--known FILE`` adds others: JSON with ``REPOSITORY@REVISION`` -> the fields of ``Checkpoint``,
+
+    {"google/siglip-large-patch16-256@main": {"name": "SigLIP L/16-256", "source": "hf:google/siglip-large-patch16-256",
+      "scores": {"winoground/text": 0.3725}, "items": {"winoground": {"number": 400}}, "origin": "arXiv 2406.09388"}}
+"""
+
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from naturel_jax.report.tables import PUBLISHED, Cell, ModelRow
-from tfds_naturel.common.files import read_tsv
-
-# The poster's items of NatuRel and ARO's random shuffles (coco_order, flickr30k_order) are not public, so no one can
-# be scored on the same items as the published models: those benchmarks are not in ITEM_SETS.
-
-
-def _scores(file: str, unit: float = 1) -> dict[str, dict[str, float]]:
-    """Model -> metric -> score, from a table whose scores are given times ``unit``."""
-    rows = {row.pop("model"): row for row in read_tsv(Path(__file__).with_name(file))}
-    return {model: {name: float(text) / unit for name, text in row.items() if text} for model, row in rows.items()}
-
-
-POSTER = _scores("poster.tsv")
-VL_COMPO = _scores("vl_compo.tsv", unit=100)  # arXiv 2406.09388, in percent
-_SYSTEMS = {
-    **{f"{model} (NatuRel poster)": scores for model, scores in POSTER.items()},
-    **{f"{model} (arXiv 2406.09388)": scores for model, scores in VL_COMPO.items()},
-}
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json, read_tsv
 
 
 class ItemSet(NamedTuple):
@@ -34,13 +38,93 @@ class ItemSet(NamedTuple):
     digest: str = ""
 
 
+# The poster's items of NatuRel are not public, so no one can be scored on the same items.
 ITEM_SETS = {
     "sugarcrepe": ItemSet(7_511, "71d4040639e9d68e03b1a1429701a041"),
     "winoground": ItemSet(400, "d3184fd1b21dfa48d49214c6e1f89f1e"),
     "vg_relation": ItemSet(23_937),
     "vg_attribution": ItemSet(28_748),
     "whatsup": ItemSet(4_958),
+    "valse": ItemSet(7_702),
+    "colorswap": ItemSet(300),
+    "imagecode": ItemSet(2_302),
+    "coco_retrieval": ItemSet(5_000),
+    "flickr30k_retrieval": ItemSet(1_000),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """``name``: its row in the tables. ``source``: what ``naturel_jax.load`` reads; '' if that reads no such file.
+    ``scores``: metric -> score in [0, 1]; ``origin``: who measured them; ``items``: benchmark -> the items that it was
+    measured on. ``by_hand``: how to get a file that no program may download. ``same``: further sources of these
+    weights. ``shown``: whether reports have a row for it."""
+
+    name: str
+    source: str
+    scores: Mapping[str, float]
+    origin: str
+    items: Mapping[str, ItemSet] = dataclasses.field(default_factory=lambda: ITEM_SETS)
+    by_hand: str = ""
+    same: Sequence[str] = ()
+    shown: bool = False
+
+    @property
+    def row(self) -> str:
+        """Its name, and who measured it."""
+        return f"{self.name} ({self.origin})"
+
+    def is_at(self, source: str) -> bool:
+        """Whether ``source`` names these weights."""
+        return _place(source) in {_place(each) for each in (self.source, *self.same) if each}
+
+
+def _place(source: str) -> str:
+    """What ``source`` says of its weights: ``owner/name@revision`` on the hub, or preset and name of a file."""
+    prefix, _, rest = source.partition(":")
+    if prefix in ("hf", "open_clip"):
+        name, _, revision = rest.partition("@")
+        return f"{name}@{revision or 'main'}"
+    return f"{prefix}:{rest.rpartition('/')[2]}" if rest else source
+
+
+def _of_row(row: Mapping[str, str]) -> Checkpoint:
+    scores = {metric: float(text) for metric, text in row.items() if "/" in metric and text}
+    source, *same = [place for place in row["weights"].split() if "://" not in place] or [""]
+    return Checkpoint(row["model"], source, scores, row["by"], same=same, shown=row["reports"] == "yes")
+
+
+CHECKPOINTS = {one.row: one for one in map(_of_row, read_tsv(Path(__file__).with_name("published.tsv")))}
+
+
+def read(path: Path | None) -> dict[str, Checkpoint]:
+    """The checkpoints in the file ``path`` of ``--known``; none without a file. Raises UserError for a malformed
+    file."""
+    if path is None:
+        return {}
+    try:
+        return {key: _parsed(fields) for key, fields in parse_json(path.read_text("utf-8")).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"--known {path}: {error!r:.200}; expected JSON as in naturel_jax/report/published.py: REPOSITORY@REVISION "
+            "-> name, source, scores, items, origin"
+        ) from error
+
+
+def _parsed(fields: Mapping[str, Any]) -> Checkpoint:
+    scores = {str(metric): float(value) for metric, value in fields["scores"].items()}
+    if bad := [metric for metric, value in scores.items() if not 0 <= value <= 1]:
+        raise ValueError(f"score of {bad[0]} is {scores[bad[0]]}, expected a share from 0 to 1")
+    items = {name: ItemSet(int(one["number"]), str(one.get("digest", ""))) for name, one in fields["items"].items()}
+    if unknown := {metric.split("/")[0] for metric in scores} - items.keys():
+        raise ValueError(f"items of {min(unknown)} are missing")
+    name, source, origin = (str(fields[field]) for field in ("name", "source", "origin"))
+    return Checkpoint(name, source, scores, origin, items, str(fields.get("by_hand", "")))
+
+
+def find(source: str, checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The first checkpoint whose weights ``source`` names; None for a run, whatever it is called."""
+    return None if source.startswith("run:") else next((one for one in checkpoints if one.is_at(source)), None)
 
 
 def digest(items: Iterable[tuple[str, Sequence[str]]]) -> str:
@@ -63,12 +147,14 @@ def matches(expected: ItemSet, rows: Sequence[Mapping[str, Any]]) -> bool:
     return expected.digest in ("", digest((row["id"], row["captions"] or ()) for row in rows))
 
 
-def rows(benchmarks: Iterable[str]) -> list[ModelRow]:
-    """A row for each published system, with its scores on ``benchmarks``; systems without any are left out."""
+def rows(
+    benchmarks: Iterable[str], chosen: Callable[[Checkpoint], bool] = lambda checkpoint: checkpoint.shown
+) -> list[ModelRow]:
+    """A row for each ``chosen`` checkpoint, with its scores on ``benchmarks``; those without any are left out."""
     wanted = tuple(f"{benchmark}/" for benchmark in benchmarks)
     found = []
-    for system, scores in _SYSTEMS.items():
-        cells = {metric: Cell(value) for metric, value in scores.items() if metric.startswith(wanted)}
+    for one in filter(chosen, CHECKPOINTS.values()):
+        cells = {metric: Cell(value) for metric, value in one.scores.items() if metric.startswith(wanted)}
         if cells:
-            found.append(ModelRow(system, PUBLISHED, cells))
+            found.append(ModelRow(one.row, PUBLISHED, cells))
     return found

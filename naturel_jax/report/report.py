@@ -31,7 +31,7 @@ def write(out: Path, runs: Mapping[str, Sequence[epath.Path]] | None = None, acc
     that are runs, and their folders; ``accelerators``: see ``provenance``. Raises UserError for a file that is not a
     result."""
     all_results = results.load(out)
-    order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
+    order = {one.name: n for n, one in enumerate(published.CHECKPOINTS.values())}  # the poster's first, as it has them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
     places = {result.model: Evaluated(out, result.model) for result in all_results}
     named = " and ".join(places) if len(places) < 3 else f"{len(places)} models"

@@ -31,8 +31,8 @@ Read = Callable[[Storage, int, int], bytes]  # the bytes of a storage from one t
 
 
 def open_torch(path: Path) -> Tensors:
-    """A PyTorch file: a state dict (possibly inside ``state_dict``, possibly with keys prefixed by ``module.``) or a
-    TorchScript archive, whose keys are the paths of its modules' attributes.
+    """A PyTorch file: a state dict (possibly inside ``state_dict`` or ``model_state_dict``, possibly with keys prefixed
+    by ``module.``) or a TorchScript archive, whose keys are the paths of its modules' attributes.
 
     Nothing in the file is executed. Raises UserError for a broken file, for pickled code, and for values that are not
     tensors.
@@ -78,8 +78,9 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 
 def _state_dict(path: Path, loaded: Any) -> Mapping[str, Tensor]:
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for inside in ("state_dict", "model_state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(inside), dict):
+            loaded = loaded[inside]
     if not isinstance(loaded, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
     ):

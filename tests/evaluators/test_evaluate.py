@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import os
 import re
 import subprocess
@@ -19,8 +20,9 @@ from PIL import Image
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import benchmark, registry
 from naturel_jax.evaluators import embed, results
-from naturel_jax.report import compare
+from naturel_jax.report import compare, published
 from tests.helpers import benchmark_files as files
+from tests.helpers import hub_server
 from tests.helpers.model_files import save_hf
 from tests.helpers.worlds import ROOT
 from tfds_naturel.common.errors import UserError
@@ -186,6 +188,41 @@ def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
 def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
     with pytest.raises((UserError, OSError), match=reason):
         evaluate.main([*arguments, "--benchmarks_dir", str(folders), "--out", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_known_checkpoint_that_is_off_is_warned_of(folders, tmp_path):
+    """On a hub, under a name of which scores are known: those that transformers gives one benchmark, and wrong ones of
+    another. The same weights from a folder are nobody's."""
+    known: dict = {"name": "Tiny", "source": "hf:owner/tiny", "origin": "transformers", "scores": {}, "items": {}}
+    for bench in registry.read(["winoground", "sugarcrepe"], files=folders):
+        scores = bench.score(bench.items, [torch_cosines(folders / "tiny-clip", item) for item in bench.items])
+        metric = "winoground/text" if bench.name == "winoground" else "sugarcrepe/replace"
+        value = scores[metric].value
+        known["scores"][metric] = value if bench.name == "winoground" else float(value < 0.5)
+        digest = published.digest((item.id, item.captions) for item in bench.items)
+        known["items"][bench.name] = {"number": len(bench.items), "digest": digest}
+    (tmp_path / "known.json").write_text(json.dumps({"owner/tiny@main": known}))
+    flags = [f"--benchmarks_dir={folders}", "--benchmarks", "winoground", "sugarcrepe", f"--out={tmp_path / 'out'}"]
+    flags += [f"--known={tmp_path / 'known.json'}", "--models", "A=hf:owner/tiny", f"B={folders / 'tiny-clip'}"]
+    hub = hub_server.Hub()
+    hub.add("owner/tiny", folders / "tiny-clip")
+    with hub_server.serve(hub):
+        environment = hub.environment(tmp_path / "cache")
+        command = [sys.executable, "-m", "naturel_jax.evaluate", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Known scores of Tiny (transformers), which A is by its source, hf:owner/tiny:") == 1
+    assert "Known scores" not in done.stdout.partition("B on winoground")[2]
+    lines = {
+        line.split(" | ")[0]: line for line in done.stdout.splitlines() if line.endswith((" as known |", " off |"))
+    }
+    assert lines["| winoground/text"].endswith(" as known |") and lines["| sugarcrepe/replace"].endswith(" off |")
+    (warning,) = re.findall(r"^WARNING: (.*)", done.stdout, re.MULTILINE)
+    assert warning.startswith(
+        "A is off its known scores on sugarcrepe. hf:owner/tiny was read as clip: activation quick"
+    )
+    assert "\n- activation: " in done.stdout and "--benchmarks sugarcrepe --benchmarks_dir" in done.stdout
 
 
 @pytest.mark.slow

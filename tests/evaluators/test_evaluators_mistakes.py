@@ -223,10 +223,11 @@ def test_one_command_tells_which_mistake_was_made(folder, tmp_path, capsys, monk
     unpadded(peer)
     scores = benchmark.score(benchmark.items, [peer.cosines(item) for item in benchmark.items])
     metrics = [f"winoground/{score}" for score in ("text", "image", "group", "matching")]
-    row = ModelRow("SigLIP (elsewhere)", PUBLISHED, {metric: Cell(scores[metric].value) for metric in metrics})
+    values = {metric: scores[metric].value for metric in metrics}
+    siglip = published.Checkpoint("SigLIP", "", values, "elsewhere", shown=True)
     monkeypatch.setattr(published, "is_official", lambda name, rows: name == "winoground")
     monkeypatch.setattr(published, "ITEM_SETS", {"winoground": published.ItemSet(10)})
-    monkeypatch.setattr(published, "rows", lambda benchmarks: [row] if "winoground" in benchmarks else [])
+    monkeypatch.setattr(published, "CHECKPOINTS", {siglip.row: siglip})
     command = ["--models", f"SigLIP={folder / 'tiny-siglip'}", "--benchmarks", "winoground", "vg_relation"]
     command += ["--benchmarks_dir", str(folder), "--batch_size", "8"]
     monkeypatch.setattr(registry, "read", read_as_published)

@@ -31,13 +31,13 @@ def test_every_reader_has_sound_files_and_bombs():
 
 # Modules that open files and are not run by a reader of the table: why.
 ELSEWHERE = {
-    "files of the project": """naturel_jax/report/published.py naturel_jax/reproduce/check.py
+    "files of the project": """naturel_jax/report/known_scores.py
         tfds_naturel/captions/attributes.py tfds_naturel/captions/lexicon.py tfds_naturel/captions/relations.py
         tfds_naturel/open_images/releases.py tfds_naturel/release/datasheet.py tfds_naturel/release/pages.py
         tfds_naturel/scenes/twins.py naturel_jax/cli/sweeps/grids.py""",
     "state of a run or of a cache, in test_fuzz_files.py and the tests of checkpoints": """
         naturel_jax/checkpoints/finished.py naturel_jax/checkpoints/manifest.py naturel_jax/data/items/index.py
-        naturel_jax/data/seen/trained_on.py naturel_jax/evaluators/watch.py naturel_jax/reproduce/known.py
+        naturel_jax/data/seen/trained_on.py naturel_jax/evaluators/watch.py naturel_jax/report/published.py
         naturel_jax/reproduce/runner.py naturel_jax/storage/staging.py naturel_jax/storage/state.py
         naturel_jax/training/run_folder.py naturel_jax/training/start.py naturel_jax/training/ready.py
         naturel_jax/storage/leases.py naturel_jax/cli/sweeps/runs.py naturel_jax/cli/sweeps/search.py

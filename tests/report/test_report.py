@@ -19,7 +19,7 @@ from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import page, published, report, ties
+from naturel_jax.report import known_scores, page, published, report, ties
 from naturel_jax.report.contents import Report
 from naturel_jax.report.tables import Cell
 from naturel_jax.training import run_folder
@@ -129,6 +129,35 @@ def test_published_scores_need_the_same_items_not_the_same_name(tmp_path, monkey
     assert "poster" not in report.write(tmp_path), "the same items by another rule"
     save(tmp_path, "CLIP", np.arange(39) < 20)
     assert "poster" not in report.write(tmp_path)
+
+
+def test_known_scores_are_shown_beside_those_of_the_same_items(tmp_path, monkeypatch):
+    monkeypatch.setattr(known_scores, "conventions", lambda source: ("clip", "activation gelu"))
+    items = published.ItemSet(40, published.digest((item.id, item.captions) for item in items_of(40)))
+    scores = {"sugarcrepe/swap_obj": 0.5, "sugarcrepe/add_obj": 1.0, "winoground/text": 0.3}
+    known = published.Checkpoint("CLIP B/32", "hf:owner/clip", scores, "a paper", {"sugarcrepe": items})
+    (benchmark,) = [Benchmark("sugarcrepe", items_of(1), rules.pair, METRICS)]
+
+    def shown(source: str, right: np.ndarray) -> str:
+        save(tmp_path, "A", right)
+        return known_scores.report(tmp_path, "A", source, [known], [benchmark], "files")
+
+    half = np.arange(40) // 2 % 2 == 0  # half of all, and of those of either kind
+    text = shown("hf:owner/clip", half)
+    assert "Known scores of CLIP B/32 (a paper), which A is by its source, hf:owner/clip:" in text
+    assert "| sugarcrepe/swap_obj | 0.5000 | 0.5000 |" in text and "| 0 of 40 | as known |" in text
+    assert "| sugarcrepe/add_obj | 1.0000 | 0.5000 |" in text and "| 10 of 20 | off |" in text
+    assert "winoground" not in text, "not measured"
+    assert "WARNING: A is off its known scores on sugarcrepe. hf:owner/clip was read as clip: activation gelu." in text
+    assert "\n- activation: quick_gelu for OpenAI's weights" in text and "padding" not in text
+    assert "--models A=hf:owner/clip --benchmarks sugarcrepe --benchmarks_dir files" in text
+    text = shown("hf:owner/clip", np.arange(40) % 4 != 3)  # all of add_obj, 3/4 of swap_obj
+    assert "| sugarcrepe/add_obj | 1.0000 | 1.0000 |" in text and text.count("WARNING") == 1
+    scores["sugarcrepe/swap_obj"] = 0.72
+    text = shown("hf:owner/clip", np.arange(40) % 4 != 3)
+    assert "| within the interval |" in text and "WARNING" not in text
+    assert shown("hf:owner/clip", half[:39]) == "", "other items"
+    assert shown("hf:owner/another", half) == shown("run:runs/clip", half) == ""
 
 
 def test_results_without_definitions_of_metrics_are_reported_without_bold(tmp_path):

@@ -108,12 +108,13 @@ def test_html_escapes_and_names_its_cells():
 
 def test_published_numbers():
     # Copied by hand from the poster and from arXiv 2406.09388.
-    assert published.POSTER["NegCLIP-AP"]["naturel/simple"] == 0.99
-    assert published.POSTER["SigLIP-TP"]["naturel/complex"] == 0.31
-    assert published.POSTER["NegCLIP-SP"]["sugarcrepe/add_att"] == 0.66
-    assert "sugarcrepe/add_att" not in published.POSTER["SigLIP"]
-    assert published.VL_COMPO["NegCLIP B/32"]["coco_order/precision@1"] == pytest.approx(0.8256)
-    assert published.VL_COMPO["SigLIP SO400M/14"]["whatsup/B"] == pytest.approx(0.2843)
+    scores = {row: one.scores for row, one in published.CHECKPOINTS.items()}
+    assert scores["NegCLIP-AP (NatuRel poster)"]["naturel/simple"] == 0.99
+    assert scores["SigLIP-TP (NatuRel poster)"]["naturel/complex"] == 0.31
+    assert scores["NegCLIP-SP (NatuRel poster)"]["sugarcrepe/add_att"] == 0.66
+    assert "sugarcrepe/add_att" not in scores["SigLIP (NatuRel poster)"]
+    assert scores["SigLIP SO400M/14 (arXiv 2406.09388)"]["whatsup/B"] == 0.2843
+    assert scores["FSC-CLIP B/32 on COCO (arXiv 2410.05210)"]["winoground/group"] == 0.095
     # Its means over SugarCrepe's subsets, as printed.
     for model, mean in (
         ("CE-CLIP", 0.859),
@@ -122,8 +123,74 @@ def test_published_numbers():
         ("TSVLC-RB", 0.778),
         ("GNM-CLIP", 0.779),
     ):
-        row = published.VL_COMPO[f"{model} B/32"]
+        row = scores[f"{model} B/32 (arXiv 2406.09388)"]
         assert np.mean([row[f"sugarcrepe/{subset}"] for subset in SUBSETS]) == pytest.approx(mean, abs=0.00051)
+
+
+NUMBERS = {  # of the items of a subset, from the benchmarks' papers and files
+    **{f"winoground/{score}": 400 for score in ("text", "image", "group")},
+    **{f"colorswap/{score}": 300 for score in ("text", "image", "group")},
+    **dict(zip([f"sugarcrepe/{name}" for name in SUBSETS], (1652, 788, 1406, 245, 666, 2062, 692), strict=True)),
+    **{"whatsup/A": 412, "whatsup/B": 408, "whatsup/coco_qa_one_obj": 2247, "whatsup/coco_qa_two_obj": 440},
+    **{"whatsup/vg_qa_one_obj": 1160, "whatsup/vg_qa_two_obj": 291, "valse/existence": 505, "valse/plurals": 851},
+    **{"valse/counting-hard": 868, "valse/counting-small-quant": 900, "valse/counting-adversarial": 691},
+    **{"valse/relations": 535, "valse/action-replacement": 648, "valse/actant-swap": 949, "valse/foil-it": 943},
+    **{"valse/coreference-standard": 708, "valse/coreference-hard": 104, "imagecode/static": 430},
+    **{"imagecode/video": 1872, "imagecode/accuracy": 2302},
+    **{
+        f"{name}_retrieval/image_to_text@{k}": n
+        for name, n in (("coco", 5000), ("flickr30k", 1000))
+        for k in (1, 5, 10)
+    },
+    **{
+        f"{name}_retrieval/text_to_image@{k}": n
+        for name, n in (("coco", 25010), ("flickr30k", 5000))
+        for k in (1, 5, 10)
+    },
+}
+
+
+def test_scores_of_vl_compo_are_shares_of_as_many_items_as_ours():
+    """With the four digits that are kept, a share of another number of items would not be one of these. Macro means
+    are not shares."""
+    compared = [one for one in published.CHECKPOINTS.values() if one.origin == "arXiv 2406.09388"]
+    assert {metric for one in compared for metric in one.scores} == NUMBERS.keys() | {
+        "vg_relation/macro",
+        "vg_attribution/macro",
+    }
+    for one in compared:
+        for metric, number in NUMBERS.items():
+            share = round(one.scores[metric] * number) / number
+            assert one.scores[metric] == pytest.approx(share, abs=5.1e-5), (one.name, metric)
+    for benchmark in ("sugarcrepe", "whatsup", "valse"):
+        numbers = [number for metric, number in NUMBERS.items() if metric.startswith(f"{benchmark}/")]
+        assert published.ITEM_SETS[benchmark].number == sum(numbers)
+
+
+def test_checkpoints_are_recognised_by_where_they_lie():
+    known = published.CHECKPOINTS.values()
+
+    def name(source: str) -> str | None:
+        found = published.find(source, known)
+        return found and found.name
+
+    for source in ("hf:openai/clip-vit-base-patch32", "hf:openai/clip-vit-base-patch32@main"):
+        assert name(source) == "CLIP B/32"
+    assert name("open_clip:laion/CLIP-ViT-B-32-laion2B-s34B-b79K") == "LAION-2B B/32"
+    assert name("open_clip:timm/ViT-B-16-SigLIP") == "SigLIP B/16"
+    assert name("negclip-b32:/weights/negclip.pth") == name("negclip-b32:negclip.pth") == "NegCLIP B/32"
+    for source in (
+        "hf:openai/clip-vit-base-patch32@a-branch",
+        "hf:someone/clip-vit-base-patch32",
+        "laion-b32:negclip.pth",
+        "negclip-b32:epoch_5.pt",
+        "run:runs/negclip_ap",
+        "exported",
+        "",
+    ):
+        assert name(source) is None, source
+    run = published.Checkpoint("A", "run:runs/a", {}, "here")
+    assert published.find("run:runs/a", [run]) is None, "what is trained here has no known score"
 
 
 def test_published_rows_are_of_the_benchmarks_asked_for():

@@ -78,17 +78,14 @@ def test_reads_openai_archives(tmp_path):
     check_in_its_library(source, weights.Loaded(got_config, got, processor))
 
 
-@pytest.mark.parametrize("wrap", ["plain", "state_dict"])
-def test_reads_openclip_files_by_preset_name(tmp_path, wrap, monkeypatch):
+def test_reads_openclip_files_by_preset_name(tmp_path, monkeypatch):
     """NegCLIP's checkpoint is a training state with ``module.`` before every key, and does not specify its GELU."""
     config = narrow()
     monkeypatch.setitem(PRESETS, "negclip-b32", config)
     params = random_params(config)
     state = torch_tensors(tables.write(openclip.TABLES["clip"], params))
-    if wrap != "plain":
-        state = {f"module.{key}": value for key, value in state.items()}
-    if wrap == "state_dict":
-        state = {"epoch": 5, "name": "negclip", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+    state = {f"module.{key}": value for key, value in state.items()}
+    state = {"epoch": 5, "name": "negclip", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
     torch.save(state, tmp_path / "negclip.pth")
     got_config, got, processor = weights.load(f"negclip-b32:{tmp_path}/negclip.pth")
     assert got_config.image.transformer.activation == "quick_gelu"

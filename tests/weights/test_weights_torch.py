@@ -82,8 +82,9 @@ def test_saved_tensors_are_those_of_torch(tmp_path, options):
     torch.save(state, tmp_path / "state.bin", **options)
     assert_reads_like_torch(tmp_path / "state.bin", state)
     facts = {"epoch": 5, "dtype": torch.float32, "size": torch.Size([1]), "device": torch.device("cpu"), "n": -(2**40)}
-    torch.save({"state_dict": state, "optimizer": optimizer.state_dict(), **facts}, tmp_path / "run.pth", **options)
-    assert_reads_like_torch(tmp_path / "run.pth", state)
+    for inside in ("state_dict", "model_state_dict"):  # OpenCLIP's, and GNM-CLIP's
+        torch.save({inside: state, "optimizer": optimizer.state_dict(), **facts}, tmp_path / "run.pth", **options)
+        assert_reads_like_torch(tmp_path / "run.pth", state)
 
 
 def test_torch_is_not_needed(tmp_path):
