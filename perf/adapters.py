@@ -51,7 +51,7 @@ def measure(model: Model, options: Config, processor: Processor, batch: Batch) -
     state = state._replace(base=params) if options.adapter.rank else state
     loss = Loss(options, model, (processor.mean, processor.std), trained, mesh)
     batch = jax.device_put(batch, batch_sharding(mesh))
-    step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale)
+    step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, options=options.optim)
     sizes = [memory.per_device(tree) for tree in (state, state.arrays())]
     program = step.lower(state, batch).compile()
 
