@@ -6,48 +6,28 @@
 finds, for every image and triplet, other images that show the same classes in another relation or with swapped roles,
 then the nearest images according to the model. Without ``--model`` the order is random and there are no nearest images.
 With ``--pool``, a folder that naturel-embed has written, embeddings stay on the disk, and the nearest are found by an
-index, which is built beside them once.
+index, which is built beside them once. With ``--beam``, workers share the images, and write the same file.
 
 Shape letters: N images, D embedding.
 """
 
 import argparse
 import dataclasses
-import functools
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.data.items import prepared
 from naturel_jax.storage import object_folders, once, staging
-from tfds_naturel.common import cli
+from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common import cli, extras
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.progress import Progress
 from tfds_naturel.hard_images import mining
-
-
-def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: int) -> np.ndarray:
-    """Unit embeddings [N, D], float32, of the images, computed by the model at ``source``.
-
-    Raises UserError if an image cannot be read, and whatever ``weights.load`` raises.
-    """
-    # These imports take seconds, and a run without a model does not need them.
-    from naturel_jax.benchmarks.benchmark import Image
-    from naturel_jax.evaluators.embed import load_encoder
-
-    encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
-    images = [Image(str(n), functools.partial(prepared.read_image, records, n)) for n in range(len(records))]
-    with Progress(total=len(images), unit="image", desc="embedding") as progress:
-        zimg_ND, faults = encoder.images(params, images, progress.update)
-    if faults:
-        n, reason = next(iter(faults.items()))
-        raise UserError(f"{len(faults):,} images of the dataset cannot be read; the first is number {n}: {reason}")
-    return zimg_ND
 
 
 def parse_margins(options: argparse.Namespace) -> mining.Margins:
@@ -79,6 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
     positive = "than the positive: of at most 256 other images annotated with the triplet, the nearest"
     parser.add_argument("--absolute_margin", type=float, help=f"a negative's cosine is lower by this {positive}")
     parser.add_argument("--relative_margin", type=float, help=f"a negative's cosine is lower by this share {positive}")
+    workers = "share the images among Beam's workers: runner=DirectRunner,direct_num_workers=2,..."
+    parser.add_argument("--beam", metavar="OPTIONS", help=workers)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -92,18 +74,27 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--count {options.count} --batch_size {options.batch_size}: expected at least 1 of each")
     if options.memory_gb < 0.01:
         raise UserError(f"--memory_gb {options.memory_gb}: expected at least 0.01")
-    margins, dropped = parse_margins(options), Counter[str]()
+    if options.beam is not None and (options.model or in_store(options.out)):
+        raise UserError("--beam needs --pool in place of --model, made by naturel-embed, and an --out on a disk")
+    workers = extras.beam_options(options.beam) if options.beam is not None else None
+    from naturel_jax.evaluators.pool import beam  # these imports take seconds, and --help does not need them
+    from naturel_jax.evaluators.pool import mining as pool
+
+    margins, dropped, budget = parse_margins(options), Counter[str](), int(options.memory_gb * 2**30)
     records = prepared.open_split(staging.stage(options.dataset), options.split).records
     shown = prepared.survey(records)
     zimg_ND: mining.Embeddings | None = None
     search, about = None, dict[str, Any]()
     if options.pool:
-        from naturel_jax.evaluators.pool.mining import open_dataset  # as above
-
-        zimg_ND, search, about = open_dataset(options.pool, shown.image_ids, int(options.memory_gb * 2**30))
+        zimg_ND, search, about = pool.open_dataset(options.pool, shown.image_ids, budget)
+        print(f"{options.pool}: {', '.join(f'{name} {value}' for name, value in about.items())}")
     elif options.model:
-        zimg_ND = embeddings(records, options.model, options.dtype, options.batch_size)
-    mined = mining.mine(shown, options.count, options.seed, zimg_ND, search, margins, dropped)
+        zimg_ND = pool.embeddings(records, options.model, options.dtype, options.batch_size)
+    if workers:
+        what = options.pool, budget, options.count, options.seed, margins
+        mined = beam.mine(beam.make_job(options.out, records.version, *what), shown, dropped, workers)
+    else:
+        mined = mining.mine(shown, options.count, options.seed, zimg_ND, search, margins, dropped)
     with object_folders.made_locally(options.out) as out:
         rows, checksum = mining.save(out, mined), once.checksum(Path(out))
         object_folders.publish(out, options.out)
@@ -112,6 +103,8 @@ def main(arguments: Sequence[str]) -> None:
     storage.write_json(options.out.with_name(f"{options.out.name}.json"), report)
     print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
     print("candidates left out:", ", ".join(f"{reason} {number:,}" for reason, number in counts.items()) or "none")
+    if workers:
+        shutil.rmtree(beam.shards(options.out), ignore_errors=True)
 
 
 if __name__ == "__main__":

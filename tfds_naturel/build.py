@@ -25,8 +25,6 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images.plan import OpenImagesConfig
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from tfds_naturel import naturel
 
 _LOG = logging.getLogger("tfds_naturel.build")  # this module runs as __main__
@@ -85,7 +83,8 @@ def build(options: argparse.Namespace) -> epath.Path:
         print(f"{folder}: already built")
         return folder
     manual_dir = options.manual_dir and options.manual_dir.expanduser()
-    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=_beam_options(options.beam))
+    beam_options = extras.beam_options(options.beam) if options.beam is not None else None
+    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=beam_options)
     builder.download_and_prepare(download_config=download_config)
     print(f"{folder}: {sum(split.num_examples for split in builder.info.splits.values()):,} images; card in README.md")
     return folder
@@ -99,15 +98,6 @@ def _check_same_options(builder: "naturel.Naturel") -> None:
     if differing:
         details = ", ".join(f"{key} {built.get(key)!r}, now {expected.get(key)!r}" for key in differing)
         raise UserError(f"{builder.data_dir}: already built with {details}; set a new --name, or remove the folder")
-
-
-def _beam_options(text: str | None) -> "PipelineOptions | None":
-    if text is None:
-        return None
-    extras.library("apache_beam", "build")
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    return PipelineOptions([f"--{option}" for option in text.split(",")])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from naturel_jax.evaluators.pool import embedded, embedding, files, images, inde
 from naturel_jax.models.two_tower import Model
 from tests.helpers import record_files as records
 from tests.helpers.model_files import tiny
+from tests.helpers.pools import write_pool
 from tfds_naturel.common.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -182,20 +183,6 @@ def test_folder_of_other_embeddings_is_refused(encoder, tmp_path):
     pool = images.open_pool(source, "data", "train", Fields(), 99)
     with pytest.raises(UserError, match="rows is 99, now 100"):
         files.Output(epath.Path(out), images.Pool(pool.table, pool.chosen, 100), {})
-
-
-def write_pool(folder, count, dim=32, rows=700) -> np.ndarray:
-    """A pool of clustered unit vectors [N, D], as float16."""
-    rng = np.random.default_rng(0)
-    z_ND = rng.normal(size=(60, dim))[rng.integers(60, size=count)] + 0.7 * rng.normal(size=(count, dim))
-    z_ND = (z_ND / np.linalg.norm(z_ND, axis=1, keepdims=True)).astype(np.float16)
-    for kind in ("img_emb", "metadata"):
-        (folder / kind).mkdir(parents=True)
-    for n, start in enumerate(range(0, count, rows)):
-        np.save(folder / f"img_emb/img_emb_{n:04}.npy", z_ND[start : start + rows])
-        names = [str(row) for row in range(start, min(start + rows, count))]
-        pq.write_table(pa.table({"image_path": names}), folder / f"metadata/metadata_{n:04}.parquet")
-    return z_ND.astype(np.float32)
 
 
 KINDS = {  # images, budget in bytes, kind, least recall

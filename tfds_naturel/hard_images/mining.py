@@ -2,7 +2,7 @@
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 
-Shape letters: N images, D embedding.
+Shape letters: N images, K some of them, D embedding.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from tfds_naturel.hard_images.survey import Survey
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
 _MAX_CANDIDATES = 256  # most candidates per kind that are compared for an image and triplet
-_ROWS = 1024  # images per matrix product in the neighbour search
+ROWS = 1024  # images per matrix product in the neighbour search
 _WRITTEN = 1 << 15  # rows per write
 COPY = 0.97  # photos with at least this cosine are copies of each other, so not negatives
 # Why a candidate is dropped; or the name of the margin.
@@ -128,8 +128,10 @@ def mine(
     search: Search | None = None,
     margins: Margins = _NO_MARGINS,
     dropped: Counter[str] | None = None,
+    images: range | None = None,
 ) -> Iterator[MinedRow]:
-    """At most ``count`` negatives for each image and triplet of ``survey`` that has any.
+    """At most ``count`` negatives for each image and triplet of ``survey`` that has any; or only for its ``images``,
+    whose first is divisible by ``ROWS``: what is mined for an image does not depend on the others.
 
     Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, the nearest come first within a kind;
     without it the order is random, a function of the seed, the image and the triplet, and there is no ``nearest``.
@@ -149,10 +151,11 @@ def mine(
         {kind: np.unique(np.concatenate([showing[t] for t in numbers])) for kind, numbers in kinds.items() if numbers}
         for kinds in by_kind
     ]
-    for start in range(0, len(survey.image_ids), _ROWS):
-        images = range(start, min(start + _ROWS, len(survey.image_ids)))
-        near = search(images, most) if search else []
-        for n in images:
+    images = range(len(survey.image_ids)) if images is None else images
+    for start in images[::ROWS]:
+        block = range(start, min(start + ROWS, images.stop))
+        near = search(block, most) if search else []
+        for n in block:
             for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
                 rng = np.random.default_rng([seed, n, t])
                 ranked = _ranked(n, pools[t], rng, zimg_ND, dropped)
@@ -184,7 +187,14 @@ def _ranked(
 
 
 def _cosines(zimg_ND: Embeddings, images: np.ndarray, n: int) -> np.ndarray:
-    return zimg_ND[images] @ zimg_ND[np.array([n])][0]
+    return cosines(zimg_ND[images], zimg_ND[np.array([n])][0])
+
+
+def cosines(z_KD: np.ndarray, z_D: np.ndarray) -> np.ndarray:
+    """The cosine [K] of each unit vector with another. A matrix product would round them as the number of rows, of
+    threads and the processor have it; these have the same bits everywhere, so workers find the same order."""
+    cosines_K: np.ndarray = (z_KD * z_D).sum(axis=1)
+    return cosines_K
 
 
 def _positive(n: int, showing: np.ndarray, seed: Sequence[int], zimg_ND: Embeddings | None, margins: Margins) -> float:

@@ -4,11 +4,16 @@ Shape letters: N images; a trailing 1 means one extra entry.
 """
 
 import dataclasses
+import json
 from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfds_naturel.common.schema import Triplet
+
+_NAMES = "triplets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,24 @@ class Survey:
             shown.extend(numbers.setdefault(triplet, len(numbers)) for triplet in triplets)
             first.append(len(shown))
         return cls(image_ids, list(numbers), np.array(first), np.array(shown, np.int32))
+
+    def to_bytes(self) -> bytes:
+        """For another process, which reads it by ``from_bytes``."""
+        shown = pa.LargeListArray.from_arrays(self.first_N1, self.shown)
+        names = json.dumps([str(triplet) for triplet in self.triplets])
+        table = pa.table({"image_id": pa.array(self.image_ids, pa.string()), "shown": shown}, metadata={_NAMES: names})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return sink.getvalue().to_pybytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Survey":
+        """What ``to_bytes`` made."""
+        table = pa.ipc.open_stream(data).read_all()
+        triplets = [Triplet.parse(name) for name in json.loads(table.schema.metadata[_NAMES.encode()])]
+        first_N1 = np.cumsum([0, *pc.list_value_length(table["shown"]).to_pylist()])
+        return cls(table["image_id"].to_pylist(), triplets, first_N1, pc.list_flatten(table["shown"]).to_numpy())
 
     def triplets_of(self, n: int) -> list[Triplet]:
         """The triplets that image ``n`` shows."""

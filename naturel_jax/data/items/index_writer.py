@@ -197,8 +197,7 @@ def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: 
         if isinstance(record.image, str):
             check_inside(root, record.image)
     except BadRecord as error:
-        unused = {"offset": -1, "size": -1, "checksum": 0}
-        return {"name": name, **unused, "problem": str(error)} | {key: [] for key in _LISTS}
+        return {**_EMPTY, "name": name, "problem": str(error)}
     checksum = xxhash.xxh3_64_intdigest(record.image) if isinstance(record.image, bytes) and blob else 0
     offset, size = _place(record, blob)
     return record._asdict() | {"offset": offset, "size": size, "checksum": checksum, "problem": ""}

@@ -26,6 +26,7 @@ from naturel_jax.storage.locks import locked
 from tfds_naturel.common.extras import library
 from tfds_naturel.common.files import version_of
 from tfds_naturel.common.progress import Progress
+from tfds_naturel.hard_images.mining import cosines
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,9 +85,10 @@ class Index:
         _, rows_QK = self._searched.search(np.ascontiguousarray(z_QD, np.float32), asked)
         found, number_QK = np.unique(rows_QK, return_inverse=True)
         z_FD = self._pool[np.maximum(found, 0)]
-        cosines_QK = np.stack([z_FD[of] @ z_D for of, z_D in zip(number_QK.reshape(rows_QK.shape), z_QD, strict=True)])
+        of_query = zip(number_QK.reshape(rows_QK.shape), z_QD, strict=True)
+        cosines_QK = np.stack([cosines(z_FD[of], z_D) for of, z_D in of_query])
         cosines_QK = np.where(rows_QK < 0, -np.inf, cosines_QK).astype(np.float32)
-        order = np.argsort(-cosines_QK, axis=1, kind="stable")[:, :count]
+        order = np.lexsort((rows_QK, -cosines_QK))[:, :count]  # of equal ones, the lowest row first
         return np.take_along_axis(rows_QK, order, axis=1), np.take_along_axis(cosines_QK, order, axis=1)
 
 

@@ -3,6 +3,7 @@
 Shape letters: N images of the dataset, K any of them, D embedding.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.data.items import prepared
 from naturel_jax.evaluators.pool import index
 from naturel_jax.evaluators.pool.embedded import EmbeddedPool
 from naturel_jax.evaluators.pool.index import Index
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.progress import Progress
 from tfds_naturel.hard_images import mining
 
 _LOG = logging.getLogger(__name__)
@@ -26,19 +30,35 @@ def open_dataset(
     folder: Path, image_ids: Sequence[str], budget: int
 ) -> tuple[mining.Embeddings, mining.Search, dict[str, Any]]:
     """The embeddings of the images of a dataset in the pool at ``folder``, a search for the nearest, and what is known
-    of its index, which is printed. ``budget``: bytes of memory. Embeddings are read from the disk when they are used,
+    of its index. ``budget``: bytes of memory. Embeddings are read from the disk when they are used,
     unless all of the dataset's take less than a quarter of it.
 
     Raises UserError for a folder without a pool, one without the dataset, or if FAISS is not installed.
     """
     pool = EmbeddedPool(folder)
     found = index.load_or_build(pool, budget)
-    print(f"{folder / index.NAME}: {', '.join(f'{name} {value}' for name, value in found.about.items())}")
     dataset = DatasetInPool(pool, found, image_ids)
     if dataset.missing:
         _LOG.warning("%s: %d of %d images of the dataset are not in the pool", folder, dataset.missing, len(image_ids))
     small = 4 * pool.dim * len(image_ids) <= budget // 4
     return dataset[np.arange(len(image_ids))] if small else dataset, dataset.search, found.about
+
+
+def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: int) -> np.ndarray:
+    """Unit embeddings [N, D], float32, of the images, computed by the model at ``source``.
+
+    Raises UserError if an image cannot be read, and whatever ``weights.load`` raises.
+    """
+    from naturel_jax.evaluators.embed import load_encoder  # takes seconds, and pools do not need it
+
+    encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
+    images = [Image(str(n), functools.partial(prepared.read_image, records, n)) for n in range(len(records))]
+    with Progress(total=len(images), unit="image", desc="embedding") as progress:
+        zimg_ND, faults = encoder.images(params, images, progress.update)
+    if faults:
+        n, reason = next(iter(faults.items()))
+        raise UserError(f"{len(faults):,} images of the dataset cannot be read; the first is number {n}: {reason}")
+    return zimg_ND
 
 
 class DatasetInPool:

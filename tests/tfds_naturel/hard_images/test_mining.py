@@ -43,8 +43,8 @@ def _mine(images, count=8, **options):
 
 def test_survey_maps_images_to_triplets_and_back():
     images = [[CAT_ON_TABLE, WOODEN], [], [WOODEN], [PLAYS, CAT_ON_TABLE]]
-    survey = _survey(*images)
-    assert [survey.triplets_of(n) for n in range(4)] == images
+    survey = Survey.from_bytes(_survey(*images).to_bytes())
+    assert [survey.triplets_of(n) for n in range(4)] == images and survey.image_ids == [f"image{n}" for n in range(4)]
     assert {t: result.tolist() for t, result in zip(survey.triplets, survey.images_of(), strict=True)} == {
         CAT_ON_TABLE: [0, 3],
         WOODEN: [0, 2],
@@ -126,9 +126,15 @@ def test_what_is_left_out_is_counted_for_each_image_and_triplet():
         _mine(images, zimg_ND=memoryview(zimg_ND))
 
 
+def test_cosines_do_not_depend_on_what_else_is_compared():
+    z_KD = np.random.default_rng(0).normal(size=(300, 512)).astype(np.float32)
+    one_by_one = [mining.cosines(z_KD[n : n + 1], z_KD[0]) for n in range(300)]
+    np.testing.assert_array_equal(mining.cosines(z_KD, z_KD[0]), np.concatenate(one_by_one))
+
+
 def test_neighbours_match_a_full_sort(monkeypatch):
     """With more images than fit in one matrix product."""
-    monkeypatch.setattr(mining, "_ROWS", 64)
+    monkeypatch.setattr(mining, "ROWS", 64)
     count = 150
     rng = np.random.default_rng(0)
     zimg_ND = rng.normal(size=(count, 5)).astype(np.float32)
@@ -245,6 +251,8 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
         (["--max_score", "0.9"], "add --pool or --model"),
         (["--range_min", "3", "--range_max", "3"], "expected 0 <= min < max"),
         (["--count", "0"], "--count 0 .*expected at least 1"),
+        (["--beam", "runner=DirectRunner", "--model", "tiny"], "--beam needs --pool in place of --model"),
+        (["--beam", "runner=DirectRunner", "--out", "gs://bucket/x.parquet"], "--beam needs .* an --out on a disk"),
         (["--dataset", "/nowhere"], "/nowhere is not a prepared dataset"),
     ],
 )

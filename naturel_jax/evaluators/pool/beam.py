@@ -1,0 +1,104 @@
+"""Mines by Apache Beam: workers divide the images of a dataset, shard by shard, and read the same folders.
+
+What is mined for an image does not depend on the others, so the shards together are what one process finds. Their
+folder has the survey of the dataset, and a block (``once.write_block``) for each shard that is done.
+
+Shape letters: N images, D embedding.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etils import epath
+
+from naturel_jax import __version__
+from naturel_jax.evaluators.pool import index
+from naturel_jax.evaluators.pool.mining import open_dataset
+from naturel_jax.storage import once
+from tfds_naturel.hard_images import mining
+from tfds_naturel.hard_images.survey import Survey
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_LOG = logging.getLogger(__name__)
+
+SHARD = 8 * mining.ROWS  # images
+_SURVEY = "survey"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What ``mining.mine`` is told, as a worker needs it. ``folder``: of the shards; ``pool``: that of the embeddings,
+    None without any; ``budget``: bytes of a worker's memory for them."""
+
+    folder: Path
+    pool: Path | None
+    budget: int
+    count: int
+    seed: int
+    margins: mining.Margins
+
+
+def shards(out: epath.Path) -> Path:
+    """Where the shards of the file ``out`` are until it is written."""
+    return Path(f"{out}.shards").absolute()
+
+
+def make_job(
+    out: epath.Path, version: str, pool: Path | None, budget: int, count: int, seed: int, margins: mining.Margins
+) -> Job:
+    """A job whose shards are found again by the same command, with the dataset in the same ``version``, the same
+    embeddings and index, and the same version of this program."""
+    embedded = once.checksum(pool / f"{index.NAME}.json") if pool else ""
+    key = __version__, version, embedded, count, seed, dataclasses.asdict(margins)
+    return Job(once.folder_of(shards(out), key), pool and pool.absolute(), budget, count, seed, margins)
+
+
+def mine(job: Job, survey: Survey, dropped: Counter[str], options: "PipelineOptions") -> Iterator[mining.MinedRow]:
+    """What ``mining.mine`` yields and counts. Workers mine the shards that are not in ``job.folder``."""
+    starts = range(0, len(survey.image_ids), SHARD)
+    left = [start for start in starts if not once.is_whole(_read, job, start)]
+    _LOG.info("%s: %d of %d shards are left", job.folder, len(left), len(starts))
+    if left:
+        import apache_beam  # takes seconds
+
+        job.folder.mkdir(parents=True, exist_ok=True)
+        once.write_block(job.folder / _SURVEY, survey.to_bytes())
+        with apache_beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | apache_beam.Create(left) | apache_beam.Map(functools.partial(_mine, job))
+    for start in starts:
+        rows, counts = _read(job, start)
+        dropped.update(counts)
+        yield from rows
+
+
+def _mine(job: Job, start: int) -> None:
+    """Writes the shard of the images from number ``start`` on."""
+    survey, zimg_ND, search = _open(job)
+    images, dropped = range(start, min(start + SHARD, len(survey.image_ids))), Counter[str]()
+    rows = mining.mine(survey, job.count, job.seed, zimg_ND, search, job.margins, dropped, images)
+    once.write_block(_path(job, start), json.dumps([list(rows), dropped]).encode())
+
+
+@functools.lru_cache(1)
+def _open(job: Job) -> tuple[Survey, mining.Embeddings | None, mining.Search | None]:
+    survey = Survey.from_bytes(once.read_block(job.folder / _SURVEY))
+    if job.pool is None:
+        return survey, None, None
+    return survey, *open_dataset(job.pool, survey.image_ids, job.budget)[:2]
+
+
+def _read(job: Job, start: int) -> tuple[list[mining.MinedRow], dict[str, int]]:
+    rows, dropped = json.loads(once.read_block(_path(job, start)))
+    return [tuple(row) for row in rows], dropped
+
+
+def _path(job: Job, start: int) -> Path:
+    return job.folder / f"{start:010}"
