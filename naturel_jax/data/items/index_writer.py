@@ -62,6 +62,8 @@ _BATCH, _BATCH_TEXT = 8192, 4 << 20  # records, and characters of their texts, i
 _CHUNK = 1 << 20  # numbers written at a time
 _SIDES = ("positives", "negatives")
 _LISTS = (*_SIDES, "asserts", "negative_asserts", "shows")
+# A bad record. Without a list of its own it is nothing that the garbage collector has to look at, again and again.
+_EMPTY: dict[str, Any] = {"offset": -1, "size": -1, "checksum": 0} | dict.fromkeys(_LISTS, ())
 _SCHEMA = pa.schema(
     [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.uint64())]
     + [("problem", pa.string())]
