@@ -100,6 +100,9 @@ def test_report_marks_the_best_in_every_format(tmp_path):
     (swap,) = [r for r in rows if (r["model"], r["metric"]) == ("tied", "sugarcrepe/swap_obj")]
     assert float(swap["low"]) < float(swap["value"]) == 241 / 400 < float(swap["high"]) and swap["count"] == "400"
     assert {r["kind"] for r in rows} == {"measured", "blind", "chance"}
+    (tied,) = (json.loads(path.read_text()) for path in (tmp_path / "clip_benchmark").glob("*swap_obj*+tied+*"))
+    assert (tied["dataset"], tied["metrics"]) == ("sugar_crepe/swap_obj", {"acc": 241 / 400})
+    assert "Agreement between models" in page and "| CLIP | – | 0.65 |" in (tmp_path / "report.md").read_text()  # noqa: RUF001
 
 
 def test_best_of_each_relation_is_bold_in_every_format(tmp_path):
