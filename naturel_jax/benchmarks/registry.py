@@ -98,7 +98,7 @@ def _is_reader(row: object) -> bool:
 
 
 BENCHMARKS: Registry[Reader] = Registry(
-    "naturel_jax.benchmarks", _ROWS, "a module with SOURCE and read (docs/design.md)", _is_reader
+    "naturel_jax.benchmarks", _ROWS, "a module with SOURCE and read (docs/extending.md)", _is_reader
 )
 
 

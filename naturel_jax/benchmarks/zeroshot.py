@@ -13,6 +13,7 @@ import numpy as np
 from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, Source, positions
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
 from naturel_jax.data.items import prepared
+from naturel_jax.data.items.index import read_file
 from naturel_jax.data.items.records import BadRecord, Span
 from naturel_jax.data.sources import webdataset
 from tfds_naturel.common.builders import open_builder
@@ -142,12 +143,7 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
 
 
 def _file(path: Path) -> Image:
-    return Image(str(path), functools.partial(_bytes, path), version=version_of(path) if path.is_file() else "")
-
-
-def _bytes(path: Path) -> bytes:
-    check_regular(path)
-    return path.read_bytes()
+    return Image(str(path), functools.partial(read_file, str(path)), version=version_of(path) if path.is_file() else "")
 
 
 def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tuple[Image, int]]]:
@@ -173,7 +169,7 @@ def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator
             label = cell.decode(errors="replace").strip() if isinstance(cell, bytes) else ""
             if isinstance(image, Span) and label in labels:
                 key = f"{shard}!{image.offset}"
-                yield Image(key, functools.partial(_read, shard, image), version=version), labels[label]
+                yield Image(key, functools.partial(read_file, str(shard), *image), version=version), labels[label]
             else:
                 problems.append(
                     f"{dataset.name}/test/{shard.name} record {n}: has the fields {', '.join(fields)!a:.80} and the "
@@ -181,12 +177,6 @@ def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator
                 )
 
     return names, itertools.chain.from_iterable(map(images, shards))
-
-
-def _read(shard: Path, span: Span) -> bytes:
-    with shard.open("rb") as file:
-        file.seek(span.offset)
-        return file.read(span.size)
 
 
 def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:

@@ -36,7 +36,7 @@ def stages_text(work: Work) -> str:
     """A table of the stages and the disk space that each needs."""
     found = costs.disks(work)
     lines = [(name, stage.does, _size(found[name])) for name, stage in STAGES.items()]
-    return _table(("stage", "", "disk"), [*lines, ("", "in all", _size(sum(found.values())))])
+    return _table(("stage", "what it does", "disk"), [*lines, ("", "in all", _size(sum(found.values())))])
 
 
 FROM_HUB = {"benchmarks", "known", "train"}  # stages

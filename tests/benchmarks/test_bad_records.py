@@ -1,7 +1,5 @@
 """One bad record never ends a job: every reader, with good records among bad ones, through ``evaluate``."""
 
-from pathlib import Path
-
 import pytest
 
 from naturel_jax import evaluate
@@ -36,19 +34,15 @@ def test_reader_keeps_the_good_records_and_reports_the_others(tmp_path, name):
         str((item.id, item.captions, item.tags)).encode()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_hf(tmp_path_factory.mktemp("model") / "m", "tiny-clip")
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # a plot of tags of 5,000 characters
-@pytest.mark.parametrize("name", FILES)
-def test_evaluation_ends_with_scores(tmp_path, name, model):
-    good = make(name, tmp_path / "files")
-    arguments = ["--models", f"m={model}", "--benchmarks", name]
+def test_evaluation_ends_with_scores(tmp_path):
+    good = {name: make(name, tmp_path / "files") for name in FILES}
+    arguments = ["--models", f"m={save_hf(tmp_path / 'm', 'tiny-clip')}", "--benchmarks", *FILES]
     arguments += ["--benchmarks_dir", str(tmp_path / "files"), "--out", str(tmp_path / "out"), "--batch_size", "8"]
     evaluate.main(arguments)
-    (result,) = results.load(tmp_path / "out")
-    assert result.items >= good and result.problems
+    found = {result.benchmark: result for result in results.load(tmp_path / "out")}
+    assert found.keys() == FILES.keys()
+    for name, result in found.items():
+        assert result.items >= good[name] and result.problems, name

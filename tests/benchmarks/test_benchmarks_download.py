@@ -84,12 +84,13 @@ def test_command_says_that_files_are_left_for_another_run(tmp_path, server, monk
     assert (tmp_path / "vsr/dev.jsonl").exists()
 
 
-def test_html_page_instead_of_json_is_rejected(tmp_path, server):
+@pytest.mark.parametrize("content", [b"<html>moved</html>", b"[" * 100_000, b"\xff\xfe"])
+def test_text_that_is_not_json_is_rejected(tmp_path, server, content):
     address, served, _ = server
     files.write(served / "dev.jsonl", b'{"a": 1}\n{"a": 2}\n')
-    files.write(served / "test.jsonl", b"<html>moved</html>")
+    files.write(served / "test.jsonl", content)
     local = {f"vsr/{split}.jsonl": f"{address}/{split}.jsonl" for split in vsr.SPLITS}
-    problems = fetch("vsr", dataclasses.replace(vsr.SOURCE, files=local), tmp_path)
+    problems = fetch("vsr", dataclasses.replace(vsr.SOURCE, files=local), tmp_path, QUICK)
     assert len(problems) == 1 and "test.jsonl" in problems[0]
     assert [path.name for path in (tmp_path / "vsr").iterdir()] == ["dev.jsonl"], "no images are downloaded either"
 
@@ -112,15 +113,6 @@ def test_symmetric_relations_are_read_from_aros_notebook(tmp_path, server):
 def test_notebook_without_the_list_is_rejected(source):
     with pytest.raises(ValueError, match="list the names by hand"):
         vg_relation.symmetric_relations(json.dumps({"cells": [{"source": source}]}).encode())
-
-
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe"])
-def test_text_that_is_not_json_is_rejected(tmp_path, server, content):
-    address, served, _ = server
-    files.write(served / "dev.jsonl", content)
-    local = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"})
-    assert "dev.jsonl" in fetch("vsr", local, tmp_path, QUICK)[0]
-    assert not (tmp_path / "vsr/dev.jsonl").exists()
 
 
 def test_bodies_have_a_limit(tmp_path, server, monkeypatch):

@@ -29,7 +29,7 @@ from naturel_jax.models.two_tower import Model
 from naturel_jax.storage import leases, read_json_lines
 from naturel_jax.storage.locks import locked
 from naturel_jax.training import run
-from tests.helpers import benchmark_files, tiny_config
+from tests.helpers import benchmark_files, loopback, tiny_config
 from tests.helpers.suite_config import WORLD
 from tests.helpers.worlds import Run, data_dir, wait_for
 from tfds_naturel.common import cli
@@ -225,15 +225,12 @@ def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_pat
 
         do_HEAD = do_GET
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
+    with loopback.running(Silent) as address:
+        hub = {"HF_ENDPOINT": address, "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
         run = Run(tmp_path / "run", "--config.preset=", "--config.init=hf:owner/tiny", env=hub)
         wait_for(run, lambda: requests)
         run.process.terminate()
         assert run.wait() == cli.STOPPED, run.output()  # not 2, as after waiting for the silent hub
-        server.shutdown()
     assert "Traceback" not in run.output() and not (tmp_path / "run" / "lease.json").exists()
 
 

@@ -16,6 +16,8 @@ from naturel_jax.evaluators.held_out import hold_out
 from tests.helpers import benchmark_files
 from tests.helpers.tiny_models import items, tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def benchmarks() -> list[Benchmark]:
     first = Benchmark("first", tuple(items(13)), rules.pair, (Metric("first/all", "right"),))

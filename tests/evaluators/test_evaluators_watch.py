@@ -24,6 +24,8 @@ from tfds_naturel.common.errors import UserError
 
 LIMIT_S = 300  # timeout of each wait, for busy machines
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def params_of(step: int):
     return tiny()[0].init(jax.random.key(step))

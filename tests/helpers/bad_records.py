@@ -30,7 +30,7 @@ FILES = {  # benchmark -> the files with its records; those of Parquet and of im
     **{"coco_order": "coco/*.json", "coco_retrieval": "coco/*.json", "sugarcrepe_pp": "sugarcrepe_pp/*"},
     **{"cola": "cola/*.json", "imagecode": "imagecode/*.json", "negrefcocog": "negrefcocog/*.json"},
     **{"hard_positives_replace": "hard_positives/*/vl*.json", "vl_checklist": "vl_checklist/data/**/*.json"},
-    **{"negbench_coco": "negbench/COCO_val_mcq*", "negbench_coco_retrieval": "negbench/COCO_val_retrieval*"},
+    **dict.fromkeys(("negbench_coco", "negbench_coco_retrieval"), "negbench/COCO_val_[mr]*"),
     **{"crepe_atom": "crepe/*/atom/*_4.csv", "spec_image_to_text": "spec/count/image*.json"},
     **{"bla": "bla/annotations/c*.json", "crossmodal3600_en": "crossmodal3600/*.jsonl"},
     **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "urban1k": "", "zeroshot": ""},

@@ -90,8 +90,8 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
 
     def fits(self) -> bool:
-        """Whether the page is no wider than the window."""
-        return self.run("document.documentElement.scrollWidth <= innerWidth")
+        """Whether the page is no wider than the window; not than ``innerWidth``: a phone zooms out to a wide page."""
+        return self.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
     def violations(self) -> list[str]:
         """What axe-core finds: rule, and the first element."""

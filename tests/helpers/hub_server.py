@@ -8,10 +8,11 @@ import hashlib
 import http.server
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.helpers import loopback
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".npz")  # kept in LFS
@@ -42,13 +43,8 @@ class Hub:
 
 @contextlib.contextmanager
 def serve(hub: Hub) -> Iterator[Hub]:
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        hub.address = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    with loopback.running(type("Handler", (_Handler,), {"hub": hub})) as hub.address:
         yield hub
-        server.shutdown()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

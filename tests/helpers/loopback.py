@@ -1,10 +1,19 @@
-"""A local web server."""
+"""Web servers on this machine."""
 
 import contextlib
 import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def running(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server whose requests the handler answers."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @contextlib.contextmanager
@@ -29,7 +38,5 @@ def serve(root: Path) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", requested
-        server.shutdown()
+    with running(Handler) as address:
+        yield address, requested

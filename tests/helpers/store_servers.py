@@ -105,7 +105,7 @@ def serve(kind: str) -> Iterator[Server]:
     http.daemon_threads = True
     address = f"http://127.0.0.1:{http.server_port}"
     env[{"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}[kind]] = address
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
     try:
         if kind == "s3":
             import boto3

@@ -4,11 +4,11 @@ import http.server
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import loopback
 from tests.helpers.worlds import ROOT, Run
 
 SECRETS = {"HF_TOKEN": "hf_" + "sEcReT" * 6, "WANDB_API_KEY": "0123456789abcdef" * 2 + "5ec2e7"}
@@ -38,16 +38,14 @@ def test_tokens_reach_no_file_and_no_message(tmp_path):
     Refusing.authorized = []
     run = Run(tmp_path / "run", env=SECRETS)
     run.finish()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
-        environment = {**os.environ, **SECRETS, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
+    with loopback.running(Refusing) as address:
+        environment = {**os.environ, **SECRETS, "HF_ENDPOINT": address}
         environment["HF_HUB_CACHE"] = str(tmp_path / "cache")
         for source, status in ((f"run:{run.workdir}", 0), ("hf:owner/private", 2)):
             command = [sys.executable, "-m", "naturel_jax.convert", source, tmp_path / f"to-{source[:2]}"]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             assert done.returncode == status, done.stderr
             (tmp_path / f"{source[:2]}.log").write_text(done.stdout + done.stderr)
-        hub.shutdown()
     assert f"Bearer {SECRETS['HF_TOKEN']}" in Refusing.authorized, "the token was not even used"
     names = {path.name for path in files(tmp_path)}
     assert {"config.json", "metrics.jsonl", "README.md", "run.0.log", "hf.log"} <= names

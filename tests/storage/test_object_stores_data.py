@@ -43,12 +43,8 @@ def copied(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in object_folders.files_in(folder)}
 
 
-def test_folder_on_a_disk_is_used_where_it_is(tmp_path):
-    assert staging.stage(tmp_path / "none") == staging.local_path(tmp_path / "none") == tmp_path / "none"
-
-
-def test_home_folder_is_known_by_its_tilde(tmp_path, monkeypatch):
-    """A shell does not expand the tilde of ``--flag=~/folder``, nor Python that of a config."""
+def test_folder_on_a_disk_is_used_where_it_is(tmp_path, monkeypatch):
+    """Also by its tilde: a shell does not expand the tilde of ``--flag=~/folder``, nor Python that of a config."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert staging.stage("~/files") == staging.local_path("~/files") == sources.local("~/files")
     assert staging.stage("~/files") == staging.stage_file("~/files") == tmp_path / "files"

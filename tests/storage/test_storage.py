@@ -48,7 +48,7 @@ def test_file_that_cannot_be_looked_at_is_not_missing(folder):
     for look in (storage.read, storage.read_json_lines, storage.names, storage.numbered):
         with pytest.raises(OSError, match="loop"):
             look(path)
-    assert storage.read_json_lines(folder / "none") == storage.names(folder / "none") == []
+    assert storage.read_json_lines(folder / "none") == storage.numbered(folder / "none") == []
 
 
 def test_errors_name_truncated_files_and_garbage_lines(folder):
@@ -66,13 +66,6 @@ def test_errors_name_truncated_files_and_garbage_lines(folder):
     path.write_text("[1]\n")
     with pytest.raises(UserError, match=r"scores\.json line 1: '\[1\]' is not a JSON object"):
         storage.read_json_lines(path)
-
-
-def test_numbered_entries(folder):
-    for name in ("20", "3", "100", "20.broken", "x"):
-        (folder / name).mkdir()
-    assert storage.numbered(folder) == [3, 20, 100]
-    assert storage.numbered(folder / "none") == []
 
 
 def test_nothing_is_added_to_where_a_link_leads(tmp_path):

@@ -178,7 +178,8 @@ def _agreement(options: argparse.Namespace) -> None:
     screens = review.disputed(review.screens(bank), disputed)  # all, for whoever has decided some to continue
     folder = options.agreement
     folder.mkdir(parents=True, exist_ok=True)
-    page = review.page(screens, _photos(options, {triplet for triplet, _ in disputed}), file="adjudicated")
+    shown = _photos(options, {triplet for triplet, _ in disputed})
+    page = review.page(screens, shown, asked=review.ADJUDICATION)
     (folder / "adjudicate.html").write_text(page, encoding="utf-8")
     rows = [(str(triplet), escape.cell(text), escape.cell(said)) for (triplet, text), said in left.items()]
     agreement.write(folder / "disagreements.csv", ("triplet", "text", "said"), rows)

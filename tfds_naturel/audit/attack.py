@@ -129,7 +129,7 @@ def boosting(train: Sequence[Pair], test: Sequence[Pair], view: View) -> np.ndar
 MODELS: dict[str, Model] = {"1-3-grams": ngrams, "boosting": boosting}
 
 
-def wins(pairs: Sequence[Pair], view: View, model: Model, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+def wins(pairs: Sequence[Pair], view: View, model: Model) -> np.ndarray:
     """Per pair, 1 if its true caption scores higher, 0 if the false one does, 0.5 for a tie; float [P].
 
     Each pair is scored by a model trained on the pairs of other folds. Raises ValueError for fewer than two groups and
@@ -137,7 +137,7 @@ def wins(pairs: Sequence[Pair], view: View, model: Model, folds: int = FOLDS, se
     """
     extras.library("sklearn", "audit")
     wins_P = np.full(len(pairs), np.nan)
-    for fold in fold_groups((pair.group for pair in pairs), folds, seed):
+    for fold in fold_groups(pair.group for pair in pairs):
         held_out_P = np.array([pair.group in fold for pair in pairs])
         train = [pair for pair in pairs if pair.group not in fold]
         test = [pair for pair in pairs if pair.group in fold]
@@ -162,11 +162,11 @@ def fold_groups(groups: Iterable[str], folds: int = FOLDS, seed: int = 0) -> lis
     return [frozenset(distinct[part].tolist()) for part in np.array_split(order, min(folds, len(distinct)))]
 
 
-def score(pairs: Sequence[Pair], wins_P: np.ndarray, seed: int = 0) -> Score:
+def score(pairs: Sequence[Pair], wins_P: np.ndarray) -> Score:
     """Mean of ``wins_P`` and its 95% interval over resampled groups."""
     names, rows = np.unique(np.array([pair.group for pair in pairs]), return_inverse=True)
     sums, sizes = np.bincount(rows, wins_P, len(names)), np.bincount(rows, minlength=len(names))
-    sampled = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    sampled = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     low, high = np.percentile(sums[sampled].sum(1) / sizes[sampled].sum(1), (2.5, 97.5))
     return Score(float(wins_P.mean()), float(low), float(high), len(wins_P))
 

@@ -52,6 +52,16 @@ FORM = Form(
     explained=("reject", "unclear"),
 )
 
+ADJUDICATION = FORM._replace(
+    title="NatuRel captions: decide where people differ",
+    guidelines=(
+        *FORM.guidelines[:4],
+        ("Below each caption", "is what each person said, and why. What you decide takes the place of all of it."),
+        ("Not sure", "keeps the caption, as a tie between people does."),
+    ),
+    file="adjudicated",
+)
+
 
 class Shown(NamedTuple):
     """A photo in the page: its address, and the boxes of the subject and the object (None for an attribute)."""
@@ -105,12 +115,12 @@ def page(
     chosen: Sequence[Screen],
     shown: Mapping[Triplet, Sequence[Shown]] | None = None,
     people: Mapping[str, Sequence[int]] | None = None,
-    file: str = FORM.file,
+    asked: Form = FORM,
 ) -> str:
-    """The page's HTML. ``shown``: photos of the triplets (``find_photos``); ``people``, ``file``: see ``form``."""
+    """The page's HTML. ``shown``: photos of the triplets (``find_photos``); ``people``: see ``form``."""
     titles = {screen.title for screen in chosen}
     photos = {str(t): [photo._asdict() for photo in of] for t, of in (shown or {}).items() if str(t) in titles}
-    return form.page(FORM._replace(file=file), chosen, people, photos)
+    return form.page(asked, chosen, people, photos)
 
 
 def find_photos(folder: Path, triplets: Container[Triplet]) -> dict[Triplet, list[Shown]]:

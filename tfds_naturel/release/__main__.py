@@ -4,7 +4,7 @@
 
 writes a folder in the layout of the Hugging Face hub: Parquet files that ``datasets.load_dataset`` reads, the card
 (README.md), Croissant metadata, a datasheet, licences, the takedown procedure and list, the changelog and checksums.
-``read`` restores the examples of the dataset, with photos from a folder. docs/release.md says how to publish it.
+docs/release.md says how to publish it.
 """
 
 import argparse

@@ -21,6 +21,8 @@ from tfds_naturel.captions import bank
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.scenes import examples, scene
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def clip():

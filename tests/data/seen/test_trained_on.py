@@ -31,6 +31,8 @@ from tests.helpers import benchmark_files as files
 from tests.helpers.tiny_models import tiny
 from tfds_naturel.common.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(
     ("path", "name"),

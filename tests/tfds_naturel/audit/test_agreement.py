@@ -130,6 +130,7 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
     assert [row["text"] for row in rows] == sorted([texts[3], texts[6]])
     assert {row["said"] for row in rows} == {"anna: accept (=1+1); ben: reject", "anna: reject (=1+1); ben: accept"}
     page = (tmp_path / "out" / "adjudicate.html").read_text()
+    assert "<h1>NatuRel captions: decide where people differ</h1>" in page and "do not ask others" not in page
     screens = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["screens"]
     noted = {q["texts"][0]: q["note"] for screen in screens for q in screen["questions"]}
     assert noted == {row["text"]: row["said"] for row in rows}
