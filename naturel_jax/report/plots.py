@@ -132,7 +132,7 @@ def dots(
             style = _style(n) | {"linestyle": "", "elinewidth": 1}
             axis.errorbar(middles, [place[m] + height for m in cells], xerr=errors, label=_literal(row.name), **style)
         axis.set_yticks(range(len(labels)), [_literal(label) for label in labels.values()])
-        axis.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6), xlabel="score and its 95% interval")
+        axis.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.4, -0.6), xlabel="score and its 95% interval")
         axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
         return _rendered(figure, title, "Score of each model with its 95% interval; the numbers are in scores.csv.")
 
