@@ -69,13 +69,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
     wrong = mistakes.parse(options.mistakes)
-    not_watched = {
-        "mistakes": wrong,
-        **{name: getattr(options, name) for name in ("shortcuts", "baseline", "galleries")},
-    }
-    if options.watch and any(not_watched.values()):
-        flag = f"--{next(filter(not_watched.get, not_watched))}"
-        raise UserError(f"{flag} is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
+    given = [name for name in ("mistakes", "shortcuts", "baseline", "galleries") if getattr(options, name)]
+    if options.watch and given:
+        raise UserError(f"--{given[0]} is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)

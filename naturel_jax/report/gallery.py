@@ -27,9 +27,8 @@ EMBEDDED = 300  # most images in the page, some 20 MB, which still opens at once
 def address(benchmark: str, model: str, metric: Metric) -> str:
     """Where a report finds the items that a model's score is about: those that it gets wrong, a press from the others;
     as in ``write_all``."""
-    state = {"outcome": metric.outcome, "right": f"wrong:{model}"} | (
-        {"group": metric.where[1]} if metric.where else {}
-    )
+    state = {"outcome": metric.outcome, "right": f"wrong:{model}"}
+    state |= {"group": metric.where[1]} if metric.where else {}
     return f"{FOLDER}/{results.file_name(benchmark)}.html#{urllib.parse.urlencode(state)}"
 
 
@@ -41,8 +40,7 @@ def write_all(out: Path, benchmarks: Sequence[Benchmark]) -> list[str]:
     for benchmark in benchmarks:
         of_benchmark = [result for result in found if result.benchmark == benchmark.name]
         rows = [results.load_items(out, result.model, benchmark.name) for result in of_benchmark]
-        metrics = [metric.outcome for result in of_benchmark for metric in result.metrics.values()]
-        outcomes = list(dict.fromkeys(metrics))
+        outcomes = list(dict.fromkeys(m.outcome for result in of_benchmark[:1] for m in result.metrics.values()))
         if outcomes and all(rows) and (items := judge(rows, outcomes)):
             images = {image.key: image for item in benchmark.whole.items for image in item.images}
             page = out / FOLDER / f"{results.file_name(benchmark.name)}.html"

@@ -130,12 +130,13 @@ def forgetting(rows: Sequence[ModelRow], bases: Mapping[str, str]) -> list[Secti
             family: np.array([models[name][m].value - (old[m].value if old else 0) for m in metrics])
             for family, metrics in shared.items()
         }
-    points: dict[str, tuple[float, float]] = {}
-    for name, of_model in scores.items():
-        sides = [[v for family, v in of_model.items() if family.kept == kept] for kept in (True, False)]
+    points: dict[str, tuple[float, float] | None] = {}
+    for name in models:
+        changed = scores.get(name, {}).items()
+        sides = [[values for family, values in changed if family.kept == kept] for kept in (True, False)]
         kept_K, gained_G = (np.concatenate([*side, []]) for side in sides)
-        if len(kept_K) and len(gained_G):
-            points[names[name]] = float(kept_K.mean()), float(gained_G.mean())
+        both = len(kept_K) and len(gained_G)
+        points[names.get(name, name)] = (float(kept_K.mean()), float(gained_G.mean())) if both else None
     plot = plots.forgetting_against_gain(points, change=bool(pairs))
     if not pairs:
         return [Section(_FORGETTING, plot=plot, key="forgetting")] if plot else []

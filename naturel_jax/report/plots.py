@@ -122,7 +122,8 @@ def dots(
         for (name, scores), marker in zip(marks.items(), _MARKS, strict=False):
             known = [metric for metric in labels if metric in scores]
             values, heights = [scores[metric].value for metric in known], [place[metric] for metric in known]
-            axis.plot(values, heights, marker, color="0.55", markersize=7, label=_literal(name), zorder=1)
+            if known:
+                axis.plot(values, heights, marker, color="0.55", markersize=7, label=_literal(name), zorder=1)
         for n, row in enumerate(rows):
             cells = {metric: row.cells[metric] for metric in labels if metric in row.cells}
             middles = np.array([cell.value for cell in cells.values()])
@@ -137,15 +138,16 @@ def dots(
         return _rendered(figure, title, "Score of each model with its 95% interval; the numbers are in scores.csv.")
 
 
-def forgetting_against_gain(points: Mapping[str, tuple[float, float]], *, change: bool) -> Plot | None:
-    """Compositions against retrieval and zero-shot classification. ``points``: model -> mean scores (kept, gained), or
-    their ``change`` since the model's base; None without any."""
-    if not points:
+def forgetting_against_gain(points: Mapping[str, tuple[float, float] | None], *, change: bool) -> Plot | None:
+    """Compositions against retrieval and zero-shot classification. ``points``: every model, for its colour, -> its mean
+    scores (kept, gained), or their ``change`` since its base, if it has some; None without any."""
+    if not any(points.values()):
         return None
     with matplotlib.rc_context(_THEME):
         figure, (axis,) = _panels([3.5])
-        for n, (model, (kept, gain)) in enumerate(points.items()):
-            axis.plot(kept, gain, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
+        for n, (model, point) in enumerate(points.items()):
+            if point:
+                axis.plot(*point, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
         what = "change of the mean" if change else "mean"
         axis.set(xlabel=f"kept: {what} of retrieval and zero-shot", ylabel=f"gained: {what} of compositions")
         axis.margins(0.2)
