@@ -1,4 +1,7 @@
-"""Many benchmarks at a glance: scores by family, what models gained and forgot, and how far they agree."""
+"""Many benchmarks at a glance: scores by family, what models gained and forgot, and how far they agree.
+
+Shape letters: K columns to keep, G columns to gain in.
+"""
 
 import itertools
 import re
