@@ -20,19 +20,15 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import storage
 from naturel_jax.benchmarks import registry
 from naturel_jax.cli import compilation_cache
-from naturel_jax.cli.evaluation import evaluate
+from naturel_jax.cli.evaluation import evaluate_all
 from naturel_jax.config import own_benchmarks
-from naturel_jax.devices import machine, preemption, processes
+from naturel_jax.devices import preemption, processes
 from naturel_jax.evaluators import embedding_model, mistakes
-from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
-from naturel_jax.report import known_scores, published, report
-from naturel_jax.report import mistakes as mistakes_page
+from naturel_jax.report import published
 from naturel_jax.storage import staging
-from naturel_jax.weights import runs
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 
@@ -68,13 +64,17 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--shortcuts", action="store_true", help=meaning)
     meaning = "known scores of further checkpoints, as in docs/reproduce.md (JSON)"
     parser.add_argument("--known", type=cli.on_disk, metavar="FILE", help=meaning)
+    meaning = "compare each model with this one (default: runs with the model they started from, if it is there)"
+    parser.add_argument("--baseline", default="", metavar="NAME", help=meaning)
+    meaning = "write a page with every benchmark's items and images, which the scores in report.html link to"
+    parser.add_argument("--galleries", action="store_true", help=meaning)
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
     wrong = mistakes.parse(options.mistakes)
-    if options.watch and (wrong or options.shortcuts):
-        flag = "--mistakes" if wrong else "--shortcuts"
-        raise UserError(f"{flag} is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
+    given = [name for name in ("mistakes", "shortcuts", "baseline", "galleries") if getattr(options, name)]
+    if options.watch and given:
+        raise UserError(f"--{given[0]} is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
@@ -89,22 +89,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = options.out or epath.Path("results")
-    mirror = Mirror(out)
-    named = {name: source.removeprefix("run:") for name, source in models.items() if source.startswith("run:")}
-    workdirs = {name: [runs.locate(workdir)[0]] for name, workdir in named.items()}
-    sections: dict[str, str] = {}
-    for name, source in models.items():
-        sections[name] = evaluate(name, source, benchmarks, mirror, **sizes, wrong=wrong, shortcuts=options.shortcuts)
-        mirror.publish()
-        mirror.fetch()
-        print(report.write(mirror.local, workdirs, machine.accelerators()), flush=True)
-        print(known_scores.report(mirror.local, name, source, checkpoints, benchmarks, options.benchmarks_dir), end="")
-        if wrong:
-            text = mistakes_page.page(sections)
-            storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)
-            print(text, flush=True)
-        mirror.publish()
-    print(f"report: {out / 'report.html'}")
+    parts = options.baseline, wrong, options.shortcuts, options.galleries
+    evaluate_all(models, benchmarks, out, *parts, checkpoints, str(options.benchmarks_dir), **sizes)
 
 
 class _Callable(ModuleType):

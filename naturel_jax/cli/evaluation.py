@@ -2,24 +2,91 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from naturel_jax import weights
+from etils import epath
+
+from naturel_jax import storage, weights
 from naturel_jax.benchmarks import blind
 from naturel_jax.benchmarks.benchmark import Benchmark
-from naturel_jax.devices import preemption
+from naturel_jax.devices import machine, preemption
 from naturel_jax.evaluators import examples, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
 from naturel_jax.evaluators.held_out import count_overlaps, hold_out
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.models.two_tower import Params
+from naturel_jax.report import gallery, known_scores, published, report
 from naturel_jax.report import mistakes as mistakes_page
-from naturel_jax.report import published
+from naturel_jax.report.published import Checkpoint
+from naturel_jax.weights import runs
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common import escape
+from tfds_naturel.common.errors import UserError
 
 _EMBEDDINGS = "embeddings"  # cache folder, uploaded to an object store once per model
+
+
+def evaluate_all(
+    models: Mapping[str, str],
+    benchmarks: Sequence[Benchmark],
+    out: epath.Path,
+    baseline: str,
+    wrong: Sequence[str],
+    shortcuts: bool,
+    galleries: bool,
+    known: Sequence[Checkpoint],
+    files: str,
+    *,
+    batch_size: int,
+    dtype: str,
+) -> None:
+    """Evaluates ``models`` (name -> source) and reports to ``out`` after each; with ``galleries``, also writes pages of
+    all items. ``baseline``: see ``bases``; ``wrong``, ``shortcuts``: see ``evaluate``; ``known``: checkpoints with
+    which models that are one of them are compared; ``files``: the folder of the benchmarks."""
+    mirror = Mirror(out)
+    named = {name: source.removeprefix("run:") for name, source in models.items() if source.startswith("run:")}
+    workdirs = {name: [runs.locate(workdir)[0]] for name, workdir in named.items()}
+    compared = bases(models, baseline, mirror.local)
+    write = functools.partial(report.write, mirror.local, workdirs, machine.accelerators(), compared)
+    how = functools.partial(evaluate, batch_size=batch_size, dtype=dtype, wrong=wrong, shortcuts=shortcuts)
+    sections: dict[str, str] = {}
+    for name, source in models.items():
+        sections[name] = how(name, source, benchmarks, mirror)
+        mirror.publish()
+        mirror.fetch()
+        print(write(), flush=True)
+        print(known_scores.report(mirror.local, name, source, known, benchmarks, files), end="")
+        if wrong:
+            text = mistakes_page.page(sections)
+            storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)
+            print(text, flush=True)
+        mirror.publish()
+    if galleries:
+        write(galleries=gallery.write_all(mirror.local, benchmarks))
+        mirror.publish()
+    print(f"report: {out / 'report.html'}")
+
+
+def bases(models: Mapping[str, str], baseline: str, out: Path) -> dict[str, str]:
+    """Model -> the model that it is compared with: ``baseline``, or for a run the one it started from, if it is one of
+    ``models`` (name -> source). Raises UserError for a baseline that is neither one of them nor has results in
+    ``out``."""
+    if baseline:
+        known = [*models, *(result.model for result in results.load(out))]
+        if baseline not in known:
+            expected = ", ".join(dict.fromkeys(known))
+            raise UserError(f"--baseline {baseline!r} is not a model of this evaluation; expected one of: {expected}")
+        return {name: baseline for name in known if name != baseline}
+    names = {_place(source): name for name, source in models.items()}
+    started = {n: _place(runs.base(source[4:])) for n, source in models.items() if source.startswith("run:")}
+    return {name: names[base] for name, base in started.items() if base in names}
+
+
+def _place(source: str) -> str:
+    """A source, with the folder of a run as an absolute path."""
+    return str(storage.absolute(epath.Path(source[4:]))) if source.startswith("run:") else source
 
 
 def evaluate(

@@ -26,7 +26,7 @@ from naturel_jax.config import own_benchmarks
 from naturel_jax.evaluators import confidence, results
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.report import gallery, groups
-from naturel_jax.report.pairs import Paired, pair_up
+from naturel_jax.report.pairs import Judged, judge
 from naturel_jax.storage import staging
 from tfds_naturel.common import cli, escape
 from tfds_naturel.common.errors import UserError
@@ -74,16 +74,16 @@ class Counts:
         return self.only_b / discordant - 0.5 if discordant else 0.0
 
 
-def count(pairs: Sequence[Paired]) -> Counts:
+def count(pairs: Sequence[Judged]) -> Counts:
     """The table of ``pairs``."""
     both, only_a = sum(p.a and p.b for p in pairs), sum(p.a and not p.b for p in pairs)
     only_b = sum(p.b and not p.a for p in pairs)
     return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b)
 
 
-def count_by_group(pairs: Sequence[Paired]) -> dict[str, tuple[Counts, float]]:
+def count_by_group(pairs: Sequence[Judged]) -> dict[str, tuple[Counts, float]]:
     """Group -> (table, p adjusted for the number of groups by Holm's method), largest groups first."""
-    groups: dict[str, list[Paired]] = {}
+    groups: dict[str, list[Judged]] = {}
     for pair in pairs:
         groups.setdefault(pair.group, []).append(pair)
     tables = {name: count(members) for name, members in groups.items()}
@@ -93,7 +93,7 @@ def count_by_group(pairs: Sequence[Paired]) -> dict[str, tuple[Counts, float]]:
     }
 
 
-def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
+def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged]) -> str:
     """The comparison in Markdown."""
     table = count(pairs)
     difference, low, high = table.difference
@@ -145,8 +145,8 @@ def main(arguments: Sequence[str]) -> None:
         mirror.publish()
         print(text)
         return
-    rows_a, rows_b = (results.load_items(*run, name) for runs in (runs_a, runs_b) for run in runs.values())
-    pairs = pair_up(rows_a, rows_b, options.outcome)
+    rows = [results.load_items(*run, name) for runs in (runs_a, runs_b) for run in runs.values()]
+    pairs = judge(rows, [options.outcome])
     if not pairs:
         raise UserError(
             f"{options.a} and {options.b} have no item of {name} in common; evaluate both on the same files"
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     fields = own_benchmarks.parse_fields(options.fields)
     (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)
     images = {image.key: image for item in benchmark.items for image in item.images}
-    gallery.write(page, options.a, options.b, name, pairs, images)
+    gallery.write(page, (options.a, options.b), name, pairs, images, [options.outcome])
     storage.write(epath.Path(page.with_suffix(".md")), text)
     mirror.publish()
     print(f"{text}\ngallery: {options.out / 'compare' / page.name}")

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import leakage
-from naturel_jax.report.plots import History, Losses
+from naturel_jax.report.plots import History, Losses, Plot
 from naturel_jax.report.tables import Cell, ModelRow
 
 
 class Section(NamedTuple):
-    """A further part of a report: a table of text and scores, text, and a command. ``words``: the table's cells are
-    words, not numbers."""
+    """A further part of a report: a table of text and scores, text, a command, and a plot, whose file is called
+    ``key``. ``words``: the table's cells are words, not numbers. ``heat``: cells take the colour of their score."""
 
     title: str
     head: Sequence[str] = ()
@@ -20,6 +20,9 @@ class Section(NamedTuple):
     text: Sequence[str] = ()
     command: str = ""
     words: bool = False
+    heat: bool = False
+    plot: Plot | None = None
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Report:
     images may have been trained on. ``seeds``: model -> number of seeds that its scores are means of; empty: one of
     each. ``score``: see ``plots``. ``ties``: items whose right and wrong answers score the same, one line for each
     model and benchmark with any. ``examples``: model -> items that it gets right and wrong. ``made``: where the scores
-    come from, only in the page."""
+    come from, only in the page. ``bases``: model -> the model that it started from. ``agreement``: between models."""
 
     rows: Sequence[ModelRow]
     histories: Mapping[str, Sequence[History]] = dataclasses.field(default_factory=dict)
@@ -43,3 +46,5 @@ class Report:
     losses: Mapping[str, Sequence[Losses]] = dataclasses.field(default_factory=dict)
     examples: Mapping[str, Sequence[Example]] = dataclasses.field(default_factory=dict)
     made: Sequence[Section] = ()
+    bases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    agreement: Sequence[Section] = ()

@@ -1,12 +1,14 @@
 """The report as one HTML file, which loads nothing: tables, curves, examples with their images."""
 
+import functools
 import html
 import importlib.resources
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from naturel_jax.evaluators.examples import SHOWN, Example
-from naturel_jax.report import leakage, plots, tables
+from naturel_jax.report import leakage, tables
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.plots import Plot
 from naturel_jax.report.tables import Cell
@@ -17,9 +19,15 @@ _MOST_CHARACTERS = 300  # of a caption
 
 
 def fill(
-    report: Report, shown: Sequence[str], legend: Sequence[str], drawn: Mapping[str, Plot], relations: Sequence[Section]
+    report: Report,
+    shown: Sequence[str],
+    folded: Sequence[str],
+    legend: Sequence[str],
+    drawn: Mapping[str, Plot],
+    further: Sequence[Section],
 ) -> str:
-    """The page. ``shown``: the tables in HTML; ``drawn``: name -> plot; ``relations``: the scores by relation."""
+    """The page. ``shown``, ``folded``: the tables in HTML, and those that open on a click; ``drawn``: name ->
+    curve; ``further``: see ``overview``."""
     made, *others = report.made or [Section("")]
     parts = [
         _section(made) if made.rows else "",
@@ -27,7 +35,8 @@ def fill(
         *(f"<p>{html.escape(line)}</p>" for line in legend),
         *map(_section, report.sections),
         _figures(drawn),
-        *map(_section, relations),
+        *map(_section, further),
+        f"<details><summary>Each benchmark with all baselines</summary>{''.join(folded)}</details>" if folded else "",
         _examples(report.examples),
         _list("What the scores leave out", report.left_out),
         *leakage.html(report.trained_on),
@@ -41,24 +50,32 @@ def _text(text: str) -> str:
 
 
 def _section(section: Section) -> str:
-    body = f"<h2>{_text(section.title)}</h2>"
+    body, plot = "", _figure(section.plot) if section.plot else ""
     if section.rows:
+        cell = functools.partial(_cell, heat=section.heat)
+        names = (re.sub("([_/])", r"\1<wbr>", _text(str(line[0]))) for line in section.rows)
         rows = "".join(
-            f'<tr><th scope="row">{_text(str(first)).replace("_", "_<wbr>")}</th>{"".join(map(_cell, others))}</tr>'
-            for first, *others in section.rows
+            f'<tr><th scope="row">{name}</th>{"".join(map(cell, others))}</tr>'
+            for name, (_, *others) in zip(names, section.rows, strict=True)
         )
         head = "".join(f'<th scope="col">{_text(cell)}</th>' if cell else "<td></td>" for cell in section.head)
         kind = "wide text" if section.words else "wide"
-        body += (
+        body = (
             f'<div class="{kind}" role="region" tabindex="0" aria-label="{_text(section.title)}">'
             f"<table><thead><tr>{head}</tr></thead><tbody class=measured>{rows}</tbody></table></div>"
         )
-    body += "".join(f"<p>{_text(line)}</p>" for line in section.text)
+    body = f"<div class=beside>{body}{plot}</div>" if plot else body
+    body = f"<h2>{_text(section.title)}</h2>{body}" + "".join(f"<p>{_text(line)}</p>" for line in section.text)
     return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
 
 
-def _cell(cell: str | Cell | None) -> str:
-    return f"<td>{_text(cell)}</td>" if isinstance(cell, str) else tables.html_cell(cell)
+def _cell(cell: str | Cell | None, *, heat: bool) -> str:
+    return f"<td>{_text(cell)}</td>" if isinstance(cell, str) else tables.html_cell(cell, heat=heat)
+
+
+def _figure(plot: Plot) -> str:
+    svg = plot.svg.replace("<svg ", f'<svg aria-label="{html.escape(plot.text)}" ', 1)
+    return f"<figure>{svg}</figure>"
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
@@ -66,11 +83,9 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 
 def _figures(drawn: Mapping[str, Plot]) -> str:
-    figures = ""
-    for name, plot in drawn.items():
-        title, description = map(html.escape, plots.TITLES[name])
-        svg = plot.svg.replace("<svg ", f'<svg aria-label="{description}" ', 1)
-        figures += f"<section><h2>{title}</h2><figure>{svg}</figure></section>\n"
+    figures = "\n".join(
+        f"<section><h2>{html.escape(plot.title)}</h2>{_figure(plot)}</section>" for plot in drawn.values()
+    )
     return f'<div class="plots">\n{figures}</div>' if figures else ""
 
 

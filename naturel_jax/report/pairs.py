@@ -1,4 +1,4 @@
-"""One benchmark's items as two models score them, from the results of an evaluation."""
+"""One benchmark's items as models score them, from the results of an evaluation."""
 
 import dataclasses
 import math
@@ -13,46 +13,56 @@ GROUP_TAGS = ("relation", "attributes", "subset", "collapsed_tag", "phenomenon",
 
 
 @dataclasses.dataclass(frozen=True)
-class Paired:
-    """One item under both models. ``a`` and ``b``: whether each is right; cosines are row-major [images, captions]."""
+class Judged:
+    """One item under some models. ``right``: for each outcome whether each model is right, () if it is not scored by
+    that outcome; ``cosines``: those of each model, row-major [images, captions]."""
 
     id: str
     images: tuple[str, ...]
     boxes: tuple[tuple[int, ...] | None, ...]
     captions: tuple[str, ...]
-    a: bool
-    b: bool
-    cosines_a: tuple[float, ...]
-    cosines_b: tuple[float, ...]
+    right: tuple[tuple[bool, ...], ...]
+    cosines: tuple[tuple[float, ...], ...]
     group: str
 
+    @property
+    def a(self) -> bool:
+        """Whether the first model is right, by the first outcome."""
+        return self.right[0][0]
 
-def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], outcome: str) -> list[Paired]:
-    """The items that both models were scored on. Raises UserError for an outcome that the benchmark does not have."""
-    column, others = OUTCOME + outcome, {row["id"]: row for row in rows_b}
-    known = [name.removeprefix(OUTCOME) for name in (rows_a[0] if rows_a else {}) if name.startswith(OUTCOME)]
-    if outcome not in known:
+    @property
+    def b(self) -> bool:
+        """Whether the second model is right, by the first outcome."""
+        return self.right[0][1]
+
+
+def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str]) -> list[Judged]:
+    """The items that all models were scored on by one of ``outcomes``. ``models``: rows of ``items.parquet`` of each.
+    Raises UserError for an outcome that the benchmark does not have."""
+    first, *others = models
+    known = [name.removeprefix(OUTCOME) for name in (first[0] if first else {}) if name.startswith(OUTCOME)]
+    if unknown := [outcome for outcome in outcomes if outcome not in known]:
         raise UserError(
-            f"--outcome {outcome!r} is not an outcome of this benchmark; expected one of: {', '.join(known)}"
+            f"--outcome {unknown[0]!r} is not an outcome of this benchmark; expected one of: {', '.join(known)}"
         )
-    pairs = []
-    for row in rows_a:
-        other = others.get(row["id"])
-        if other is None or any(r[column] is None or math.isnan(r[column]) for r in (row, other)):
+    by_id = [{row["id"]: row for row in rows} for rows in others]
+    found = []
+    for row in first:
+        same = [row, *(rows[row["id"]] for rows in by_id if row["id"] in rows)]
+        right = tuple(_right(same, OUTCOME + outcome) for outcome in outcomes)
+        if len(same) < len(models) or not any(right):
             continue
         tags, captions = row["tags"], tuple(row["captions"] or ())
         group = next((str(tags[tag]) for tag in GROUP_TAGS if tags.get(tag)), "all")
-        pairs.append(
-            Paired(
-                row["id"],
-                tuple(row["images"]),
-                tuple(tuple(box) if box else None for box in row["boxes"]),
-                captions,
-                row[column] == 1,
-                other[column] == 1,
-                tuple(row["cosines"] or ()),
-                tuple(other["cosines"] or ()),
-                group,
-            )
-        )
-    return pairs
+        boxes = tuple(tuple(box) if box else None for box in row["boxes"])
+        cosines = tuple(tuple(one["cosines"] or ()) for one in same)
+        found.append(Judged(row["id"], tuple(row["images"]), boxes, captions, right, cosines, group))
+    return found
+
+
+def _right(rows: Sequence[dict[str, Any]], column: str) -> tuple[bool, ...]:
+    """Whether each model is right; () if the outcome is missing for one."""
+    values = [row.get(column) for row in rows]
+    if any(value is None or math.isnan(value) for value in values):
+        return ()
+    return tuple(value == 1 for value in values)

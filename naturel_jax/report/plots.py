@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from naturel_jax.report.tables import ModelRow
+from naturel_jax.report.tables import Cell, ModelRow
 from tfds_naturel.common import escape
 
 History = Sequence[tuple[int, Mapping[str, float]]]  # (step, {metric: score}) in order
@@ -30,47 +30,27 @@ CURVES = {
     "vg_relation/macro": "VG-Relations",
     "winoground/text": "Winoground text",
 }
-RELATIONS = ("naturel/complex/relation/", "vg_relation/relation/")  # prefixes of metrics per relation
+RELATIONS = ("naturel/complex/relation/", "vg_relation/relation/", "vsr/relation/")  # prefixes of metrics per relation
 MAX_RELATIONS = 20  # lines per panel: the relations with the most items
-# Metrics (or prefixes of metrics) that fine-tuning lowers, and those that it is meant to raise.
-FORGETTING = ("coco_retrieval/image_to_text@1", "flickr30k_retrieval/image_to_text@1", "zeroshot/")
-GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")
 
 _WIDTH = 5.0  # inches: legible on a phone, where panels below one another fit
 # Okabe and Ito's colours, safe for colour-blind readers; with five markers, they make 30 combinations.
 _COLOURS, _MARKERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), "osD^v"
+_MARKS = "|x"  # of chance and the like
 _INK = "#1c2430"  # of text and axes; in SVG, the page's
 _THEME: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "naturel_jax"} | dict.fromkeys(
     ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
 )
-# name -> title and description
-TITLES = {
-    "loss": (
-        "Training loss",
-        "Training loss by step, a line for each run; models with different objectives have different losses. The "
-        "numbers are in metrics.jsonl.",
-    ),
-    "accuracy": (
-        "Accuracy during training",
-        "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl.",
-    ),
-    "by_relation": (
-        "By relation",
-        "Accuracy of each model on each relation with its 95% interval; the numbers are in scores.csv.",
-    ),
-    "forgetting": (
-        "Forgetting against gain",
-        "Mean accuracy on compositions against mean retrieval and zero-shot accuracy; the numbers are in the tables.",
-    ),
-}
 _POINTS = 200  # most points of a curve of losses
 
 
 class Plot(NamedTuple):
-    """A plot in both formats; ``svg`` is an element of a page."""
+    """A plot in both formats, with its title and what it shows; ``svg`` is an element of a page."""
 
     png: bytes
     svg: str
+    title: str
+    text: str
 
 
 def accuracy_over_training(
@@ -106,7 +86,8 @@ def accuracy_over_training(
                 axis.axhline(chance[metric], color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step" + " (dotted: chance)" * (not chance.keys().isdisjoint(curves)))
-        return _rendered(figure)
+        text = "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl."
+        return _rendered(figure, "Accuracy during training", text)
 
 
 def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
@@ -122,59 +103,59 @@ def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
                 points = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
                 axis.plot(*points.T, label=_literal(model), **_style(n) | {"marker": ""})
         axis.set(xlabel="training step", ylabel="loss")
-        return _rendered(figure)
+        text = "Training loss by step, a line for each run; models with different objectives have different losses. "
+        return _rendered(figure, "Training loss", f"{text}The numbers are in metrics.jsonl.")
 
 
-def by_relation(rows: Sequence[ModelRow]) -> Plot | None:
-    """Every model's accuracy on each relation with its 95% interval and number of items, one panel per benchmark; None
-    if no intervals are known."""
-    panels = {prefix: metrics for prefix in RELATIONS if (metrics := relations(rows, prefix))}
-    if not panels:
-        return None
+def dots(
+    rows: Sequence[ModelRow],
+    title: str,
+    labels: Mapping[str, str],
+    marks: Mapping[str, Mapping[str, Cell]] = MappingProxyType({}),
+) -> Plot:
+    """Every model's score in each metric with its 95% interval. ``labels``: metric -> what it is called; ``marks``:
+    what is marked in grey beside the models, such as chance -> metric -> score."""
     step = 1 / (len(rows) + 1)
     with matplotlib.rc_context(_THEME):
-        figure, axes = _panels([0.6 + len(metrics) * max(0.24, 0.1 * len(rows)) for metrics in panels.values()])
-        for axis, (prefix, metrics) in zip(axes, panels.items(), strict=True):
-            for n, row in enumerate(rows):
-                places = [k for k, metric in enumerate(metrics) if metric in row.cells]
-                cells = [row.cells[metrics[k]] for k in places]
-                values = np.array([cell.value for cell in cells])
-                bounds = np.array([cell.interval for cell in cells], float).reshape(-1, 2)
-                errors = np.abs(bounds.T - values)
-                heights = np.array(places) + (n - (len(rows) - 1) / 2) * step
-                style = _style(n) | {"linestyle": "", "elinewidth": 1}
-                axis.errorbar(values, heights, xerr=errors, label=_literal(row.name), **style)
-            numbers = [f" ({number:,})" if (number := count(rows, metric)) else "" for metric in metrics]
-            names = [_literal(metric.removeprefix(prefix)) for metric in metrics]
-            labels = [name + number for name, number in zip(names, numbers, strict=True)]
-            axis.set_yticks(range(len(metrics)), labels)
-            axis.axvline(0.5, color="0.6", linestyle=":", linewidth=1)
-            axis.set(title=prefix.split("/")[0], xlim=(0, 1), ylim=(len(metrics) - 0.4, -0.6))
-            axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
-        axes[-1].set_xlabel("accuracy and its 95% interval (dotted: chance)")
-        return _rendered(figure)
+        figure, (axis,) = _panels([0.6 + len(labels) * max(0.24, 0.1 * len(rows))])
+        place = {metric: k for k, metric in enumerate(labels)}
+        for (name, scores), marker in zip(marks.items(), _MARKS, strict=False):
+            known = [metric for metric in labels if metric in scores]
+            values, heights = [scores[metric].value for metric in known], [place[metric] for metric in known]
+            if known:
+                axis.plot(values, heights, marker, color="0.55", markersize=7, label=_literal(name), zorder=1)
+        for n, row in enumerate(rows):
+            cells = {metric: row.cells[metric] for metric in labels if metric in row.cells}
+            middles = np.array([cell.value for cell in cells.values()])
+            bounds = [cell.interval or (cell.value, cell.value) for cell in cells.values()]
+            errors = np.abs(np.array(bounds, float).reshape(-1, 2).T - middles)
+            height = (n - (len(rows) - 1) / 2) * step
+            style = _style(n) | {"linestyle": "", "elinewidth": 1}
+            axis.errorbar(middles, [place[m] + height for m in cells], xerr=errors, label=_literal(row.name), **style)
+        axis.set_yticks(range(len(labels)), [_literal(label) for label in labels.values()])
+        axis.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.4, -0.6), xlabel="score and its 95% interval")
+        axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
+        return _rendered(figure, title, "Score of each model with its 95% interval; the numbers are in scores.csv.")
 
 
-def forgetting_against_gain(rows: Sequence[ModelRow]) -> Plot | None:
-    """Accuracy on compositions against retrieval or zero-shot accuracy; None if no model has both."""
-    points = {}
-    for row in rows:
-        scores = {metric: cell.value for metric, cell in row.cells.items()}
-        gains = [scores[metric] for metric in GAIN if metric in scores]
-        remembered = [
-            value for metric, value in scores.items() if metric.startswith(FORGETTING) and not metric.endswith("top5")
-        ]
-        if gains and remembered:
-            points[row.name] = (float(np.mean(remembered)), float(np.mean(gains)))
-    if not points:
+def forgetting_against_gain(points: Mapping[str, tuple[float, float] | None], *, change: bool) -> Plot | None:
+    """Compositions against retrieval and zero-shot classification. ``points``: every model, for its colour, -> its mean
+    scores (kept, gained), or their ``change`` since its base, if it has some; None without any."""
+    if not any(points.values()):
         return None
     with matplotlib.rc_context(_THEME):
         figure, (axis,) = _panels([3.5])
-        for n, (model, (kept, gain)) in enumerate(points.items()):
-            axis.plot(kept, gain, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
-        axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
+        for n, (model, point) in enumerate(points.items()):
+            if point:
+                axis.plot(*point, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
+        what = "change of the mean" if change else "mean"
+        axis.set(xlabel=f"kept: {what} of retrieval and zero-shot", ylabel=f"gained: {what} of compositions")
         axis.margins(0.2)
-        return _rendered(figure)
+        if change:  # the base is where the lines meet
+            axis.axhline(0, color="0.6", linewidth=1)
+            axis.axvline(0, color="0.6", linewidth=1)
+        text = f"Scores on compositions against retrieval and zero-shot classification: {what}."
+        return _rendered(figure, "Forgetting against gain", text)
 
 
 def relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:
@@ -208,7 +189,7 @@ def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes)
 
 
-def _rendered(figure: Figure) -> Plot:
+def _rendered(figure: Figure, title: str, text: str) -> Plot:
     labelled: dict[str, Artist] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -223,7 +204,7 @@ def _rendered(figure: Figure) -> Plot:
     for patch in (figure.patch, *(axis.patch for axis in figure.axes)):
         patch.set_visible(False)
     FigureCanvasSVG(figure).print_svg(svg, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Plot(png.getvalue(), _element(svg.getvalue()))
+    return Plot(png.getvalue(), _element(svg.getvalue()), title, text)
 
 
 def _element(svg: str) -> str:

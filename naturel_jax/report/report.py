@@ -1,24 +1,35 @@
 """The report on evaluated models, or on the runs of a suite: tables, plots, and all scores."""
 
-import csv
 import dataclasses
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks import blind, shortcuts
-from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.benchmarks.benchmark import headlines, is_headline
 from naturel_jax.checkpoints import recorded
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import LeftOut, Result
-from naturel_jax.report import leakage, page, plots, provenance, published, tables, ties
+from naturel_jax.report import (
+    clip_benchmark,
+    gallery,
+    leakage,
+    overview,
+    page,
+    plots,
+    provenance,
+    published,
+    tables,
+    ties,
+)
 from naturel_jax.report.contents import Report, Section
+from naturel_jax.report.plots import Plot
 from naturel_jax.report.seeds import Evaluated
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
 from tfds_naturel.common import escape
@@ -26,10 +37,17 @@ from tfds_naturel.common import escape
 _MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
 
 
-def write(out: Path, runs: Mapping[str, Sequence[epath.Path]] | None = None, accelerators: str = tables.MISSING) -> str:
+def write(
+    out: Path,
+    runs: Mapping[str, Sequence[epath.Path]] | None = None,
+    accelerators: str = tables.MISSING,
+    bases: Mapping[str, str] = MappingProxyType({}),
+    galleries: Collection[str] = (),
+) -> str:
     """Reports on the results in ``out``, into the same folder; returns the tables in Markdown. ``runs``: the models
-    that are runs, and their folders; ``accelerators``: see ``provenance``. Raises UserError for a file that is not a
-    result."""
+    that are runs, and their folders; ``accelerators``: see ``provenance``; ``bases``: model -> the model that it
+    started from; ``galleries``: the benchmarks with a page of their items, which scores link to. Raises UserError for a
+    file that is not a result."""
     all_results = results.load(out)
     order = {one.name: n for n, one in enumerate(published.CHECKPOINTS.values())}  # the poster's first, as it has them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
@@ -37,8 +55,11 @@ def write(out: Path, runs: Mapping[str, Sequence[epath.Path]] | None = None, acc
     named = " and ".join(places) if len(places) < 3 else f"{len(places)} models"
     number = len({result.benchmark for result in all_results})
     title = f"Evaluation of {named} on {number} benchmark{'s' * (number > 1)}" if places else "Evaluation of no model"
-    made = dataclasses.replace(of_results(all_results, places), title=title)
+    made = dataclasses.replace(of_results(all_results, places, galleries), title=title, bases=bases)
     made = with_runs(made, runs or {}, accelerators=accelerators)
+    (out / clip_benchmark.FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, content in clip_benchmark.files(all_results).items():
+        storage.write(epath.Path(out / clip_benchmark.FOLDER / name), content)
     return save(epath.Path(out), made)
 
 
@@ -60,17 +81,21 @@ def with_runs(
     )
 
 
-def of_results(all_results: Sequence[Result], places: Mapping[str, Evaluated]) -> Report:
-    """The report on results whose ``model`` is the name of a row; ``places``: row -> where its items are."""
+def of_results(
+    all_results: Sequence[Result], places: Mapping[str, Evaluated], galleries: Collection[str] = ()
+) -> Report:
+    """The report on results whose ``model`` is the name of a row; ``places``: row -> where its items are;
+    ``galleries``: see ``write``."""
     best: set[tuple[str, str]] = set()
-    official = []
+    official, agreement = [], overview.Agreement()
     for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
         of_benchmark = [result for result in all_results if result.benchmark == benchmark]
         items = {result.model: _items(places[result.model], benchmark) for result in of_benchmark}
         best |= _best(of_benchmark, items)
+        agreement.add(of_benchmark, items)
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
             official.append(benchmark)
-    rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
+    rows = [*_measured(all_results, best, galleries), *published.rows(official), *_blind(all_results)]
     rows += chance_row({name: value for result in all_results for name, value in (result.chance or {}).items()})
     tied = [f"{r.model} on {r.benchmark}: {r.ties:,} of {r.items:,}" for r in all_results if r.ties]
     folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
@@ -83,6 +108,7 @@ def of_results(all_results: Sequence[Result], places: Mapping[str, Evaluated]) -
         sections=_without_shortcuts(all_results),
         ties=tied,
         examples=shown,
+        agreement=agreement.section(list(places)),
     )
 
 
@@ -133,23 +159,30 @@ def save(folder: epath.Path, report: Report) -> str:
     models = [row for row in rows if row.kind == MEASURED]
     shown = tables.tables_of(metric for row in models for metric in row.cells)
     chance = {metric: cell.value for row in rows if row.kind == CHANCE for metric, cell in row.cells.items()}
-    plotted = {
+    curves = {
         "loss": plots.loss_over_training(report.losses),
         "accuracy": plots.accuracy_over_training(report.histories, report.score, chance),
-        "by_relation": plots.by_relation(models),
-        "forgetting": plots.forgetting_against_gain(models),
     }
-    drawn = {name: plot for name, plot in plotted.items() if plot}
-    relations = _by_relation(report)
+    drawn = {name: plot for name, plot in curves.items() if plot}
+    families = overview.families(rows)
+    further = [*families, *overview.forgetting(rows, report.bases), *report.agreement]
+    further += overview.relations(rows)
     text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
         f"\n{line}\n" for line in [*_legend(report, _MARGIN, escape.markdown), *map(_section, report.sections)]
     )
-    in_html = [tables.html(table, rows) for table in shown]
-    files = {f"{name}.png": plot.png for name, plot in drawn.items()} | {
-        "report.md": _markdown(text, list(drawn), relations, report),
-        "report.tex": "\n".join([_PACKAGES, *(tables.latex(table, rows) for table in shown), *map(_latex, relations)]),
-        "report.html": page.fill(report, in_html, _legend(report, _RANGE, escape.line), drawn, relations),
-        "scores.csv": _csv(rows),
+    poster = {table.caption for table in tables.TABLES}
+    folded = [table for table in shown if families and table.caption not in poster]  # families have their scores
+    open_html = [tables.html(table, rows) for table in shown if table not in folded]
+    folded_html = [tables.html(table, rows) for table in folded]
+    legend = _legend(report, _RANGE, escape.line)
+    in_latex = [*(tables.latex(table, rows) for table in shown), *(_latex(one) for one in further if one.rows)]
+    files: dict[str, str | bytes] = {f"{name}.png": plot.png for name, plot in drawn.items()}
+    files |= {f"{one.key}.png": one.plot.png for one in further if one.plot}
+    files |= {
+        "report.md": _markdown(text, drawn, further, report),
+        "report.tex": "\n".join([_PACKAGES, *in_latex]),
+        "report.html": page.fill(report, open_html, folded_html, legend, drawn, further),
+        "scores.csv": tables.to_csv(rows),
     }
     for name, content in files.items():
         storage.write(folder / name, content)
@@ -183,6 +216,7 @@ def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any
     scored: dict[str, dict[str, ties.Scored]] = {}  # metric -> model -> score
     shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
     metrics = {column.metric for table in shown for column in table.columns}
+    metrics |= {name for result in of_benchmark for name in headlines(list(result.metrics))}
     metrics |= {name for result in of_benchmark for name in result.metrics if name.startswith(plots.RELATIONS)}
     for result in of_benchmark:
         by_id, scores = {item["id"]: item for item in items[result.model]}, cells(result)
@@ -200,14 +234,16 @@ def _tagged(by_id: ties.Items, where: tuple[str, str]) -> ties.Items:
     return {id: by_id[id] for id, has in found.items() if value in ((has,) if isinstance(has, str) else has)}
 
 
-def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list[ModelRow]:
+def _measured(all_results: Sequence[Result], best: set[tuple[str, str]], galleries: Collection[str]) -> list[ModelRow]:
     """A row for each model."""
     rows: dict[str, dict[str, Cell]] = {}
     for result in all_results:
-        marked = {
-            name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in cells(result).items()
-        }
-        rows.setdefault(result.model, {}).update(marked)
+        linked = result.metrics if result.benchmark in galleries else {}
+        links = {name: gallery.address(result.benchmark, result.model, metric) for name, metric in linked.items()}
+        rows.setdefault(result.model, {}).update(
+            (name, dataclasses.replace(cell, best=(result.model, name) in best, link=links.get(name, "")))
+            for name, cell in cells(result).items()
+        )
     return [ModelRow(model, MEASURED, cells) for model, cells in rows.items()]
 
 
@@ -312,24 +348,6 @@ def _of_seeds(seeds: Mapping[str, int]) -> str:
     )
 
 
-def _by_relation(report: Report) -> list[Section]:
-    """The scores that the plot by relation shows, with their numbers of items."""
-    models = [row for row in report.rows if row.kind == MEASURED]
-    sections = []
-    for prefix in plots.RELATIONS:
-        rows: list[list[str | Cell | None]] = []
-        for metric in plots.relations(models, prefix):
-            number = plots.count(models, metric)
-            scores = (row.cells.get(metric) for row in models)
-            rows.append([metric.removeprefix(prefix), f"{number:,}" if number else tables.MISSING, *scores])
-        if rows:
-            head = ("relation", "items", *(row.name for row in models))
-            bold = any(isinstance(cell, Cell) and cell.best for row in rows for cell in row)
-            text = ["Bold: the best score of a row, and those that the bootstrap cannot tell from it."] * bold
-            sections.append(Section(f"By relation: {prefix.rsplit('/', 2)[0]}", head, rows, text))
-    return sections
-
-
 def _latex(section: Section) -> str:
     """The table of a section in LaTeX."""
     lines = [tables.latex_line(section.head), r"\midrule", *map(tables.latex_line, section.rows)]
@@ -343,6 +361,8 @@ def _section(section: Section) -> str:
         lines = [section.head, [":---", *["---:"] * (len(section.head) - 1)], *section.rows]
         parts.append("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
     parts += map(escape.markdown, section.text)
+    if section.plot:
+        parts.append(f"![{section.plot.text}]({section.key}.png)")
     if section.command:
         parts.append(f"```bash\n{section.command}\n```")
     return "\n\n".join(parts)
@@ -360,28 +380,12 @@ _MARGIN = "±: half the width of the 95% confidence interval (bounds in scores.c
 _PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
-def _markdown(text: str, drawn: Sequence[str], relations: Sequence[Section], report: Report) -> str:
+def _markdown(text: str, drawn: Mapping[str, Plot], further: Sequence[Section], report: Report) -> str:
     parts = [f"# {escape.markdown(report.title)}", text.rstrip("\n")]
-    parts += [f"## {title}\n\n![{what}]({name}.png)" for name in drawn for title, what in [plots.TITLES[name]]]
-    parts += map(_section, relations)
+    parts += [f"## {plot.title}\n\n![{plot.text}]({name}.png)" for name, plot in drawn.items()]
+    parts += map(_section, further)
     if report.left_out:
         lines = "\n".join(f"- {escape.markdown(line)}" for line in report.left_out)
         parts.append(f"## What the scores leave out\n\n{lines}")
     parts += leakage.markdown(report.trained_on)
     return "\n\n".join(parts) + "\n"
-
-
-def _csv(rows: Sequence[ModelRow]) -> str:
-    """One score per line, with its confidence interval and number of items where they are known."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    header = ("model", "benchmark", "metric", "value", "low", "high", "count", "incomplete", "kind", "with_trained_on")
-    writer.writerow(header)
-    for row in rows:
-        for metric, cell in row.cells.items():
-            names = (escape.cell(name) for name in (row.name, metric.split("/")[0], metric))
-            interval = cell.interval or ("", "")
-            count = "" if cell.count is None else cell.count
-            whole = "" if cell.with_trained_on is None else cell.with_trained_on
-            writer.writerow([*names, cell.value, *interval, count, int(cell.incomplete), row.kind, whole])
-    return buffer.getvalue()

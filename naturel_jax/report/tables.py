@@ -1,7 +1,9 @@
-"""The poster's two tables and one for each further benchmark, in Markdown, LaTeX and HTML."""
+"""The poster's two tables and one for each further benchmark, in Markdown, LaTeX and HTML; all scores in CSV."""
 
+import csv
 import dataclasses
 import html as html_escape
+import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +24,8 @@ class Cell:
     """A score in [0, 1]; its 95% confidence interval and its number of items, if they are known.
 
     ``best``: the highest of its column among the models, or one that cannot be told apart from it. ``with_trained_on``:
-    the score over all items, if those that the model was trained on are left out.
+    the score over all items, if those that the model was trained on are left out. ``link``: where a page shows the
+    items.
     """
 
     value: float
@@ -31,6 +34,7 @@ class Cell:
     incomplete: bool = False
     best: bool = False
     with_trained_on: float | None = None
+    link: str = ""
 
     @property
     def text(self) -> str:
@@ -233,10 +237,30 @@ def html(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     )
 
 
-def html_cell(cell: Cell | None) -> str:
-    """A score above its interval, in bold if it is among the best."""
+def html_cell(cell: Cell | None, *, heat: bool = False) -> str:
+    """A score above its interval, in bold if it is among the best. ``heat``: in blue above one half, in orange below,
+    the stronger the farther from it."""
     if cell is None:
         return f"<td>{MISSING}</td>"
     text = f"<strong>{cell.text}</strong>" if cell.best else cell.text
+    text = f'<a href="{html_escape.escape(cell.link)}">{text}</a>' if cell.link else text
     interval = "<small>{:.2f}&ndash;{:.2f}</small>".format(*cell.interval) if cell.interval else ""
-    return f"<td>{text}{interval}</td>"
+    side = "high" if cell.value >= 0.5 else "low"
+    style = f' class="{side}" style="--heat:{abs(cell.value - 0.5) * 2:.0%}"' * heat
+    return f"<td{style}>{text}{interval}</td>"
+
+
+def to_csv(rows: Sequence[ModelRow]) -> str:
+    """One score per line, with its confidence interval and number of items where they are known."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    header = ("model", "benchmark", "metric", "value", "low", "high", "count", "incomplete", "kind", "with_trained_on")
+    writer.writerow(header)
+    for row in rows:
+        for metric, cell in row.cells.items():
+            names = (escape.cell(name) for name in (row.name, metric.split("/")[0], metric))
+            interval = cell.interval or ("", "")
+            count = "" if cell.count is None else cell.count
+            whole = "" if cell.with_trained_on is None else cell.with_trained_on
+            writer.writerow([*names, cell.value, *interval, count, int(cell.incomplete), row.kind, whole])
+    return buffer.getvalue()

@@ -87,7 +87,8 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     assert page.count("<img ") >= len(verdicts)
     assert '<th scope="row">longer caption</th>' in page
     latex = (tmp_path / "report.tex").read_text()
-    assert latex.count(r"\toprule") == 3 and r"\multicolumn{2}{c}{Winoground (text)}" in latex
+    assert latex.count(r"\toprule") == 4 and "Agreement between models" in latex
+    assert r"\multicolumn{2}{c}{Winoground (text)}" in latex
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     row = next(r for r in rows if (r["model"], r["metric"]) == ("CLIP", "winoground/text"))
     assert row["kind"] == "measured" and float(row["low"]) <= float(row["value"]) <= float(row["high"])
@@ -117,8 +118,11 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     assert parts["not solved blind"]["winoground/text"] == found["winoground"].scores["winoground/text"]
     assert "| winoground/text | CLIP | " in output and page.count("Without shortcuts") == 2
     assert "*text embedding of CLIP*" in output
-    run(folders, tmp_path, models[0], flags=["--shortcuts"])
+    run(folders, tmp_path, models[0], flags=["--shortcuts", "--galleries"])
     assert capsys.readouterr().out.count("already done") == 3
+    page, gallery = (tmp_path / name for name in ("report.html", "galleries/sugarcrepe.html"))
+    assert 'galleries/sugarcrepe.html#outcome=right&amp;right=wrong%3ACLIP&amp;group=swap_obj"' in page.read_text()
+    assert re.search(r'"models":\[[^]]*"CLIP"[^]]*\].*data:image/png', gallery.read_text())
 
 
 def test_other_photos_in_an_archive_make_another_fingerprint(tmp_path):

@@ -89,7 +89,7 @@ def evaluation(tmp_path) -> Path:
 
 @every_count
 def test_scores(tmp_path, evaluation, monkeypatch, count):
-    for plot in ("by_relation", "forgetting_against_gain"):  # a second each
+    for plot in ("dots", "forgetting_against_gain"):  # a second each
         monkeypatch.setattr(report.plots, plot, lambda *_, **theme: None)
     fuzz([evaluation / "scores.json"], lambda: report.write(tmp_path), count)
 

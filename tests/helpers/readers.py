@@ -41,7 +41,7 @@ from naturel_jax.models import adapters
 from naturel_jax.models.two_tower import Model
 from naturel_jax.report import gallery
 from naturel_jax.report.compare import markdown
-from naturel_jax.report.pairs import pair_up
+from naturel_jax.report.pairs import judge
 from naturel_jax.weights import export, hf, peft, processor_files, sources, tables, tensors, torch_files
 from tests.helpers.benchmark_files import MAKERS, SAME_READER, png
 from tests.helpers.image_files import photo
@@ -345,10 +345,10 @@ def _compared(folder: Path) -> list[Path]:
 
 
 def _compare(folder: Path) -> None:
-    pairs = pair_up(*(results.load_items(folder, model, "vg_relation") for model in ("a", "b")), "right")
+    pairs = judge([results.load_items(folder, model, "vg_relation") for model in ("a", "b")], ["right"])
     if pairs:
         markdown("a", "b", "vg_relation", pairs)
-        gallery.write(folder / "page.html", "a", "b", "vg_relation", pairs, {})
+        gallery.write(folder / "page.html", ("a", "b"), "vg_relation", pairs, {})
 
 
 def _bank(folder: Path) -> list[Path]:

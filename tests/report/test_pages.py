@@ -12,9 +12,9 @@ from etils import epath
 
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import gallery, report
+from naturel_jax.report import gallery, overview, report
 from naturel_jax.report.contents import Report, Section
-from naturel_jax.report.pairs import Paired
+from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import Page, browser
@@ -57,9 +57,11 @@ def check(page: Page, address: str, title: str) -> None:
 
 
 def test_report(page, tmp_path):
+    further = ["cola/group", "vsr/accuracy", "mine/image_to_text@1", "zeroshot/dtd/top1"]
     relations = {f"vg_relation/relation/r{n}": Cell(n / 30, (n / 40, n / 25), n + 1) for n in range(25)}
     sugarcrepe = [f"sugarcrepe/{name}" for name in ("replace_obj", "replace_att", "swap_obj", "swap_att", "add_obj")]
-    cells = dict.fromkeys(("vg_relation/macro", "naturel/simple", *sugarcrepe), Cell(0.5, (0.45, 0.55), 9, True, True))
+    linked = Cell(0.5, (0.45, 0.55), 9, True, True, link="galleries/b.html#right=wrong%3ACLIP")
+    cells = dict.fromkeys(("vg_relation/macro", "naturel/simple", *sugarcrepe, *further), linked)
     rows = [ModelRow(name, MEASURED, cells | relations) for name in ("CLIP", MALICIOUS)]
     rows.append(ModelRow("longer caption", BLIND, dict.fromkeys(cells, Cell(0.6))))
     history = {name: [[(0, {"naturel/simple": 0.5}), (9, {"naturel/simple": 0.9})]] for name in ("CLIP", MALICIOUS)}
@@ -68,17 +70,22 @@ def test_report(page, tmp_path):
     images = [data_uri(form, files.png(0, size)) for form, size in (("jpeg", (128, 85)), ("png", (64, 64)))]
     shown = [Example("b", str(n), n % 2 == 0, tuple(images), (MALICIOUS, "x" * 500), (0.5,) * 4, 1) for n in range(30)]
     losses = {name: [[(n, 5 - n / 100) for n in range(300)]] for name in ("CLIP", MALICIOUS)}
-    further = {"title": MALICIOUS, "losses": losses, "examples": {MALICIOUS: shown}, "made": words}
-    report.save(epath.Path(tmp_path), Report(rows, history, [MALICIOUS], sections=[section], **further))
+    others = {"title": MALICIOUS, "losses": losses, "examples": {MALICIOUS: shown}, "made": words}
+    report.save(epath.Path(tmp_path), Report(rows, history, [MALICIOUS], sections=[section], **others))
     assert (tmp_path / "report.html").stat().st_size < 1.5e6
     address = (tmp_path / "report.html").as_uri()
     check(page, address, " ".join(MALICIOUS.split()))
     assert page.run("document.querySelectorAll('script').length") == 0
-    assert page.run("document.querySelectorAll('strong').length") == 14
+    assert page.run("document.querySelectorAll('strong').length") == 2 * (7 + 4 + 11), "two tables, further, families"
+    titles = page.run("[...document.querySelectorAll('.beside')].map(e => e.previousElementSibling.textContent)")
+    assert titles[:5] == [family.title for family in overview.FAMILIES]
+    assert titles[5:] == ["Forgetting against gain", "By relation: vg_relation"]
+    page.run("document.querySelector('details').open = true")
+    assert page.violations() == [] and page.fits()
     page.resize(*PHONE, dark=True)
     page.open(address)
     widths = page.run("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().width)")
-    assert widths == [widths[0]] * 3 and widths[0] > 300, "plots fill the width of a phone"
+    assert widths == [widths[0]] * 9 and widths[0] > 300, "plots fill the width of a phone"
     ink = "getComputedStyle(document.querySelector('svg text')).fill === getComputedStyle(document.body).color"
     assert page.run(ink), "in the colour of the page"
     page.run("document.querySelector('.cards').scrollIntoView()")
@@ -93,7 +100,7 @@ def test_report(page, tmp_path):
 NOUNS = (("cow", "grass"), ("grass", "cow"))
 
 
-def spatial_pairs(number: int, images: int = 40) -> list[Paired]:
+def spatial_pairs(number: int, images: int = 40) -> list[Judged]:
     """Items like VG-Relation's, over some images; the first has a malicious caption, the image of the last is gone."""
     relations, pairs = ("to the left of", "to the right of", "on", "under"), []
     for n in range(number):
@@ -102,7 +109,7 @@ def spatial_pairs(number: int, images: int = 40) -> list[Paired]:
         box = (4 + n // images % 3, 4, 40, 30) if n % 3 else None
         a, b = n % 5 == 0, n % 2 == 0
         cosines = (0.3, 0.2 if a else 0.31), (0.9 if n == 24_998 else 0.25, 0.1 if b else 0.4)
-        pairs.append(Paired(str(n), (f"p{n % images}",), (box,), captions, a, b, *cosines, relation))
+        pairs.append(Judged(str(n), (f"p{n % images}",), (box,), captions, ((a, b),), cosines, relation))
     pairs[0] = dataclasses.replace(pairs[0], captions=(MALICIOUS, "b"))
     pairs[-1] = dataclasses.replace(pairs[-1], images=("gone",), captions=("uniquely worded", "b"))
     return pairs
@@ -111,14 +118,18 @@ def spatial_pairs(number: int, images: int = 40) -> list[Paired]:
 @pytest.fixture(scope="module")
 def galleries(tmp_path_factory) -> dict[str, str]:
     """Addresses: of 25,000 items of 40 images, of 30 items of 6, and of pairs of small images."""
-    folder, names = tmp_path_factory.mktemp("galleries"), ("CLIP & A", "<b>NegCLIP", "vg_relation")
+    folder, names = tmp_path_factory.mktemp("galleries"), (("CLIP & A", "<b>NegCLIP"), "vg_relation")
     images = {f"p{n}": Image(f"p{n}", lambda n=n: files.png(n, (200, 150))) for n in range(40)}
     gallery.write(folder / "large.html", *names, spatial_pairs(25_000), images)
     gallery.write(folder / "medium.html", *names, spatial_pairs(30, 6), images)
-    two = {"boxes": (None, None), "cosines_a": (0.1,) * 4, "cosines_b": (0.2,) * 4, "captions": ("a cat", "a dog")}
+    two = {"boxes": (None, None), "cosines": ((0.1,) * 4, (0.2,) * 4), "captions": ("a cat", "a dog")}
     pairs = [dataclasses.replace(p, images=(f"{p.id}a", f"{p.id}b"), **two) for p in spatial_pairs(6)[1:5]]
     images = {f"{n}{k}": Image(k, lambda n=n: files.png(n, (64, 64))) for n in range(1, 5) for k in "ab"}
-    gallery.write(folder / "pixels.html", "A", "B", "winoground", pairs, images)
+    gallery.write(folder / "pixels.html", "AB", "winoground", pairs, images)
+    models = ("CLIP", "NegCLIP", MALICIOUS)
+    right = [((n % 2 == 0, n % 3 == 0, True), () if n == 4 else (False, n == 1, True)) for n in range(1, 5)]
+    pairs = [dataclasses.replace(p, right=of, cosines=((0.123,) * 4,) * 3) for p, of in zip(pairs, right, strict=True)]
+    gallery.write(folder / "three.html", models, "winoground", pairs, images, ["text", "image"])
     return {path.stem: path.as_uri() for path in folder.glob("*.html")}
 
 
@@ -171,6 +182,23 @@ def test_gallery_filters_search_order_and_links(page, galleries):
         page.until(f"{SHOWN}[0] === '{items(number)}'")
         assert page.run("document.getElementById('none').hidden") == (number > 0)
     assert page.run("document.querySelector('article').dataset.id") == "24998"
+
+
+def test_gallery_of_several_models_opens_on_what_one_gets_wrong(page, galleries):
+    check(page, galleries["three"], f"CLIP / NegCLIP / {MALICIOUS} on winoground")
+    for fragment, shown in {
+        "right=wrong%3ACLIP": ["2 of 4 items", "1,3"],
+        "right=right%3ANegCLIP&group=to+the+left+of": ["1 of 4 items", "3"],
+        "outcome=image&right=wrong%3ANegCLIP": ["2 of 3 items", "2,3"],
+    }.items():
+        page.open("about:blank")
+        page.open(f"{galleries['three']}#{fragment}")
+        ids = page.run("[...document.querySelectorAll('article')].map(card => card.dataset.id).join()")
+        assert [page.run(SHOWN)[0], ids] == shown, fragment
+    page.click('[data-verdict="right:NegCLIP"]')
+    assert page.run(SHOWN)[0] == "1 of 3 items" and page.run("location.hash").startswith(
+        "#outcome=image&right=right%3A"
+    )
 
 
 def test_gallery_is_used_with_keys(page, galleries):

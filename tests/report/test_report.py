@@ -100,6 +100,9 @@ def test_report_marks_the_best_in_every_format(tmp_path):
     (swap,) = [r for r in rows if (r["model"], r["metric"]) == ("tied", "sugarcrepe/swap_obj")]
     assert float(swap["low"]) < float(swap["value"]) == 241 / 400 < float(swap["high"]) and swap["count"] == "400"
     assert {r["kind"] for r in rows} == {"measured", "blind", "chance"}
+    (tied,) = (json.loads(path.read_text()) for path in (tmp_path / "clip_benchmark").glob("*swap_obj*+tied+*"))
+    assert (tied["dataset"], tied["metrics"]) == ("sugar_crepe/swap_obj", {"acc": 241 / 400})
+    assert "Agreement between models" in page and "| CLIP | – | 0.65 |" in (tmp_path / "report.md").read_text()  # noqa: RUF001
 
 
 def test_best_of_each_relation_is_bold_in_every_format(tmp_path):
@@ -111,7 +114,8 @@ def test_best_of_each_relation_is_bold_in_every_format(tmp_path):
     assert "| a_x | 20 | **1.00** ±0.00 | **1.00** ±0.00 |\n| b_x | 20 | 0.00 ±0.00 | **1.00** ±0.00 |" in text
     assert r"b\_x & 20 & 0.00 {\scriptsize \textpm{}0.00} & \textbf{1.00} {" in tex and r"\midrule" in tex
     bounds = "<small>{0}&ndash;{0}</small></td>"
-    row = f"<td>0.00{bounds.format('0.00')}<td><strong>1.00</strong>{bounds.format('1.00')}"
+    low, high = (f'<td class="{side}" style="--heat:100%">' for side in ("low", "high"))
+    row = f"{low}0.00{bounds.format('0.00')}{high}<strong>1.00</strong>{bounds.format('1.00')}"
     assert f'<tr><th scope="row">b_<wbr>x</th><td>20</td>{row}</tr>' in page
     assert "Bold: the best score of a row" in text and "Bold: the best score of a row" in page
 

@@ -14,12 +14,12 @@ import pytest
 
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.report import compare, gallery
-from naturel_jax.report.pairs import Paired, pair_up
+from naturel_jax.report.pairs import Judged, judge
 from tests.helpers import benchmark_files as files
 
 
-def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Paired:
-    return Paired(str(n), ("p",), (None,), (caption, "no"), a, b, (0.3, 0.2), (0.3, 0.2), group)
+def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Judged:
+    return Judged(str(n), ("p",), (None,), (caption, "no"), ((a, b),), ((0.3, 0.2), (0.3, 0.2)), group)
 
 
 def test_mcnemar_by_hand():
@@ -44,18 +44,18 @@ def test_groups_are_holm_corrected():
     assert [p for _, p in result.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
 
 
-def test_pair_up_joins_both_models_results():
+def test_judge_joins_the_results_of_models():
     row = {"images": ["p"], "boxes": [[1, 2, 3, 4]], "captions": ["a", "b"], "cosines": [0.1, 0.2]}
     row |= {"tags": {"relation": "on"}}
     rows_a = [row | {"id": i, "outcome/right": right} for i, right in (("0", 1.0), ("1", 0.0), ("2", None), ("3", 1.0))]
     rows_b = [row | {"id": i, "outcome/right": right} for i, right in (("1", 1.0), ("0", 1.0), ("2", 1.0))]
-    result = pair_up(rows_a, rows_b, "right")
+    result = judge([rows_a, rows_b], ["right"])
     assert [(p.id, p.a, p.b, p.group, p.boxes) for p in result] == [
         ("0", True, True, "on", ((1, 2, 3, 4),)),
         ("1", False, True, "on", ((1, 2, 3, 4),)),
     ]
     with pytest.raises(ValueError, match=r"'text' is not an outcome .* right"):
-        pair_up(rows_a, rows_b, "text")
+        judge([rows_a, rows_b], ["text"])
 
 
 def test_comparison_lists_what_each_model_alone_gets_right():
@@ -84,7 +84,7 @@ def write_gallery(folder: Path, number: int) -> tuple[Path, dict]:
         f"p{n}": Image(f"p{n}", lambda n=n: files.png(n, (64, 48) if n else (900, 600))) for n in range(number - 1)
     }
     page = folder / "compare.html"
-    gallery.write(page, "CLIP & A", "<b>NegCLIP", "vg_relation", pairs, images)
+    gallery.write(page, ("CLIP & A", "<b>NegCLIP"), "vg_relation", pairs, images)
     return page, json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
 
 
@@ -111,5 +111,5 @@ def test_large_gallery_has_its_images_in_a_folder(tmp_path, monkeypatch):
 def test_gallery_replaces_a_link(tmp_path):
     (tmp_path / "other").write_text("kept")
     (tmp_path / "page.html").symlink_to(tmp_path / "other")
-    gallery.write(tmp_path / "page.html", "a", "b", "bench", [], {})
+    gallery.write(tmp_path / "page.html", ("a", "b"), "bench", [], {})
     assert (tmp_path / "other").read_text() == "kept" and "bench" in (tmp_path / "page.html").read_text()

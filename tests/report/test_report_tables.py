@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
-from naturel_jax.report import plots, published, tables
+from naturel_jax.report import overview, plots, published, tables
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 
 
@@ -219,17 +219,11 @@ def test_items_are_official_only_if_every_caption_is(monkeypatch):
     assert not published.is_official("mine", items), "their number alone does not identify them"
 
 
-def relations(number: int) -> ModelRow:
-    cells = {f"vg_relation/relation/r{n}": Cell(n / number, (0, 1), n) for n in range(number)}
-    return ModelRow("CLIP", MEASURED, cells)
-
-
 def test_plots_are_images_and_elements_in_the_colours_of_a_page():
     clip = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})]
     history = {"<b>": [clip, clip], "B": [[]]}
-    rows = [row("CLIP", naturel__complex=0.5, zeroshot__x__top1=0.6), row("B", naturel__complex=0.8)]
-    drawn = [plots.by_relation([relations(3), row("B", naturel__complex=0.6)])]
-    drawn += [plots.accuracy_over_training(history), plots.forgetting_against_gain(rows)]
+    drawn = [plots.dots([row("A", x=Cell(0.5, (0, 1))), row("B", y=0.6)], "", {"x": "x", "y": "y"}, {"chance": {}})]
+    drawn += [plots.accuracy_over_training(history), plots.forgetting_against_gain({"CLIP": (0.5, 0.6)}, change=True)]
     drawn += [plots.loss_over_training({"<b>": [[(n, 4.0) for n in range(1000)], []], "B": [[(3, 1.0)]]})]
     assert all(plot and plot.png.startswith(b"\x89PNG") for plot in drawn)
     for plot in drawn:
@@ -243,8 +237,7 @@ def test_plots_are_images_and_elements_in_the_colours_of_a_page():
 def test_nothing_to_plot():
     assert plots.accuracy_over_training({"CLIP": [[(0, {"naturel/simple": 0.5})]]}) is None, "a curve needs two points"
     assert plots.loss_over_training({"CLIP": [[(1, 4.0)]], "B": []}) is None
-    assert plots.by_relation([row("CLIP")]) is None
-    assert plots.forgetting_against_gain([row("B", naturel__complex=0.8)]) is None
+    assert plots.forgetting_against_gain({}, change=False) is None
 
 
 def test_relations_are_drawn_with_their_intervals_and_numbers(monkeypatch):
@@ -261,7 +254,7 @@ def test_relations_are_drawn_with_their_intervals_and_numbers(monkeypatch):
 
     monkeypatch.setattr(Axes, "errorbar", watched_errorbar)
     monkeypatch.setattr(Axes, "set_yticks", watched_yticks)
-    assert plots.by_relation([row("A", vg_relation__relation__on=Cell(0.5, (0.4, 0.7), 7))])
+    assert overview.relations([row("A", vg_relation__relation__on=Cell(0.5, (0.4, 0.7), 7))])
     assert drawn == {"points": pytest.approx([0.5, 0.1, 0.2]), "labels": ["on (7)"]}
 
 

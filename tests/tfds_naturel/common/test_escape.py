@@ -83,8 +83,10 @@ def test_report_shows_names_and_problems_literally(tmp_path):
 
 
 def test_plots_draw_names_literally():
-    cells = {"vg_relation/relation/$x^{$": Cell(0.5, (0.4, 0.6))}
-    assert plots.by_relation([ModelRow(name, MEASURED, cells) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)])
+    rows = [
+        ModelRow(name, MEASURED, {"x": Cell(0.5, (0.4, 0.6))}) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)
+    ]
+    assert plots.dots(rows, "", {"x": "$x^{$"})
 
 
 NAMES = ["../../x", "/etc/x", "..", ".", "a/b", "a_b", "a b", "a\0b", "", "C:\\x", "x" * 300, "x" * 301]

@@ -1,0 +1,197 @@
+"""Many benchmarks at a glance: scores by family, what models gained and forgot, and how far they agree.
+
+Shape letters: K columns to keep, G columns to gain in.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from naturel_jax.benchmarks.benchmark import headlines
+from naturel_jax.evaluators.results import OUTCOME, Result
+from naturel_jax.report import plots, tables, ties
+from naturel_jax.report.contents import Section
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
+
+
+class Family(NamedTuple):
+    """Benchmarks of one kind. ``of``: the pattern of a metric that each of its benchmarks has, and no benchmark of a
+    later family needs; ``columns``: of those headline metrics that are its columns; ``kept``: whether fine-tuning is
+    meant to keep its scores, not to raise them."""
+
+    key: str
+    title: str
+    of: str
+    columns: str = ""
+    kept: bool = False
+
+
+FAMILIES = (
+    Family("naturel", "NatuRel", r"^naturel[/_]"),
+    Family("zeroshot", "Zero-shot classification", r"/top1$", r"/top1$", kept=True),
+    Family("retrieval", "Retrieval", r"/image_to_text@1$", r"@1$", kept=True),
+    Family("groups", "Groups of two images and two captions", r"/group$"),
+    Family("pairs", "Pairs and choices", ""),
+)
+FEW = 4  # benchmarks: those of the poster, whose two tables are enough
+_FORGETTING = "Forgetting against gain"
+_CHANGED = "Change of the mean score over the columns that a model and its base both have; in brackets: how many."
+_AGREEMENT = (
+    "Above the diagonal: the share of items on which both models are right or both are wrong, below it Cohen's kappa, "
+    "which is 0 if they agree no more often than models of their accuracies would by chance. Each is the mean over the "
+    "benchmarks that both were evaluated on, by the first score of each."
+)
+
+
+def columns(metrics: Sequence[str]) -> dict[Family, list[str]]:
+    """The metrics that are columns of each family with any."""
+    benchmarks: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(metrics):
+        benchmarks.setdefault(metric.split("/")[0], []).append(metric)
+    found: dict[Family, list[str]] = {family: [] for family in FAMILIES}
+    for names in benchmarks.values():
+        family = next(family for family in FAMILIES if any(re.search(family.of, name) for name in names))
+        found[family] += [name for name in headlines(names) if re.search(family.columns, name)]
+    return {family: names for family, names in found.items() if names}
+
+
+def families(rows: Sequence[ModelRow]) -> list[Section]:
+    """A section on each family: a row for each column, a cell for each model, chance and the best blind baseline, and
+    the same as a plot; none on few benchmarks."""
+    models = [row for row in rows if row.kind == MEASURED]
+    every = [metric for row in models for metric in row.cells]
+    if len({metric.split("/")[0] for metric in every}) <= FEW:
+        return []
+    marks = {"chance": _highest(rows, CHANCE), "best blind": _highest(rows, BLIND)}
+    return [
+        Section(
+            family.title,
+            ("score", "items", *(row.name for row in models), *marks),
+            _lines(models, {metric: metric for metric in metrics}, marks.values()),
+            plot=plots.dots(models, family.title, {metric: metric for metric in metrics}, marks),
+            key=f"columns_{family.key}",
+        )
+        for family, metrics in columns(every).items()
+    ]
+
+
+def relations(rows: Sequence[ModelRow]) -> list[Section]:
+    """The scores by relation of each benchmark that has some, as a heat map and as a plot."""
+    models = [row for row in rows if row.kind == MEASURED]
+    sections = []
+    for prefix in plots.RELATIONS:
+        if not (metrics := plots.relations(models, prefix)):
+            continue
+        labels = {metric: metric.removeprefix(prefix) for metric in metrics}
+        numbered = {m: f"{label} ({plots.count(models, m):,})" for m, label in labels.items()}
+        lines = _lines(models, labels)
+        bold = any(isinstance(cell, Cell) and cell.best for line in lines for cell in line)
+        text = ["Bold: the best score of a row, and those that the bootstrap cannot tell from it."] * bold
+        of, head = prefix.rsplit("/", 2)[0], ("relation", "items", *(row.name for row in models))
+        plot = plots.dots(models, f"By relation: {of}", numbered)
+        key = f"by_relation_{of.replace('/', '_')}"
+        sections.append(Section(f"By relation: {of}", head, lines, text, heat=True, plot=plot, key=key))
+    return sections
+
+
+def _highest(rows: Sequence[ModelRow], kind: str) -> dict[str, Cell]:
+    """Metric -> the highest score of the rows of a kind."""
+    found: dict[str, Cell] = {}
+    for metric, cell in itertools.chain.from_iterable(row.cells.items() for row in rows if row.kind == kind):
+        found[metric] = max(cell, found.get(metric, cell), key=lambda one: one.value)
+    return found
+
+
+def _lines(
+    models: Sequence[ModelRow], labels: Mapping[str, str], further: Iterable[Mapping[str, Cell]] = ()
+) -> list[list[str | Cell | None]]:
+    """A line for each metric: its label, its number of items, and its cells."""
+    scores = [*(row.cells for row in models), *further]
+    numbers = {metric: plots.count(models, metric) for metric in labels}
+    return [
+        [label, f"{number:,}" if (number := numbers[metric]) else tables.MISSING, *(row.get(metric) for row in scores)]
+        for metric, label in labels.items()
+    ]
+
+
+def forgetting(rows: Sequence[ModelRow], bases: Mapping[str, str]) -> list[Section]:
+    """What models gained and forgot, as a plot: their mean scores, or, if some have a base among ``rows``, the changes
+    since then, also by family. ``bases``: model -> the model that it started from."""
+    models = {row.name: row.cells for row in rows if row.kind == MEASURED}
+    pairs = {name: base for name, base in bases.items() if name in models and base in models and name != base}
+    names = {name: f"{name} since {pairs[name]}" for name in pairs} or {name: name for name in models}
+    found = columns([metric for cells in models.values() for metric in cells])
+    scores: dict[str, dict[Family, np.ndarray]] = {}
+    for name in names:
+        compared = [models[name], models[pairs[name]]] if pairs else [*models.values()]
+        shared = {family: [m for m in all_ if all(m in cells for cells in compared)] for family, all_ in found.items()}
+        old = models[pairs[name]] if pairs else {}
+        scores[name] = {
+            family: np.array([models[name][m].value - (old[m].value if old else 0) for m in metrics])
+            for family, metrics in shared.items()
+        }
+    points: dict[str, tuple[float, float] | None] = {}
+    for name in models:
+        changed = scores.get(name, {}).items()
+        sides = [[values for family, values in changed if family.kept == kept] for kept in (True, False)]
+        kept_K, gained_G = (np.concatenate([*side, []]) for side in sides)
+        both = len(kept_K) and len(gained_G)
+        points[names.get(name, name)] = (float(kept_K.mean()), float(gained_G.mean())) if both else None
+    plot = plots.forgetting_against_gain(points, change=bool(pairs))
+    if not pairs:
+        return [Section(_FORGETTING, plot=plot, key="forgetting")] if plot else []
+    lines: list[list[str | Cell | None]] = [
+        [family.title, *(_mean(of_model[family]) for of_model in scores.values())] for family in found
+    ]
+    return [Section(_FORGETTING, ("family", *names.values()), lines, [_CHANGED], plot=plot, key="forgetting")]
+
+
+def _mean(values: np.ndarray) -> str:
+    return f"{values.mean():+.3f} ({len(values)})" if len(values) else tables.MISSING
+
+
+class Agreement:
+    """How far models agree, added up one benchmark at a time, since items fill the memory."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+
+    def add(self, of_benchmark: Sequence[Result], items: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Adds the results of one benchmark; ``items``: model -> its rows of ``items.parquet``."""
+        first = next((metric for result in of_benchmark for metric in result.metrics.values()), None)
+        if first is None:
+            return
+        column = OUTCOME + first.outcome
+        right = {
+            model: {row["id"]: value == 1 for row in rows if not np.isnan(value := ties.value_or_nan(row.get(column)))}
+            for model, rows in items.items()
+        }
+        for a, b in itertools.combinations(right, 2):
+            if shared := right[a].keys() & right[b].keys():
+                counts = np.zeros((2, 2))
+                for key in shared:
+                    counts[int(right[a][key]), int(right[b][key])] += 1
+                self._found.setdefault((a, b), []).append(share_and_kappa(counts))
+
+    def section(self, models: Sequence[str]) -> list[Section]:
+        """The matrix, if there are two models that share items."""
+        if not self._found:
+            return []
+        means = {pair: np.nanmean(np.array(values), axis=0) for pair, values in self._found.items()}
+        either = means | {pair[::-1]: values for pair, values in means.items()}
+        lines: list[list[str | Cell | None]] = []
+        for n, a in enumerate(models):
+            shown = [either.get((a, b), (np.nan, np.nan))[int(k < n)] for k, b in enumerate(models)]
+            lines.append([a, *(tables.MISSING if np.isnan(value) else f"{value:.2f}" for value in shown)])
+        return [Section("Agreement between models", ("", *models), lines, [_AGREEMENT])]
+
+
+def share_and_kappa(counts: np.ndarray) -> tuple[float, float]:
+    """The share of items that two models agree on, and Cohen's kappa, NaN if neither ever differs from itself.
+    ``counts``: [wrong or right, wrong or right], items by the first and the second model (Cohen 1960)."""
+    joint = counts / counts.sum()
+    share, expected = float(np.trace(joint)), float(joint.sum(axis=1) @ joint.sum(axis=0))
+    return share, (share - expected) / (1 - expected) if expected < 1 else float("nan")

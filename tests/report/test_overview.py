@@ -1,0 +1,107 @@
+"""Families of columns, forgetting, agreement and clip_benchmark's form, against expectations written by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from naturel_jax.benchmarks.benchmark import Metric
+from naturel_jax.cli import evaluation
+from naturel_jax.evaluators.results import Result
+from naturel_jax.report import clip_benchmark, overview
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
+from tests.report.test_report import save
+from tfds_naturel.common.errors import UserError
+
+METRICS = {
+    "NatuRel": ["naturel/simple", "naturel_contrast/complex_group"],
+    "Zero-shot classification": ["zeroshot/dtd/top1", "birds/top1"],
+    "Retrieval": ["coco_retrieval/image_to_text@1", "mine/image_to_text@1", "mine/text_to_image@1"],
+    "Groups of two images and two captions": ["winoground/text", "winoground/group", "naturalbench_retrieval/group"],
+    "Pairs and choices": ["coco_order/precision@1", "spec_text_to_image/accuracy", "vsr/accuracy"],
+}
+OTHERS = [
+    "zeroshot/dtd/top5",
+    "birds/mean_per_class",
+    "mine/image_to_text@10",
+    "vsr/relation/on",
+    "winoground/text/Both",
+]
+
+
+def row(name: str, kind: str = MEASURED, **scores: float) -> ModelRow:
+    return ModelRow(name, kind, {metric.replace("__", "/"): Cell(value) for metric, value in scores.items()})
+
+
+def test_every_column_is_in_one_family():
+    every = [*(metric for metrics in METRICS.values() for metric in metrics), *OTHERS]
+    assert {family.title: names for family, names in overview.columns(every).items()} == METRICS
+
+
+def test_families_have_chance_and_the_best_blind_baseline():
+    scores = {f"b{n}__accuracy": n / 10 for n in range(overview.FEW)}
+    assert overview.families([row("CLIP", **scores)]) == [], "the tables of a few are enough"
+    rows = [row("CLIP", **scores, vsr__accuracy=0.7), row("chance", CHANCE, vsr__accuracy=0.5)]
+    rows += [row("n-grams", BLIND, vsr__accuracy=0.6), row("longer caption", BLIND, vsr__accuracy=0.4)]
+    (pairs,) = overview.families(rows)
+    assert pairs.head == ("score", "items", "CLIP", "chance", "best blind") and pairs.plot
+    assert [cell.value for cell in pairs.rows[-1][2:]] == [0.7, 0.5, 0.6]
+
+
+def test_forgetting_is_the_change_since_the_base_in_the_columns_of_both():
+    clip = row("CLIP", zeroshot__dtd__top1=0.5, vsr__accuracy=0.5, bla__accuracy=0.5)
+    tuned = row("NegCLIP", zeroshot__dtd__top1=0.4, vsr__accuracy=0.6, bla__accuracy=0.8, cola__group=0.9)
+    (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP", "CLIP": "elsewhere"})
+    assert section.head == ("family", "NegCLIP since CLIP") and section.plot
+    assert dict(section.rows)["Pairs and choices"] == "+0.200 (2)"
+    assert dict(section.rows)["Zero-shot classification"] == "-0.100 (1)"
+    (plain,) = overview.forgetting([clip, tuned], {})
+    assert not plain.rows and "change" not in plain.plot.text
+    assert overview.forgetting([row("CLIP", vsr__accuracy=0.5)], {}) == []
+
+
+def test_kappa_by_hand():
+    share, kappa = overview.share_and_kappa(np.array([[15, 10], [5, 20]]))  # expected: .4 * .5 + .6 * .5
+    assert (share, kappa) == (pytest.approx(0.7), pytest.approx((0.7 - 0.5) / 0.5))
+    assert np.isnan(overview.share_and_kappa(np.array([[0, 0], [0, 9]]))[1])
+
+
+def test_agreement_is_the_mean_over_benchmarks():
+    agreement, right = overview.Agreement(), {"CLIP": range(20), "SigLIP": range(30)}
+    for name, models in {"cola": right, "vsr": right | {"SigLIP": range(10)}}.items():
+        result = Result("CLIP", name, "", 40, None, 0, (), {}, {}, {"score": Metric(f"{name}/score", "right")})
+        items = {model: [{"id": n, "outcome/right": float(n in of)} for n in range(40)] for model, of in models.items()}
+        items["SigLIP"].append({"id": 40, "outcome/right": None})  # not scored
+        agreement.add([result], items)
+    (section,) = agreement.section(["CLIP", "SigLIP"])
+    assert section.rows == [["CLIP", "–", "0.75"], ["SigLIP", "0.50", "–"]]  # noqa: RUF001
+
+
+def test_clip_benchmark_reads_its_own_form():
+    """Fields and names as in its README and clip_benchmark/metrics/."""
+    scores = {
+        **{"zeroshot/dtd/top1": 0.5, "zeroshot/dtd/mean_per_class": 0.4, "coco_retrieval/image_to_text@5": 0.3},
+        **{"crossmodal3600_de/text_to_image@5": 0.2, "winoground/text": 0.1, "winoground/group": 0.05},
+        **{"sugarcrepe/swap_obj": 0.6, "mine/accuracy": 0.7, "mine/relation/on": 0.8},
+    }
+    values = {name: {"value": value} for name, value in scores.items()}
+    found = map(json.loads, clip_benchmark.files([Result("A", "b", "", 1, 1, 0, (), values, {})]).values())
+    named = {(row["dataset"], row["language"]): row for row in found}
+    assert named["dtd", "en"] == {
+        **{"dataset": "dtd", "model": "A", "pretrained": "", "task": "zeroshot_classification", "language": "en"},
+        "metrics": {"acc1": 0.5, "mean_per_class_recall": 0.4},
+    }
+    assert named["mscoco_captions", "en"]["metrics"] == {"text_retrieval_recall@5": 0.3}
+    assert named["crossmodal3600", "de"]["metrics"] == {"image_retrieval_recall@5": 0.2}
+    assert named["winoground", "en"]["metrics"] == {"text_acc": 0.1, "acc": 0.05}
+    assert named["sugar_crepe/swap_obj", "en"]["metrics"] == {"acc": 0.6}
+    assert named["mine", "en"]["metrics"] == {"acc": 0.7, "relation/on": 0.8}
+
+
+def test_a_baseline_is_a_model_of_the_evaluation(tmp_path):
+    save(tmp_path, "CLIP", np.arange(4) < 2, metrics=(Metric("sugarcrepe/swap_obj", "right"),))
+    assert evaluation.bases({"a": "hf:a"}, "CLIP", Path(tmp_path)) == {"a": "CLIP"}
+    assert evaluation.bases({"a": "hf:a"}, "", Path(tmp_path)) == {}
+    with pytest.raises(UserError, match="--baseline 'B' is not a model of this evaluation; expected one of: a, CLIP"):
+        evaluation.bases({"a": "hf:a"}, "B", Path(tmp_path))
