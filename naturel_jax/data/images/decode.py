@@ -61,7 +61,8 @@ def _cost(image: Image.Image, data: bytes) -> int:
         check_scans(data)
         return jpeg_cost(data, image.mode == "L") + (0 if image.mode == "RGB" else 4)
     stored = _MODES.get(image.mode, 4)
-    as_rgb = 0 if image.mode == "RGB" else 4
+    as_rgb = {"RGB": 0, "LA": 8, "PA": 8}.get(image.mode, 4)  # those with transparency are RGBA on the way
+    as_rgb += 4 if "transparency" in image.info else 0
     return max(stored + as_rgb, 4 + _AS_ARRAY) + _DECODERS.get(image.format or "", 0)
 
 
