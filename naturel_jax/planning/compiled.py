@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,20 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def refused(message: str) -> int | None:
-    """Bytes of temporaries for which the TPU compiler refused a program; None if it failed for another reason."""
+    """Bytes of arguments and temporaries for which the TPU compiler refused a program, which it calls temporaries; None
+    if it failed for another reason."""
     match = _REFUSAL.search(message)
     return int(float(match[1]) * _UNITS[match[2]]) if match else None
+
+
+def temporaries(sizes: Any, platform: str) -> int:
+    """Bytes of temporaries in a device's memory. ``sizes``: ``Compiled.memory_analysis()``. The TPU compiler's own
+    count is higher than the sum of the arrays to which it gives addresses, and it accepts programs in which that count
+    alone exceeds the memory. Its peak agrees with the addresses, but for gaps between arrays."""
+    if platform != "tpu":
+        return sizes.temp_size_in_bytes
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return sizes.peak_memory_in_bytes - sizes.argument_size_in_bytes - results
 
 
 # ---- Collectives -----------------------------------------------------------------------------------------------------
@@ -62,17 +73,23 @@ _GROUPS = re.compile(
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
 _PAIR = re.compile(r"\{(\d+),(\d+)\}")
 _SYNCHRONOUS = '"is_sync":true'  # on GPUs, where all collectives have a start and an end
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_FUSED_START = '"AsyncCollectiveStart"'  # TPUs: fusions that go on with the collective, and its end, repeat its line
 
 
 def collectives(hlo: str, cards: int = 0) -> list[Collective]:
     """The collectives of a program, from its text (``Compiled.as_text()``). ``cards``: devices per host, if another
     network connects the hosts."""
     lines_of, entry = _computations(hlo)
+    starts = {name: _channels(lines) for name, lines in lines_of.items() if any(_FUSED_START in line for line in lines)}
+    started_channels = set().union(*starts.values())
     found: dict[Collective, int] = {}
 
     def visit(name: str, runs: int, asynchronous: bool) -> None:
-        for line in lines_of.get(name, ()):
-            if match := _COLLECTIVE.search(line):
+        lines, begun = lines_of.get(name, ()), set() if name in starts else started_channels
+        asynchronous |= name in starts
+        for line in lines:
+            if (match := _COLLECTIVE.search(line)) and not _channels([line]) & begun:
                 one = _collective(line, match, asynchronous, cards)
                 found[one] = found.get(one, 0) + runs
             for called in _called(line):
@@ -106,6 +123,10 @@ def _trips(line: str, lines_of: Mapping[str, Sequence[str]]) -> int:
         return int(known[1])
     constants = (_CONSTANT.search(condition) for condition in lines_of.get(loop[1], ()))
     return max((int(match[1]) for match in constants if match), default=1)
+
+
+def _channels(lines: Sequence[str]) -> set[str]:
+    return {match[1] for line in lines if (match := _CHANNEL.search(line))}
 
 
 def _called(line: str) -> Iterator[str]:

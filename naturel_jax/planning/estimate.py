@@ -100,14 +100,14 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     try:
         program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        if (temporaries := compiled.refused(str(error))) is None:
+        if (needed := compiled.refused(str(error))) is None:
             raise
-        needs["temporaries"] = temporaries
+        needs["temporaries"] = needed - sum(needs.values())
         return result | {"memory": needs, "needed": sum(needs.values()), "fits": False}
     sizes: Any = program.memory_analysis()
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # without those in the memory of donated arguments
     needs |= {
-        "temporaries": sizes.temp_size_in_bytes,
+        "temporaries": compiled.temporaries(sizes, mesh.devices.flat[0].platform),
         "results": results,
         "program": sizes.generated_code_size_in_bytes,
     }
@@ -122,7 +122,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     found = compiled.collectives(program.as_text() or "", mesh.size // hosts(mesh))
     result["collectives"] = [one._asdict() for one in found]
     device_flops = step.computed(model.compute.remat, config.objective.chunks) / mesh.size
-    traffic = sizes.argument_size_in_bytes + memory.per_device(state) + 2 * sizes.temp_size_in_bytes
+    traffic = sizes.argument_size_in_bytes + memory.per_device(state) + 2 * needs["temporaries"]
     if bound := compiled.roofline(kind, model.compute.dtype, device_flops, traffic, found):
         result["at_least"] = bound._asdict() | {"step": bound.step}
         result["images_per_second"] = config.data.batch_size / bound.step

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -79,10 +80,26 @@ TPU = f"""
 
 %body.9 (wide.param.2: (s32[], f32[16,768])) -> (s32[], f32[16,768]) {{
   %all-reduce.6 = (bf16[1,768]{{1,0:T(2,128)(2,1)S(1)}}, /*index=1*/f32[]{{:T(128)}}) all-reduce(%x), {GROUPS}
+  %fusion.5 = (bf16[16,768], f32[256,768]) fusion(%z), kind=kOutput, calls=%async_collective_fusion.5
 }}
 
 %async_collective_fusion.3 (param_0: f32[768,64]) -> f32[768,512] {{
   %all-gather.9 = f32[768,512]{{1,0:T(8,128)}} all-gather(%param_0), channel_id=4, replica_groups=[1,8]<=[8]
+}}
+
+%fused_computation.4 (param_0: f32[32,768]) -> (f32[32,768], f32[256,768], u32[]) {{
+  %all-gather.10 = f32[256,768]{{1,0:T(8,128)}} all-gather(%param_0), channel_id=35, replica_groups=[1,8]<=[8]
+  ROOT %custom-call.1 = (f32[32,768], f32[256,768], u32[]) custom-call(%all-gather.10), \
+custom_call_target="AsyncCollectiveStart"
+}}
+
+%async_collective_fusion.5 (param_0: f32[32,768], param_1: f32[256,768]) -> (bf16[16,768], f32[256,768]) {{
+  %all-gather.11 = f32[256,768]{{1,0:T(8,128)S(1)}} all-gather(%param_0), channel_id=35, replica_groups=[1,8]<=[8]
+}}
+
+%fused_computation.6 (param_0: f32[32,768], param_1: f32[256,768]) -> f32[256,768] {{
+  %all-gather.12 = f32[256,768]{{1,0:T(8,128)}} all-gather(%param_0), channel_id=35, replica_groups=[1,8]<=[8]
+  ROOT %custom-call.2 = f32[256,768] custom-call(%param_0, %all-gather.12), custom_call_target="AsyncCollectiveDone"
 }}
 
 ENTRY %main.1 (param.1: f32[16,768]) -> f32[16,768] {{
@@ -90,7 +107,9 @@ ENTRY %main.1 (param.1: f32[16,768]) -> f32[16,768] {{
 u32[]{{:S(2)}}) collective-permute-start(%fusion.1), channel_id=9, source_target_pairs={{{{0,1}},{{1,0}}}}
   %collective-permute-done.7 = f32[16,768]{{1,0:T(8,128)S(1)}} collective-permute-done(%collective-permute-start.7)
   %all-reduce-start.2 = (f32[768]{{0:T(1024)}}, s32[2]{{0}}) all-reduce-start(%a), replica_groups={{{{0,1,2,3}}}}
+  %fusion.4 = (f32[32,768], f32[256,768], u32[]) fusion(%z), kind=kCustom, calls=%fused_computation.4
   %while.3 = (s32[]{{:T(128)}}, f32[16,768]{{1,0}}) while(%tuple.4), condition=%condition.8, body=%body.9
+  %fusion.6 = f32[256,768] fusion(%z), kind=kCustom, calls=%fused_computation.6
   %fusion.3 = f32[768,512]{{1,0:T(8,128)}} fusion(%c), kind=kCustom, calls=%async_collective_fusion.3
 }}
 """
@@ -100,6 +119,7 @@ def test_collectives_of_a_tpu_program():
     assert compiled.collectives(TPU) == [
         compiled.Collective("collective-permute", 0, 16 * 768 * 4, 1, True, "0 to 1"),
         compiled.Collective("all-reduce", 4, 768 * 4 + 2 * 4, 1, True),
+        compiled.Collective("all-gather", 8, 256 * 768 * 4, 1, True),  # one, beside the twelve rounds of the loop
         compiled.Collective("all-reduce", 8, 768 * 2 + 4, 12, False),
         compiled.Collective("all-gather", 8, 768 * 512 * 4, 1, True),
     ]
@@ -121,6 +141,16 @@ def test_refusal_of_the_tpu_compiler():
     )
     assert compiled.refused(message) == pytest.approx(22.31 * 2**30, rel=1e-9)
     assert compiled.refused("INTERNAL: out of luck (1.00G)") is None
+
+
+def test_temporaries_of_the_tpu_compiler_are_those_in_the_memory_of_a_chip():
+    """Sizes of a program that it compiles for chips of 15.75 GiB, and the bytes that its buffer assignment has."""
+    sizes = {"argument": 255328256, "output": 201327104, "alias": 201326592, "temp": 17014943744}
+    found = types.SimpleNamespace(
+        **{f"{name}_size_in_bytes": size for name, size in sizes.items()}, peak_memory_in_bytes=16889943552
+    )
+    assert compiled.temporaries(found, "tpu") == pytest.approx(16634708480, rel=1e-4)
+    assert compiled.temporaries(found, "gpu") == sizes["temp"] > 15.75 * memory.GIB
 
 
 def test_roofline_is_the_slowest_part():
