@@ -92,6 +92,22 @@ def test_zeroshot_reads_the_shards_of_clip_benchmark(tmp_path):
         read("zeroshot", tmp_path)
 
 
+def test_zeroshot_has_the_prompts_of_clip_benchmark_by_data_set(tmp_path):
+    """And, as in clip_benchmark, those of ImageNet for a data set that the table does not have."""
+    table = tmp_path / "zeroshot/en_zeroshot_classification_templates.json"
+    files.write(table, {"imagenet1k": ["a bad photo of a {c}.", "itap of a {c}."], "pets": ["a {c}, a type of pet."]})
+    for name in ("pets", "birds", "texts"):
+        files.write(tmp_path / f"zeroshot/{name}/robin/a.png", files.png(0))
+    files.write(tmp_path / "zeroshot/texts/templates.txt", b"{}\n")
+    prompts = {item.tags["dataset"]: item.captions[0] for item in read("zeroshot", tmp_path).items}
+    imagenet = ("a bad photo of a robin.", "itap of a robin.")
+    assert prompts == {"pets": ("a robin, a type of pet.",), "birds": imagenet, "texts": ("robin",)}
+    for wrong in ({"pets": [7]}, {"imagenet1k": "a {c}"}, {"pets": ["a pet"]}, {"birds": []}):
+        files.write(table, wrong)
+        with pytest.raises(BenchmarkError, match=r"templates\.json: expected a list of prompts, each with {c} for"):
+            read("zeroshot", tmp_path)
+
+
 @pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
 def test_zeroshot_rejects_bad_prompt_templates(tmp_path, templates):
     files.write(tmp_path / "zeroshot/birds/robin/a.png", files.png(0))
