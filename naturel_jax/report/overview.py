@@ -180,7 +180,9 @@ class Agreement:
         """The matrix, if there are two models that share items."""
         if not self._found:
             return []
-        means = {pair: np.nanmean(np.array(values), axis=0) for pair, values in self._found.items()}
+        columns_of = {pair: np.array(values).T for pair, values in self._found.items()}
+        known = {pair: [one[~np.isnan(one)] for one in both] for pair, both in columns_of.items()}  # kappa may be NaN
+        means = {pair: [one.mean() if len(one) else np.nan for one in both] for pair, both in known.items()}
         either = means | {pair[::-1]: values for pair, values in means.items()}
         lines: list[list[str | Cell | None]] = []
         for n, a in enumerate(models):

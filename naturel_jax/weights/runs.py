@@ -165,7 +165,7 @@ def base(name: epath.PathLike) -> str:
     workdir, step = locate(name)
     meta = _read_meta(workdir, step)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
-        return _resolved(workdir, str(meta["config"]["init"]))
+        return _resolved(workdir, str(meta["config"].get("init", "")))  # the earliest runs have none
 
 
 def base_digest(name: epath.PathLike) -> str:

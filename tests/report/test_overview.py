@@ -74,8 +74,12 @@ def test_agreement_is_the_mean_over_benchmarks():
         items = {model: [{"id": n, "outcome/right": float(n in of)} for n in range(40)] for model, of in models.items()}
         items["SigLIP"].append({"id": 40, "outcome/right": None})  # not scored
         agreement.add([result], items)
+    always = {model: [{"id": 0, "outcome/right": 1.0}] for model in ("CLIP", "NegCLIP")}
+    agreement.add([result], always)  # counts for the share of these two, whose kappa is not defined
     (section,) = agreement.section(["CLIP", "SigLIP"])
     assert section.rows == [["CLIP", "–", "0.75"], ["SigLIP", "0.50", "–"]]  # noqa: RUF001
+    (section,) = agreement.section(["CLIP", "NegCLIP"])
+    assert section.rows == [["CLIP", "–", "1.00"], ["NegCLIP", "–", "–"]]  # noqa: RUF001
 
 
 def test_clip_benchmark_reads_its_own_form():

@@ -358,7 +358,7 @@ def test_command_line_errors_name_the_fix(opened, tmp_path):
 
 def test_missing_beam_error_names_the_install_command(opened, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(UserError, match=r"apache_beam is not installed: run `pip install 'naturel_jax\[build\]'`"):
+    with pytest.raises(UserError, match=r"apache_beam is not installed: run `pip install 'naturel_jax\[beam\]'`"):
         _build(opened, tmp_path, "--beam", "runner=DirectRunner")
 
 
