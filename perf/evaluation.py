@@ -1,20 +1,23 @@
-"""SugarCrepe and VG-Relation, in their real sizes and formats but over generated photos: B/32 with random weights,
-evaluated by us and by a PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item or a batch of 32 at
-a time, no sharing).
+"""SugarCrepe, SugarCrepe++ and NegBench over the same photos, and VG-Relation, in their real sizes and formats but with
+generated photos: B/32 with random weights, evaluated by us and by a PyTorch loop over the suites like those of the
+benchmarks' own scripts (OpenCLIP, one item or a batch of 32 at a time, no sharing).
 
-    python -m perf.evaluation                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
-    python -m perf.evaluation --share 0.02    # that share of images and items, in the same proportions
+    python -m perf.evaluation                 # 42,119 items; hours on a CPU, because of the loop
+    python -m perf.evaluation --share 0.01    # that share of images and items, in the same proportions
 
-Prints the seconds both take, their ratio, and the largest difference between cosines. Needs the ``torch`` extra.
+Prints the seconds both take, their ratio, how many photos and crops each decodes, and the largest difference between
+cosines. Needs the ``torch`` extra.
 """
 
 import argparse
+import csv
 import io
 import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import open_clip
@@ -24,6 +27,8 @@ from PIL import Image
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import cosines, load_encoder
 from tfds_naturel.common import cli
 
@@ -31,8 +36,13 @@ SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as publi
 SUBSET_SIZES = dict(zip(sorted(SUBSETS), SIZES, strict=True))
 CAPTIONS = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
 CAPTION = "A {a} and a {b} are in front of the {c}."
+PLUS_SIZES = {"replace_att": 788, "replace_obj": 1652, "replace_rel": 1406, "swap_att": 666, "swap_obj": 245}
+NEGBENCH, NEGBENCH_IMAGES = 5_914, 3_926
 VG_RELATION = 23_937
-IMAGES = {"coco/val2017": 1_560, "aro/images": 1_603}
+# 1,560 of COCO's are SugarCrepe's, and nearly all of them SugarCrepe++'s; NegBench has all others and some of these.
+IMAGES = {"coco/val2017": 4_260, "aro/images": 1_603}
+SUGARCREPE_IMAGES = 1_560
+SUITES = {"sugarcrepe": 1, "sugarcrepe_pp": 1, "negbench_coco": 1, "vg_relation": 32}  # -> the loop's items at a time
 ITEMS_PER_BOX = 2  # the relations of one pair of objects share their box: "on" and "under", "with" both ways
 NOUNS = [
     "man",
@@ -70,23 +80,32 @@ def photo(rng: np.random.Generator) -> bytes:
 
 
 def write(root: Path, share: float) -> None:
-    """The official files of both benchmarks, over generated photos."""
+    """The official files of the benchmarks, over generated photos."""
     rng = np.random.default_rng(0)
     for folder, number in IMAGES.items():
         (root / folder).mkdir(parents=True)
         for n in range(max(1, round(number * share))):
             (root / folder / f"{n}.jpg").write_bytes(photo(rng))
-    (root / "sugarcrepe").mkdir()
-    images = max(1, round(IMAGES["coco/val2017"] * share))
+    for folder in ("sugarcrepe", "sugarcrepe_pp", "negbench"):
+        (root / folder).mkdir()
+    images = max(1, round(SUGARCREPE_IMAGES * share))
     captioned = [_captioned(rng, images) for _ in range(round(CAPTIONS * share))]
     for subset in SUBSETS:
-        rows = {}
-        for n in range(max(1, round(SUBSET_SIZES[subset] * share))):
-            filename, words = captioned[rng.integers(len(captioned))]
-            wrong = {**words, str(rng.choice(list(words))): f"wrong {rng.integers(1_000)}"}
-            caption, negative = (CAPTION.format(**nouns) for nouns in (words, wrong))
-            rows[str(n)] = {"filename": filename, "caption": caption, "negative_caption": negative}
+        rows = {str(n): _pair(rng, captioned) for n in range(max(1, round(SUBSET_SIZES[subset] * share)))}
         (root / "sugarcrepe" / f"{subset}.json").write_text(json.dumps(rows))
+    for subset, size in PLUS_SIZES.items():
+        pairs = [_pair(rng, captioned) for _ in range(max(1, round(size * share)))]
+        rows = [{"id": n, **pair, "caption2": f"There: {pair['caption']}"} for n, pair in enumerate(pairs)]
+        (root / "sugarcrepe_pp" / f"{subset}.json").write_text(json.dumps(rows))
+    with (root / "negbench" / "COCO_val_mcq_llama3.1_rephrased.csv").open("w", newline="") as file:
+        captions = [f"caption_{k}" for k in range(4)]
+        table = csv.DictWriter(file, ["image_path", "correct_answer", *captions, "correct_answer_template"])
+        table.writeheader()
+        last = max(1, round(IMAGES["coco/val2017"] * share)) - 1
+        for n in range(round(NEGBENCH * share)):
+            choices = dict(zip(captions, (CAPTION.format(**_captioned(rng, 1)[1]) for _ in captions), strict=True))
+            name = f"{last - n % max(1, round(NEGBENCH_IMAGES * share))}.jpg"
+            table.writerow({"image_path": name, "correct_answer": 0, **choices, "correct_answer_template": "hybrid"})
     rows = []
     for n in range(round(VG_RELATION * share)):
         if n % ITEMS_PER_BOX == 0:
@@ -103,6 +122,14 @@ def write(root: Path, share: float) -> None:
 def _captioned(rng: np.random.Generator, images: int) -> tuple[str, dict[str, str]]:
     """The name of an image, and the words of one of its captions."""
     return f"{rng.integers(images)}.jpg", dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
+
+
+def _pair(rng: np.random.Generator, captioned: Sequence[tuple[str, dict[str, str]]]) -> dict[str, str]:
+    """A record of SugarCrepe: a caption, and the same with another word."""
+    filename, words = captioned[rng.integers(len(captioned))]
+    wrong = {**words, str(rng.choice(list(words))): f"wrong {rng.integers(1_000)}"}
+    caption, negative = (CAPTION.format(**nouns) for nouns in (words, wrong))
+    return {"filename": filename, "caption": caption, "negative_caption": negative}
 
 
 def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -125,8 +152,10 @@ def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, ba
         with torch.no_grad():
             zimg_ID = model.encode_image(torch.stack([preprocess(crop) for crop in crops]), normalize=True)
             texts = tokenizer([caption for item in items for caption in item.captions])
-            ztxt_UD = model.encode_text(texts, normalize=True).reshape(len(items), 2, -1)
-        matrices += list(torch.einsum("id,icd->ic", zimg_ID, ztxt_UD)[:, None].numpy())
+            ztxt_ICD = model.encode_text(texts, normalize=True).reshape(len(items), -1, zimg_ID.shape[1])
+        for item, zimg_D, ztxt_CD in zip(items, zimg_ID, ztxt_ICD, strict=True):
+            rows = torch.cat([zimg_D[None], ztxt_CD]) if item.caption_rows else zimg_D[None]
+            matrices.append((rows @ ztxt_CD.T).numpy())
     return matrices
 
 
@@ -143,25 +172,27 @@ def main(arguments: Sequence[str]) -> None:
         model.eval()
         torch.save(model.state_dict(), root / "b32.pt")
         encoder, params = load_encoder(f"clip-b32:{root / 'b32.pt'}", dtype="float32", batch_size=options.batch_size)
-        embedder = encoder.with_params(params)
+        embedder = CachedEncoder(encoder, params, root / "embeddings")
         tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
-        total = np.zeros((2, 2))
-        for name, batch in (("sugarcrepe", 1), ("vg_relation", 32)):
-            benchmark = registry.read([name], files=root)[0]
-            compiling, _ = timed(lambda b=benchmark: cosines(b.items[:2], embedder)[1])
-            print(f"{name}: compiled in {compiling[0]:.1f} s, which the times below leave out", flush=True)
-            ours, matrices = timed(lambda b=benchmark: cosines(b.items, embedder)[1])
-            theirs, expected = timed(lambda b=benchmark, n=batch: loop(b, model, preprocess, tokenizer, n))
+        total, decodes = np.zeros((2, 2)), np.zeros(2, int)
+        suites = {name: registry.read([name], files=root)[0] for name in SUITES}
+        compiling, _ = timed(lambda: cosines(suites["vg_relation"].items[:2], encoder.with_params(params))[1])
+        print(f"compiled in {compiling[0]:.1f} s, which the times below leave out", flush=True)
+        for name, benchmark in suites.items():
+            with mock.patch.object(Processor, "image", autospec=True, side_effect=Processor.image) as decode:
+                ours, matrices = timed(lambda b=benchmark: cosines(b.items, embedder)[1])
+            theirs, expected = timed(lambda b=benchmark, n=SUITES[name]: loop(b, model, preprocess, tokenizer, n))
             total += ours, theirs
+            decodes += decode.call_count, len(benchmark.items)
             worst = max(np.abs(m - e).max() for m, e in zip(matrices, expected, strict=True))
             scores = [benchmark.score(benchmark.items, found) for found in (matrices, expected)]
             moved = max(abs(scores[0][metric].value - scores[1][metric].value) for metric in scores[0])
             print(
-                f"{name}: {len(benchmark.items):,} items; {compared(ours, theirs)}; "
-                f"cosines differ by {worst:.1e}, scores by {moved:.4f}",
+                f"{name}: {len(benchmark.items):,} items; {decode.call_count:,} decoded, by the loop all; "
+                f"{compared(ours, theirs)}; cosines differ by {worst:.1e}, scores by {moved:.4f}",
                 flush=True,
             )
-        print(f"both: {compared(*total)}")
+        print(f"all: ours decodes {decodes[0]:,}, the loop {decodes[1]:,}; {compared(*total)}")
 
 
 def compared(ours: np.ndarray, theirs: np.ndarray) -> str:

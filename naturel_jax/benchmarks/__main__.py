@@ -66,7 +66,7 @@ def map_shortcuts(
     names: Sequence[str], files: Path, naturel: Path | None, fields: Mapping[str, BenchmarkFields], seen: Sequence[str]
 ) -> str:
     """The map of ``shortcuts`` of the benchmarks called ``names``, or of every one whose annotation files are there;
-    ``seen``: files of training captions. Raises UserError for a named one that cannot be read."""
+    ``seen``: files or prepared folders of training captions. Raises UserError for a named one that cannot be read."""
     pairs = frozenset(pair for file in seen for text in own.captions(file) for pair in shortcuts.word_pairs(text))
     found, not_compared, missing = [], [], 0
     for name in names or BENCHMARKS:
@@ -102,8 +102,8 @@ def main(arguments: Sequence[str]) -> None:
         "names", nargs="*", help="benchmarks to list, or your own, such as pairs:my.jsonl; default: all"
     )
     parser.add_argument("--shortcuts", action="store_true", help="print what can be solved without images, as Markdown")
-    meaning = "with --shortcuts: files of training captions, to compare the word pairs of captions with"
-    parser.add_argument("--seen", nargs="+", default=[], metavar="FILE", help=meaning)
+    meaning = "with --shortcuts: training captions to look for word pairs in: files, or prepared NatuRel folders"
+    parser.add_argument("--seen", nargs="+", default=[], metavar="PATH", help=meaning)
     own_benchmarks.add_fields(parser)
     options = parser.parse_args(arguments)
     if options.download and in_store(options.dir):

@@ -25,6 +25,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Met
 from naturel_jax.benchmarks.files import BenchmarkError, Folder
 from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
+from naturel_jax.data.items import prepared
 from naturel_jax.data.items.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
 from naturel_jax.data.sources import arrow, csv, jsonl, parquet
 from naturel_jax.storage import staging
@@ -32,6 +33,7 @@ from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import is_unicode, reading_arrow
+from tfds_naturel.common.schema import POLARITIES
 
 OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".jsonl": jsonl.open_table,
@@ -228,11 +230,22 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
 
 
 def captions(path: str) -> Iterator[str]:
-    """The true captions of a file of training data, under the usual names of fields. Raises UserError for a file of
-    another kind, and naming the first record without a caption."""
+    """The true captions of training data: of a file, under the usual names of fields, or of the split ``train`` of a
+    prepared NatuRel folder. Raises UserError for anything else, and naming the first record without a caption."""
     file = Path(path).expanduser()
+    if (file / "dataset_info.json").is_file():
+        records = prepared.open_split(file, "train").records
+        if "captions" not in records.features:
+            raise UserError(f"{path}: has no feature 'captions'; expected a prepared NatuRel folder, or a file")
+        for rows in (records.value(n, "captions") for n in range(len(records))):
+            texts = zip(rows["text"], rows["polarity"], strict=True)
+            yield from (prepared.to_str(text) for text, which in texts if POLARITIES[which] == "positive")
+        return
     if file.suffix.lower() not in OPENERS or not file.is_file():
-        raise UserError(f"{path}: expected a file with the suffix {', '.join(OPENERS)}")
+        raise UserError(
+            f"{path}: expected a file with the suffix {', '.join(OPENERS)}, or a prepared NatuRel folder, such as "
+            "data/naturel/full/4.0.0"
+        )
     for place, number, row in _rows(file):
         try:
             yield from to_record(row, choose(RecordFields()), str(number)).positives

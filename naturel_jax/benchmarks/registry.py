@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from naturel_jax.benchmarks import (
+    dci,
     eqben,
     hard_positives,
     hub_pairs,
@@ -86,6 +87,7 @@ _ROWS: dict[str, Reader] = {
     **negbench.ENTRIES,
     **suites.ENTRIES,
     "sdci": sdci,
+    "dci_retrieval": dci,
     "urban1k": urban1k,
     "coco_retrieval": retrieval.COCO,
     "flickr30k_retrieval": retrieval.FLICKR30K,

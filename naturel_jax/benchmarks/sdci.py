@@ -53,14 +53,7 @@ def read(folder: Path) -> Benchmark:
     item is a batch of images in that order, as in the official code.
     """
     root, photos = folder / "sdci", Folder(folder / "sdci" / "photos")
-    names = load_json(root / "splits.json", dict).get("test")
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise BenchmarkError(f"{root / 'splits.json'}: test is {names!a:.80}, expected a list of file names")
-    if len(distinct := set(map(PurePosixPath, names))) < len(names):
-        raise BenchmarkError(
-            f"{root / 'splits.json'}: test has {len(names):,} names of {len(distinct):,} files; download it again"
-        )
-    problems: list[str] = []
+    names, problems = file_names(root, "test"), list[str]()
     load = functools.lru_cache(maxsize=1)(lambda path: load_json(path, dict))  # a file is read for all variants
     found: dict[str, list[_Entry]] = {name: [] for name in VARIANTS}
     for name in names:
@@ -76,6 +69,21 @@ def read(folder: Path) -> Benchmark:
     for name in VARIANTS:
         metrics += [Metric(f"sdci/{s}/{name}", s, where=("variant", name), weighted=True) for s in SCORES]
     return Benchmark("sdci", items, outcomes, tuple(metrics), problems=tuple(problems), chance=CHANCE)
+
+
+def file_names(root: Path, *splits: str) -> list[str]:
+    """The names of the files of these splits in ``root/splits.json``, by default of all. Raises FileNotFoundError and
+    BenchmarkError."""
+    path, names = root / "splits.json", list[str]()
+    listed = load_json(path, dict)
+    for split in splits or listed:
+        some = listed.get(split)
+        if not isinstance(some, list) or not all(isinstance(name, str) and name.isprintable() for name in some):
+            raise BenchmarkError(f"{path}: {split!a:.20} is {some!a:.80}, expected a list of file names")
+        names += some
+    if len(distinct := set(map(PurePosixPath, names))) < len(names):
+        raise BenchmarkError(f"{path}: has {len(names):,} names of {len(distinct):,} files; download it again")
+    return names
 
 
 def _entries(record: dict[str, Any], variant: Variant, photos: Folder) -> Iterator[_Entry]:

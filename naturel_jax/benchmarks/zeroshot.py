@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, Source, positions
-from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
+from naturel_jax.benchmarks.files import BenchmarkError, check_inside, load_json, not_found
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.index import read_file
 from naturel_jax.data.items.records import BadRecord, Span
 from naturel_jax.data.sources import webdataset
 from tfds_naturel.common.builders import open_builder
-from tfds_naturel.common.files import check_regular, version_of
+from tfds_naturel.common.files import check_regular, is_unicode, version_of
 
 SOURCE = Source(
     "the dataset's own",
@@ -27,6 +27,9 @@ SOURCE = Source(
 TEMPLATES = ("a photo of a {}.",)
 # File with prompts -> what stands for the class in them: ours, and clip_benchmark's.
 TEMPLATE_FILES = {"templates.txt": "{}", "zeroshot_classification_templates.txt": "{c}"}
+# clip_benchmark's prompts by data set, beside the folders of the data sets; one that it does not know has ImageNet's
+# (github.com/LAION-AI/CLIP_benchmark, clip_benchmark/datasets/builder.py, 0322448).
+PROMPT_TABLE, OTHERS = "en_zeroshot_classification_templates.json", "imagenet1k"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _IMAGE_FIELDS = ("webp", "png", "jpg", "jpeg")
 _MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have seven million
@@ -38,7 +41,8 @@ def read(folder: Path) -> Benchmark:
     """Reads every folder of ``zeroshot/``: a folder per class, a prepared TFDS dataset with ``image`` and ``label``, or
     shards (``_webdataset``). In the first two, each line of ``classnames.txt`` has a folder's name or a label, a space
     or tab, and the name of that class in prompts; without that file, the names are the same. A file of
-    ``TEMPLATE_FILES`` has one prompt per line; the embeddings of all prompts are averaged.
+    ``TEMPLATE_FILES`` has one prompt per line, or ``PROMPT_TABLE`` those of a data set; the embeddings of all prompts
+    are averaged.
     """
     root = folder / "zeroshot"
     if not root.is_dir():
@@ -120,11 +124,20 @@ def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 def _templates(dataset: Path) -> tuple[str, ...]:
     for name, mark in TEMPLATE_FILES.items():
         if (path := dataset / name).exists():
-            templates = _lines(path)
-            if not templates or any(mark not in line or set("{}") & set(line.replace(mark, "")) for line in templates):
-                raise BenchmarkError(f"{path}: expected one prompt per line, each with {mark} for the class's name")
-            return tuple(line.replace(mark, "{}") for line in templates)
+            return _checked(_lines(path), mark, f"{path}: expected one prompt per line")
+    if (path := dataset.parent / PROMPT_TABLE).exists():
+        table = load_json(path, dict)
+        return _checked(table.get(dataset.name, table.get(OTHERS)), "{c}", f"{path}: expected a list of prompts")
     return TEMPLATES
+
+
+def _checked(prompts: object, mark: str, expected: str) -> tuple[str, ...]:
+    """The prompts with ``{}`` in place of ``mark``. Raises BenchmarkError, which begins with ``expected``."""
+    found = [line for line in prompts if isinstance(line, str)] if isinstance(prompts, list) else []
+    is_whole = isinstance(prompts, list) and len(found) == len(prompts) and is_unicode(found)
+    if not found or not is_whole or any(mark not in p or set("{}") & set(p.replace(mark, "")) for p in found):
+        raise BenchmarkError(f"{expected}, each with {mark} for the class's name")
+    return tuple(line.replace(mark, "{}") for line in found)
 
 
 def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:

@@ -173,7 +173,7 @@ def test_sdci_lists_a_file_once_and_has_boxes_of_any_number(tmp_path):
     problems = read("sdci", tmp_path).problems
     assert any("complete/'0.json': not in the official form" in problem for problem in problems)
     (tmp_path / "sdci/splits.json").write_text(json.dumps({"test": ["0.json", "./0.json"]}))
-    with pytest.raises(BenchmarkError, match="test has 2 names of 1 files"):
+    with pytest.raises(BenchmarkError, match="has 2 names of 1 files"):
         read("sdci", tmp_path)
 
 

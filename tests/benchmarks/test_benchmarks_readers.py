@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -369,6 +370,17 @@ def test_sdci_as_in_the_official_code():
             right[1] += pooled[n] > false[n, n]
         scores = sdci.outcomes([item], [s])
         assert [scores["caption"][0] * size, scores["negative"][0] * size] == pytest.approx(right)
+
+
+def test_dci_retrieval(tmp_path):
+    """Expected as LoTLIP's dataloader joins the captions; all splits count."""
+    files.dci(tmp_path)
+    benchmark = read("dci_retrieval", tmp_path)
+    assert benchmark.items[0].captions == ("A street. It is wet. A car. is red",) * 2
+    assert [item.images[0].read() for item in benchmark.items] == [files.png(0), files.png(1)]
+    shutil.rmtree(tmp_path / "sdci/annotations")
+    with pytest.raises(FileNotFoundError, match="annotations: not found"):
+        read("dci_retrieval", tmp_path)
 
 
 def test_docci_retrieval(tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from naturel_jax.benchmarks import blind, naturel_contrast, naturel_pairs, naturel_reworded, registry
+from naturel_jax.benchmarks import __main__ as command
+from naturel_jax.benchmarks import blind, naturel_contrast, naturel_pairs, naturel_reworded, own, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.data.items import prepared
@@ -89,6 +90,22 @@ def test_zeroshot_reads_the_shards_of_clip_benchmark(tmp_path):
     files.write(tmp_path / "zeroshot/wds_flowers/dataset_type.txt", b"retrieval\n")
     with pytest.raises(BenchmarkError, match=r"dataset_type\.txt: is 'retrieval'; expected classification"):
         read("zeroshot", tmp_path)
+
+
+def test_zeroshot_has_the_prompts_of_clip_benchmark_by_data_set(tmp_path):
+    """And, as in clip_benchmark, those of ImageNet for a data set that the table does not have."""
+    table = tmp_path / "zeroshot/en_zeroshot_classification_templates.json"
+    files.write(table, {"imagenet1k": ["a bad photo of a {c}.", "itap of a {c}."], "pets": ["a {c}, a type of pet."]})
+    for name in ("pets", "birds", "texts"):
+        files.write(tmp_path / f"zeroshot/{name}/robin/a.png", files.png(0))
+    files.write(tmp_path / "zeroshot/texts/templates.txt", b"{}\n")
+    prompts = {item.tags["dataset"]: item.captions[0] for item in read("zeroshot", tmp_path).items}
+    imagenet = ("a bad photo of a robin.", "itap of a robin.")
+    assert prompts == {"pets": ("a robin, a type of pet.",), "birds": imagenet, "texts": ("robin",)}
+    for wrong in ({"pets": [7]}, {"imagenet1k": "a {c}"}, {"pets": ["a pet"]}, {"birds": []}):
+        files.write(table, wrong)
+        with pytest.raises(BenchmarkError, match=r"templates\.json: expected a list of prompts, each with {c} for"):
+            read("zeroshot", tmp_path)
 
 
 @pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
@@ -269,6 +286,22 @@ def test_pairs_whose_claim_is_true_of_another_image_have_a_score_of_their_own():
     assert {f"naturel/{kind}/mirrored/{value}" for kind in ("simple", "complex") for value in ("yes", "no")} <= {
         *metrics
     }
+
+
+def test_training_captions_of_a_prepared_dataset_are_its_true_ones(tmp_path, capsys):
+    folder = data_dir() / "naturel" / "tiny" / VERSION
+    records = prepared.open_split(folder, "train").records
+    groups = [group for n in range(len(records)) for group in prepared.caption_groups(records[n])]
+    true = [text for group in groups for caption in group.positives for text in (caption.text, *caption.paraphrases)]
+    assert sorted(own.captions(str(folder))) == sorted(true)
+    rows = [{"image": "a.png", "positives": [true[0]], "negatives": ["it" + true[0].replace(" ", " un")]}]
+    files.write(tmp_path / "my.jsonl", files.lines(rows))
+    files.write(tmp_path / "a.png", files.png(0))
+    command.main([f"pairs:{tmp_path}/my.jsonl", "--shortcuts", "--seen", str(folder)])
+    assert "| my/accuracy | 1 | 0 (0.00) |" in (text := capsys.readouterr().out)
+    assert text.splitlines()[-1].endswith("| 1.00 | 0.00 | 1.00 |"), "true seen, false seen, most seen"
+    with pytest.raises(UserError, match=r"expected a file with the suffix .*, or a prepared NatuRel folder, such as"):
+        list(own.captions(str(tmp_path)))
 
 
 def facts(records, n: int) -> set[str]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import benchmark, registry
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.evaluators import embed, results
 from naturel_jax.report import compare, published
 from tests.helpers import benchmark_files as files
@@ -66,6 +67,20 @@ def test_cosines_match_transformers(folders, tmp_path, name):
         assert [row["id"] for row in rows] == [item.id for item in bench.items]
         for row, item in zip(rows, bench.items, strict=True):
             np.testing.assert_allclose(row["cosines"], torch_cosines(folders / name, item).ravel(), atol=1e-5)
+
+
+def test_suites_on_the_same_photos_decode_each_once(folders, tmp_path, monkeypatch):
+    """On COCO's val2017: choices, pairs and retrieval, in one command."""
+    for write in (files.sugarcrepe, files.sugarcrepe_pp, files.negbench):
+        write(tmp_path)
+    names = ("sugarcrepe", "sugarcrepe_pp", "negbench_coco", "negbench_coco_retrieval")
+    suites = registry.read(names, files=tmp_path)
+    photos = [{image.read() for item in suite.items for image in item.images} for suite in suites]
+    decoded, image = list[bytes](), Processor.image
+    monkeypatch.setattr(Processor, "image", lambda self, data, box=None: decoded.append(data) or image(self, data, box))
+    run(tmp_path, tmp_path / "out", f"CLIP={folders / 'tiny-clip'}", names=names)
+    assert len(results.load(tmp_path / "out")) == len(names)
+    assert sorted(decoded) == sorted(set().union(*photos)) and len(decoded) < sum(map(len, photos))
 
 
 def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, capsys, monkeypatch):

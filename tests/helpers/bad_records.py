@@ -34,7 +34,7 @@ FILES = {  # benchmark -> the files with its records; those of Parquet and of im
     **{"crepe_atom": "crepe/*/atom/*_4.csv", "spec_image_to_text": "spec/count/image*.json"},
     **{"bla": "bla/annotations/c*.json", "crossmodal3600_en": "crossmodal3600/*.jsonl"},
     **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "urban1k": "", "zeroshot": ""},
-    "sdci": "",
+    **{"sdci": "", "dci_retrieval": ""},
 }
 
 
@@ -102,13 +102,12 @@ def make(name: str, root: Path) -> int:
     files.MAKERS[name](root)
     if name == "zeroshot":
         files.write(root / "zeroshot/pets/cat/broken.png", b"no")
-    if name == "sdci":
-        good = json.loads((root / "sdci/complete/0.json").read_text())
-        names = [
-            f"{n}.json" for n, row in enumerate(bad(good)) if files.write(root / f"sdci/complete/{n}.json", row) is None
-        ]
+    if name in ("sdci", "dci_retrieval"):
+        folder = root / "sdci" / ("complete" if name == "sdci" else "annotations")
+        good = json.loads((folder / "0.json").read_text())
+        names = [f"{n}.json" for n, row in enumerate(bad(good)) if files.write(folder / f"{n}.json", row) is None]
         files.write(root / "sdci/splits.json", {"test": [*names, "../x.json", "none.json"]})
-        files.write(root / "sdci/complete/0.json", good)
+        files.write(folder / "0.json", good)
     if name == "urban1k":
         for n, content in enumerate((b"\xff", b"\nlater", b"no image")):
             files.write(root / f"urban1k/caption/bad{n}.txt", content)

@@ -379,6 +379,15 @@ def sdci(root: Path) -> None:
     write(root / "sdci/splits.json", {"train": [], "test": [f"{n}.json" for n in range(3)]})
 
 
+def dci(root: Path) -> None:
+    """Two descriptions of DCI, of which one is in its training split."""
+    texts = {"short_caption": "A street. ", "extra_caption": "\n It is wet.\nA car</s> is red.. "}
+    for n in range(2):
+        write(root / f"sdci/annotations/{n}.json", {"image": f"sa_{n}.jpg", "mask_data": {}, **texts})
+        write(root / f"sdci/photos/sa_{n}.jpg", png(n))
+    write(root / "sdci/splits.json", {"train": ["0.json"], "valid": [], "test": ["1.json"]})
+
+
 def docci(root: Path) -> None:
     """Three descriptions of DOCCI, two of its test split."""
     splits = ("test", "train", "test")
@@ -426,8 +435,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
     **{"sugarcrepe": sugarcrepe, "sugarcrepe_pp": sugarcrepe_pp, "whatsup": whatsup, "eqben": eqben, "valse": valse},
     **{"coco_order": karpathy, "coco_retrieval": karpathy, "flickr30k_order": flickr30k},
     **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot},
-    **{"naturalbench_retrieval": naturalbench, "urban1k": urban1k},
-    **{"sdci": sdci, "mmvp_vlm": mmvp, "svo_probes": svo, "bla": bla, "coco_counterfactuals": coco_counterfactuals},
+    **{"naturalbench_retrieval": naturalbench, "urban1k": urban1k, "sdci": sdci, "dci_retrieval": dci},
+    **{"mmvp_vlm": mmvp, "svo_probes": svo, "bla": bla, "coco_counterfactuals": coco_counterfactuals},
     **{"docci_retrieval": docci, "spec_image_to_text": spec, "spec_text_to_image": spec},
     **dict.fromkeys((*(f"crepe_{kind}" for kind in CREPE_KINDS), *CREPE_SYSTEMATICITY), crepe),
     **{f"crossmodal3600_{language}": crossmodal3600 for language in LANGUAGES},
