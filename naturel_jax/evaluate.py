@@ -72,16 +72,16 @@ def main(arguments: Sequence[str]) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
     wrong = mistakes.parse(options.mistakes)
-    given = [name for name in ("mistakes", "shortcuts", "baseline", "galleries") if getattr(options, name)]
+    given = [name for name in ("mistakes", "shortcuts", "baseline", "galleries", "known") if getattr(options, name)]
     if options.watch and given:
         raise UserError(f"--{given[0]} is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
+    checkpoints = [*published.read(options.known).values(), *published.CHECKPOINTS.values()]
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
     benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
-    checkpoints = [*published.read(options.known).values(), *published.CHECKPOINTS.values()]
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     processes.check_limits()
     preemption.install_handler()

@@ -202,6 +202,7 @@ def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
         (["--models", "a=x", "--benchmarks", "bivlc"], r"bivlc: contains no \*\.parquet"),
         (["--models", "a=x", "--benchmarks", "naturel"], "naturel needs --naturel, which is not set"),
         (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 or more"),
+        (["--watch", "x", "--known", "k.json"], "--known is for models, not for --watch; name the run with --models"),
     ],
 )
 def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
