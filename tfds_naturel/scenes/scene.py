@@ -44,7 +44,8 @@ class ScenesConfig:
     positions. With ``agents`` besides, nothing is painted for an exchange: every other image shows two beings that act
     on a thing each, which change places from one such image to the next. These have no captions of single triplets,
     which would be true more often than those of their rivals. Raises ValueError for a class without a drawing, if the
-    last split has images but no composition is held out, and if there are no ``agents`` to exchange.
+    last split has images but no composition is held out, and if ``agents`` have nothing to exchange or the training
+    images are not a multiple of 4.
     """
 
     name: str
@@ -69,6 +70,11 @@ class ScenesConfig:
             raise ValueError(
                 f"scenes config {self.name!r}: sizes has {self.sizes[-1]} images in {SPLITS[-1]}, but held_out = "
                 f"{self.held_out} of pairs_per_family = {self.pairs_per_family} holds out nothing; raise one of the two"
+            )
+        if self.agents and self.sizes[0] % 4:
+            raise ValueError(
+                f"scenes config {self.name!r}: sizes has {self.sizes[0]} images in {SPLITS[0]}; expected a multiple of "
+                "4: with agents, two of four show the opposite of each other, and one alone would have no captions"
             )
         shown = self.compositions()[: 2 if self.sizes[-1] else 1]
         if self.agents and not all(world.agents for world in shown):
@@ -109,9 +115,9 @@ CONFIGS = {
         dataclasses.replace(
             _SCENES,
             name="scenes_agents",
-            sizes=(24_000, 1_000, 2_000, 1_000),
+            sizes=(12_000, 500, 2_000, 1_000),
             pairs_per_family=80,  # with fewer, held-out triplets have next to nothing to exchange
-            held_out=0.3,
+            held_out=0.35,
             exchanges=True,
             agents=True,
         ),
