@@ -414,7 +414,9 @@ def test_two_agents_exchange_their_things(tmp_path):
             assert len(on_left) == 4 and all({fact.subject, fact.object} <= on_left.keys() for fact in claims[text])
             left, right = sorted((scene.things[:2], scene.things[2:]), key=lambda pair: pair[0].box)
             assert max(thing.box[2] for thing in left) < min(thing.box[0] for thing in right)
-    trained_on = [prepared.open_source(builder.data_path, "train", tmp_path, kind).items for kind in (None, "binding")]
+    trained_on = [
+        prepared.open_source(builder.data_path, "train", tmp_path / f"{kind}", kind).items for kind in (None, "binding")
+    ]
     assert [len(one) for one in trained_on] == [16, 16]
     assert sorted(np.concatenate([one.left_out for one in trained_on])) == [*range(32)]
 
