@@ -6,8 +6,8 @@
 writes ``OUT/naturel/full/<version>`` (ArrayRecord, or TFRecord for tf.data users) and its dataset card. A finished
 dataset is left untouched; if a build was interrupted, its files are removed and it starts over.
 
-Datasets: full, relations, attributes and full_v6 of Open Images; scenes, scenes_hard and scenes_bindings, which are
-drawn; coco_order, negclip_tsv and winoground_part.
+Datasets: full, relations, attributes and full_v6 of Open Images; scenes, scenes_hard, scenes_bindings and
+scenes_agents, which are drawn; coco_order, negclip_tsv and winoground_part.
 """
 
 import argparse

@@ -4,9 +4,8 @@ from ml_collections import ConfigDict
 
 
 def use(config: ConfigDict, world: str) -> ConfigDict:
-    """Adapts ``config`` to the drawn world ``world``, ``scenes``, ``scenes_hard`` or ``scenes_bindings``, sized for two
-    CPU cores: a tiny model, trained from scratch or from a base trained from scratch. Every benchmark in both tables
-    has a twin there."""
+    """Adapts ``config`` to the drawn world ``world``, such as ``scenes``, sized for two CPU cores: a tiny model,
+    trained from scratch or from a base trained from scratch. Every benchmark in both tables has a twin there."""
     twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
     config.eval.benchmarks = ("naturel", "naturel_unseen", "naturel_contrast", *twins)
     config.eval.naturel = f"naturel/{world}"

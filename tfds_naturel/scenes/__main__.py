@@ -28,7 +28,7 @@ def sheet(config: ScenesConfig, columns: int) -> np.ndarray:
 def _cell(scene: Scene) -> np.ndarray:
     cell = np.full((216, 192, 3), 255, np.uint8)
     cell[2:190, 2:190] = cv2.resize(scene.image, (188, 188), interpolation=cv2.INTER_CUBIC)
-    for row, triplet in enumerate((scene.triplet, *(triplet for _, triplet in scene.attributes))):
+    for row, triplet in enumerate((*scene.facts, *(triplet for _, triplet in scene.attributes))):
         cv2.putText(cell, str(triplet), (4, 200 + 11 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
     return cell
 

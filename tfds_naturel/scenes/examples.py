@@ -16,7 +16,7 @@ from tfds_naturel.open_images.annotations import AnnotatedImage, Box, Relation
 from tfds_naturel.open_images.exchanges import Listed, balanced, bindings, positions
 from tfds_naturel.scenes.render import encode_jpeg
 from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
-from tfds_naturel.scenes.world import arguable, rivals
+from tfds_naturel.scenes.world import arguable, rivals, things_exchanged
 
 
 def example(config: ScenesConfig, split: str, index: int, found: Sequence[Exchange] = ()) -> dict[str, Any]:
@@ -25,8 +25,9 @@ def example(config: ScenesConfig, split: str, index: int, found: Sequence[Exchan
     scene = draw(config, split, index)
     rng = np.random.default_rng([config.seed, zlib.crc32(split.encode()), index, 1])
     relations = _relations(scene)
-    rows = numbered(captions(config, scene, triplet, rng) for triplet, _, _ in relations)
-    for group, exchange in enumerate(found, len(relations)):
+    described = [] if len(scene.facts) > 1 else [triplet for triplet, _, _ in relations]
+    rows = numbered(captions(config, scene, triplet, rng) for triplet in described)
+    for group, exchange in enumerate(found, len(described)):
         rows += exchanges.rows(exchange, group)
     return {
         "image": encode_jpeg(scene.image),
@@ -50,7 +51,8 @@ def image_id(config: ScenesConfig, split: str, index: int) -> str:
 
 def _relations(scene: Scene) -> list[Relation]:
     """The triplets of an image, with the rows of subject and object among its things."""
-    return [Relation(scene.triplet, 0, 1), *(Relation(triplet, row, -1) for row, triplet in scene.attributes)]
+    pairs = (Relation(fact, 2 * n, 2 * n + 1) for n, fact in enumerate(scene.facts))
+    return [*pairs, *(Relation(triplet, row, -1) for row, triplet in scene.attributes)]
 
 
 @functools.lru_cache(maxsize=len(SPLITS))
@@ -66,7 +68,9 @@ def exchanged(config: ScenesConfig, split: str) -> dict[str, list[Exchange]]:
         boxes = ((thing.label, *thing.box) for thing in scene.things)
         objects = tuple((label, Box(xmin, xmax, ymin, ymax)) for label, xmin, ymin, xmax, ymax in boxes)
         image = AnnotatedImage(image_id(config, split, index), objects, tuple(_relations(scene)))
-        found = (*bindings(image, Listed(shown), shown.__contains__), *positions(image))
+        found = [*bindings(image, Listed(shown), shown.__contains__), *positions(image)]
+        if len(scene.facts) > 1:  # what agents exchange need not touch: here, what is not drawn is false
+            found = [Exchange("binding", scene.facts, things_exchanged(scene.facts))]
         candidates += [(image.image_id, exchange) for exchange in found]
     return balanced(candidates, config.seed)
 

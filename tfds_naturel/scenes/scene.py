@@ -3,22 +3,31 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfds_naturel.captions.relations import CONTRARIES, converse
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.schema import Facts, Triplet
 from tfds_naturel.scenes.backdrop import backdrop
-from tfds_naturel.scenes.figures import Figure, make_look, place
-from tfds_naturel.scenes.layouts import LAYOUTS, figure_layer
+from tfds_naturel.scenes.figures import Figure, Look, make_look, place
+from tfds_naturel.scenes.layouts import LAYOUTS, Layer, figure_layer
 from tfds_naturel.scenes.render import render
 from tfds_naturel.scenes.sprites import SPRITES
-from tfds_naturel.scenes.world import ARGUABLE, Compositions, attribute_arguable, attributes_of, compositions
+from tfds_naturel.scenes.world import (
+    ARGUABLE,
+    Compositions,
+    attribute_arguable,
+    attributes_of,
+    compositions,
+    things_exchanged,
+)
 
 VERSION = "3.1.0"  # of the worlds: their held-out triplets, captions and twins
 SPLITS = ("train", "validation", "test", "test_unseen_triplets")
+_HALF = 0.48  # share of the image's width for each of two facts
+_AGENTS = 0xA6E7  # differs from other streams of the seed
 _BESIDE = 0.08  # objects whose centres are closer than this are neither left nor right of each other
 
 
@@ -32,8 +41,11 @@ class ScenesConfig:
     other classes and ``clutter`` (min, max) decorations; in a share ``attribute_share`` of the images, one of the pair
     is painted. A triplet has ``variants`` sets of captions. With ``exchanges``, both of the pair are painted where they
     can be, the colours change places from one scene of a triplet to the next, and images have captions of bindings and
-    positions. Raises ValueError for a class without a drawing, and if the last split has images but no composition is
-    held out.
+    positions. With ``agents`` besides, nothing is painted for an exchange: every other image shows two beings that act
+    on a thing each, which change places from one such image to the next. These have no captions of single triplets,
+    which would be true more often than those of their rivals. Raises ValueError for a class without a drawing, if the
+    last split has images but no composition is held out, and if ``agents`` have nothing to exchange or the training
+    images are not a multiple of 4.
     """
 
     name: str
@@ -49,6 +61,7 @@ class ScenesConfig:
     attribute_share: float = 0.5
     variants: int = 4
     exchanges: bool = False
+    agents: bool = False
 
     def __post_init__(self) -> None:
         if unknown := set(self.classes) - SPRITES.keys():
@@ -58,11 +71,22 @@ class ScenesConfig:
                 f"scenes config {self.name!r}: sizes has {self.sizes[-1]} images in {SPLITS[-1]}, but held_out = "
                 f"{self.held_out} of pairs_per_family = {self.pairs_per_family} holds out nothing; raise one of the two"
             )
+        if self.agents and self.sizes[0] % 4:
+            raise ValueError(
+                f"scenes config {self.name!r}: sizes has {self.sizes[0]} images in {SPLITS[0]}; expected a multiple of "
+                "4: with agents, two of four show the opposite of each other, and one alone would have no captions"
+            )
+        shown = self.compositions()[: 2 if self.sizes[-1] else 1]
+        if self.agents and not all(world.agents for world in shown):
+            raise ValueError(
+                f"scenes config {self.name!r}: no two agents can exchange their things with pairs_per_family = "
+                f"{self.pairs_per_family} and held_out = {self.held_out}; raise one of the two"
+            )
 
     def options(self) -> dict[str, Any]:
-        """All fields, as a dataset stores them; without ``exchanges`` as before there were any."""
-        fields = dataclasses.asdict(self)
-        return fields if self.exchanges else {name: x for name, x in fields.items() if name != "exchanges"}
+        """All fields, as a dataset stores them; without ``exchanges`` and ``agents`` as before there were any."""
+        fields = dataclasses.asdict(self).items()
+        return {name: value for name, value in fields if value or name not in ("exchanges", "agents")}
 
     def compositions(self) -> tuple[Compositions, Compositions]:
         """(seen, unseen): the compositions of the first three splits, and those of the last."""
@@ -88,6 +112,15 @@ CONFIGS = {
     for config in (
         _SCENES,
         dataclasses.replace(_SCENES, name="scenes_bindings", exchanges=True),
+        dataclasses.replace(
+            _SCENES,
+            name="scenes_agents",
+            sizes=(12_000, 500, 2_000, 1_000),
+            pairs_per_family=80,  # with fewer, held-out triplets have next to nothing to exchange
+            held_out=0.35,
+            exchanges=True,
+            agents=True,
+        ),
         ScenesConfig(
             name="scenes_hard",
             classes=tuple(SPRITES),
@@ -113,10 +146,10 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """``things[0]`` and ``things[1]`` are subject and object of ``triplet``, the rest distractors of other classes;
-    ``rendered()`` takes longer than everything else."""
+    """``things[0]`` and ``things[1]`` are subject and object of the first of ``facts``, the next two those of the
+    second, if any, and the rest distractors of other classes; ``rendered()`` takes longer than everything else."""
 
-    triplet: Triplet
+    facts: Facts
     things: tuple[Thing, ...]
     rendered: Callable[[], np.ndarray]
 
@@ -124,6 +157,11 @@ class Scene:
     def image(self) -> np.ndarray:
         """The pixels, uint8 [size, size, 3] RGB."""
         return self.rendered()
+
+    @property
+    def triplet(self) -> Triplet:
+        """The first fact, and the only one without a second agent."""
+        return self.facts[0]
 
     @property
     def attributes(self) -> tuple[tuple[int, Triplet], ...]:
@@ -146,24 +184,39 @@ class Scene:
             here, there = ((self.things[k].box[0] + self.things[k].box[2]) / 2 for k in (i, j))
             ahead = there - here
             return (ahead if relation == "left_of" else -ahead) > _BESIDE
-        if {i, j} != {0, 1}:
+        fact = i // 2
+        if fact != j // 2 or fact >= len(self.facts):
             return relation in ("on", "under", "at")
-        return relation in ARGUABLE[self.triplet.relation][i]
+        return relation in ARGUABLE[self.facts[fact].relation][i % 2]
 
 
 def draw(config: ScenesConfig, split: str, index: int) -> Scene:
     """Scene ``index`` of ``split``, which is one of SPLITS."""
     number = SPLITS.index(split)
     shown = config.compositions()[split == SPLITS[-1]]
+    if config.agents:
+        index, with_agents = divmod(index, 2)
+        if with_agents:
+            return _draw_agents(shown.agents, config, number, index)
     cycle, position = divmod(index, len(shown.pairs))
     pair = _order(config.seed, number, cycle, len(shown.pairs))[position]
     triplet = shown.pairs[pair]
     rng = np.random.default_rng([config.seed, number, index])
     painted = None
-    if config.exchanges:
+    if config.exchanges and not config.agents:
         of_both_turns = np.random.default_rng([config.seed, number, cycle // 2, pair])
         painted = _contrary_attributes(triplet, shown, cycle % 2, of_both_turns)
     return compose(triplet, painted or _paint(triplet, shown, config, rng), config, rng)
+
+
+def _draw_agents(shown: tuple[Facts, ...], config: ScenesConfig, split: int, index: int) -> Scene:
+    """Scene ``index`` of those with two agents: the same two in two scenes, and then others."""
+    drawn, turn = divmod(index, 2)
+    cycle, position = divmod(drawn, len(shown))
+    facts = shown[_order(config.seed, split, cycle, len(shown))[position]]
+    one, two = things_exchanged(facts) if turn else facts
+    rng = np.random.default_rng([config.seed, split, index, _AGENTS])
+    return compose(one, (None, None), config, rng, beside=two)
 
 
 @functools.lru_cache(maxsize=8)
@@ -199,26 +252,38 @@ def _contrary_attributes(
 
 
 def compose(
-    triplet: Triplet, painted: tuple[str | None, str | None], config: ScenesConfig, rng: np.random.Generator
+    triplet: Triplet,
+    painted: tuple[str | None, str | None],
+    config: ScenesConfig,
+    rng: np.random.Generator,
+    beside: Triplet | None = None,
 ) -> Scene:
-    """Draws a triplet of two classes, with subject and object in the colours or materials ``painted``."""
+    """Draws a triplet of two classes, with subject and object in the colours or materials ``painted``. With a triplet
+    of two other classes ``beside`` it, in natural colours, each has a half of the image."""
     behind = backdrop(rng, int(rng.integers(config.clutter[0], config.clutter[1] + 1)))
-    subject, obj = make_look(triplet.subject, painted[0], rng), make_look(triplet.object, painted[1], rng)
-    layout = LAYOUTS[triplet.relation](subject, obj, rng)
-    zoom = rng.uniform(*config.zoom)
-    x, y = rng.uniform(0, 1 - zoom, 2)
-    shift = x, y
-    boxes = [figure.box * zoom + np.tile(shift, 2) for figure in (layout.subject, layout.object)]
-    layers = tuple(dataclasses.replace(layer, scale=zoom, shift=shift) for layer in layout.layers)
-    extra = tuple(_distractors(triplet, boxes, config, rng))
-    looks = [subject, obj, *(figure.look for figure in extra)]
+    facts = (triplet, beside) if beside else (triplet,)
+    width, lefts = (_HALF, rng.permutation([0, 1 - _HALF])) if beside else (1, [0])
+    looks: list[Look] = []
+    boxes: list[np.ndarray] = []
+    layers: list[Layer] = []
+    for fact, attributes, left in zip(facts, (painted, (None, None)), lefts, strict=False):
+        subject, obj = make_look(fact.subject, attributes[0], rng), make_look(fact.object, attributes[1], rng)
+        layout = LAYOUTS[fact.relation](subject, obj, rng)
+        zoom = rng.uniform(*config.zoom) * width
+        x, y = rng.uniform(0, (width - zoom, 1 - zoom))
+        shift = left + x, y
+        looks += subject, obj
+        boxes += [figure.box * zoom + np.tile(shift, 2) for figure in (layout.subject, layout.object)]
+        layers += [dataclasses.replace(layer, scale=zoom, shift=shift) for layer in layout.layers]
+    extra = tuple(_distractors([look.label for look in looks], boxes, config, rng))
+    looks += [figure.look for figure in extra]
     boxes += [figure.box for figure in extra]
     things = tuple(
         Thing(look.label, look.attribute, tuple(np.clip(box, 0, 1).tolist()))
         for look, box in zip(looks, boxes, strict=True)
     )
-    layers = (*map(figure_layer, extra), *layers)
-    return Scene(triplet, things, functools.partial(render, behind, layers, config.size))
+    in_front = (*map(figure_layer, extra), *layers)
+    return Scene(facts, things, functools.partial(render, behind, in_front, config.size))
 
 
 def portrait(label: str, config: ScenesConfig, rng: np.random.Generator) -> np.ndarray:
@@ -230,12 +295,12 @@ def portrait(label: str, config: ScenesConfig, rng: np.random.Generator) -> np.n
 
 
 def _distractors(
-    triplet: Triplet, boxes: list[np.ndarray], config: ScenesConfig, rng: np.random.Generator
+    drawn: Sequence[str], boxes: list[np.ndarray], config: ScenesConfig, rng: np.random.Generator
 ) -> Iterator[Figure]:
     """Small figures of other classes that do not overlap any figure placed so far."""
     count = int(rng.integers(config.distractors[0], config.distractors[1] + 1))
     taken = list(boxes)
-    others = [label for label in config.classes if label not in (triplet.subject, triplet.object)]
+    others = [label for label in config.classes if label not in drawn]
     for pick in rng.permutation(len(others))[:count]:
         look = make_look(others[pick], None, rng)
         for _ in range(6):

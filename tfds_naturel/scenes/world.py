@@ -15,7 +15,7 @@ import numpy as np
 
 from tfds_naturel.captions.mirrored import Rival, needs_rivals
 from tfds_naturel.captions.relations import CONTRARIES, converse, excluded
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.schema import Facts, Triplet
 from tfds_naturel.scenes.beings import BEINGS, PEOPLE
 from tfds_naturel.scenes.sprite import COLOURS, MATERIALS
 from tfds_naturel.scenes.sprites import SPRITES
@@ -24,6 +24,7 @@ _ALL = frozenset(SPRITES)
 _INSTRUMENTS = {"Guitar", "Drum", "Violin", "Piano"}
 _WORN = {"Backpack", "Suitcase", "Handbag", "Drum", "Guitar"}
 _PLACES = {"Table", "Chair", "Car", "Drum", "Piano", "Bed"}
+_ACTS = {"holds", "wears", "plays", "hits"}
 _CONTAINERS = {label for label, sprite in SPRITES.items() if sprite.window}
 
 
@@ -142,6 +143,24 @@ class Compositions:
     def triplets(self) -> frozenset[Triplet]:
         """Triplets of both kinds."""
         return self.attributes.union(self.pairs)
+
+    @functools.cached_property
+    def agents(self) -> tuple[Facts, ...]:
+        """Facts about two beings that act on a thing each, of which ``things_exchanged`` makes facts that are among
+        ``pairs``, too; one of the two arrangements."""
+        acts = {t for t in self.pairs if t.relation in _ACTS and t.subject in BEINGS and t.object not in BEINGS}
+        return tuple(
+            (one, two)
+            for one, two in itertools.combinations(sorted(acts), 2)
+            if one.subject != two.subject and one.object != two.object and one[1:] < two[1:]
+            if acts.issuperset(things_exchanged((one, two)))
+        )
+
+
+def things_exchanged(facts: Facts) -> Facts:
+    """Two facts after what is said of the two subjects has changed places."""
+    one, two = facts
+    return Triplet(one.subject, *two[1:]), Triplet(two.subject, *one[1:])
 
 
 @functools.cache

@@ -269,10 +269,10 @@ class _Columns:
         )
 
 
-def collect(name: str, images: Iterable[tuple[str, Sequence[Group]]], *, every: bool = True) -> Items:
+def collect(name: str, images: Iterable[tuple[str, Sequence[Group]]]) -> Items:
     """Builds the tables of dataset ``name`` from the id and the caption groups of each image.
 
-    Raises UserError for an image without captions, if ``every`` image needs some, or a dataset without images.
+    Raises UserError for a dataset without images.
     """
     texts, facts = _Numbers(), _Numbers()
     positives, negatives = _Columns(), _Columns()
@@ -290,10 +290,6 @@ def collect(name: str, images: Iterable[tuple[str, Sequence[Group]]], *, every: 
                 for text in (caption.text, *caption.paraphrases) if caption.asserts else ():
                     asserts[texts[text]].add(facts[caption.asserts])
             shown |= dict.fromkeys(facts[caption.asserts] for caption in group.positives if caption.asserts)
-        if every and not any(group.positives or group.negatives for group in groups):
-            raise UserError(
-                f"{name}, image {image_id!r}: no captions; every image of a training set needs at least one"
-            )
         image_ids.append(image_id)
         starts.append(len(attributes))
         shows.append(array("i", shown))

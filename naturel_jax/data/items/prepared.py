@@ -116,9 +116,9 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
 def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind: Kind | None = None) -> Source:
     """``split`` of the dataset in ``directory`` as training data; its items are kept in the folder ``cache``.
 
-    With a ``kind`` of ``EXCHANGED_KINDS``, its caption groups are those of this kind, and images without one are left
-    out; otherwise, those of triplets. Raises what ``open_split`` and ``collect`` raise, and UserError if no image has a
-    group of ``kind``.
+    With a ``kind`` of ``EXCHANGED_KINDS``, its caption groups are those of this kind; otherwise, those of triplets.
+    Images that have only others are left out. Raises what ``open_split``, ``caption_groups`` and ``collect`` raise, and
+    UserError if all are left out.
     """
     kinds = (kind,) if kind else TRIPLET_KINDS
     name, records = open_split(directory, split)
@@ -126,25 +126,27 @@ def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind
     def read() -> Items:
         examples = (records[n] for n in range(len(records)))
         images = ((to_str(example["image_id"]), caption_groups(example, kinds)) for example in examples)
-        return collect(name, images, every=kind is None)
+        return collect(name, images)
 
     items = load_or_collect(cache, name, read)
-    if kind:
-        items = dataclasses.replace(items, left_out=np.flatnonzero(np.diff(items.groups_N1) == 0))
-        if not len(items):
-            raise UserError(
-                f"{name}: no image has captions of kind {kind!r}; photos have them since version 4.0.0, if there are "
-                "photos that show the opposite of each other: build the dataset again, or use another recipe"
-            )
+    items = dataclasses.replace(items, left_out=np.flatnonzero(np.diff(items.groups_N1) == 0))
+    if not len(items):
+        raise UserError(
+            f"{name}: no image has captions of kind {' or '.join(map(repr, kinds))}; photos have bindings and "
+            "positions since version 4.0.0, if there are photos that show the opposite of each other: build the "
+            "dataset again, or use another recipe"
+        )
     return Source(items, functools.partial(read_image, records))
 
 
 def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) -> list[Group]:
     """The caption groups of a decoded example that have these kinds of captions, in the order of their first captions.
 
-    Raises UserError if a paraphrase does not follow the one before it.
+    Raises UserError for an image without captions of any kind, or if a paraphrase does not follow the one before it.
     """
-    rows = example["captions"]
+    rows, image_id = example["captions"], to_str(example["image_id"])
+    if not len(rows["text"]):
+        raise UserError(f"image {image_id!r}: no captions; every image of a training set needs at least one")
     keys = rows["group"] if "group" in rows else rows["triplet"]
     groups: dict[Any, Group] = {}
     places: dict[Any, tuple[list[Caption], int]] = {}  # (group, polarity, pair) -> where its caption is
@@ -159,7 +161,7 @@ def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) ->
             captions, at = places.get(slot, ([], -1))
             if not captions or len(captions[at].paraphrases) != paraphrase - 1:
                 raise UserError(
-                    f"image {to_str(example['image_id'])!r}: paraphrase {paraphrase} ({to_str(text)!r}) does not "
+                    f"image {image_id!r}: paraphrase {paraphrase} ({to_str(text)!r}) does not "
                     f"follow paraphrase {paraphrase - 1} of its pair; number them 0, 1, ... in the order of the rows"
                 )
             captions[at] = captions[at]._replace(paraphrases=(*captions[at].paraphrases, to_str(text)))

@@ -5,7 +5,7 @@ import pytest
 
 from naturel_jax.data.items.items import Caption, Group, collect
 from naturel_jax.data.items.prepared import caption_groups
-from tests.helpers.caption_groups import SHOWN, TRIPLETS, group, items
+from tests.helpers.caption_groups import SHOWN, TRIPLETS, items
 from tfds_naturel.common.errors import UserError
 
 
@@ -67,8 +67,8 @@ def test_naturel_groups_of_eight_captions():
 
 
 def test_error_names_an_image_without_captions():
-    with pytest.raises(UserError, match=r"tiny, image 'b': no captions"):
-        collect("tiny", [("a", [group("Cat|on|Table")]), ("b", [Group([])])])
+    with pytest.raises(UserError, match=r"image 'b': no captions"):
+        caption_groups({"image_id": b"b", "captions": {"text": []}})
     with pytest.raises(UserError, match="tiny: no images"):
         collect("tiny", [])
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from naturel_jax.benchmarks import registry
+from naturel_jax.data.items import prepared
 from tfds_naturel import naturel
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import EXCHANGED_KINDS, KINDS, POLARITIES, Triplet, facts_of
@@ -384,11 +385,56 @@ def test_words_are_as_often_true_as_false(exchanged):
         assert len(items) > 10 and all(first != second for first, second in (item.captions for item in items))
 
 
+def test_two_agents_exchange_their_things(tmp_path):
+    """An oracle that sees the scene graph, or in which half of the image each box is, answers every item; whoever sees
+    the text alone gets half of the pairs, as each caption is as often true as false."""
+    classes = ("Man", "Woman", "Dog", "Cat", "Guitar", "Drum", "Backpack", "Football")
+    changes = {"name": "few_agents", "sizes": (32, 4, 32, 8), "pairs_per_family": 12, "held_out": 0.5}
+    config = dataclasses.replace(CONFIGS["scenes_agents"], classes=classes, **changes)
+    builder = _build(config, tmp_path)
+    claims = {}
+    for split in SPLITS:
+        texts = [], []  # false and true
+        for row in builder.as_data_source(split):
+            kinds = [KINDS[kind] for kind in row["captions"]["kind"]]
+            assert set(kinds) in ({"binding"}, {"simple", "complex"}, {"simple", "complex", "position"})
+            for number in np.flatnonzero(np.array(kinds) == "binding"):
+                text, polarity, asserts = (row["captions"][name][number] for name in ("text", "polarity", "asserts"))
+                claims[text.decode()] = facts_of(asserts.decode())
+                texts[polarity].append(text)
+        assert texts[0] and sorted(texts[0]) == sorted(texts[1])
+    items = registry.BENCHMARKS["naturel_bindings"].read(builder.data_path).items
+    assert collections.Counter(item.tags["trained"] for item in items) == {"seen": 8, "unseen": 2}
+    for item in items:
+        scenes = [draw(config, *name) for name in _drawn_in(item.id)]
+        for (n, scene), (k, text) in itertools.product(enumerate(scenes), enumerate(item.captions)):
+            on_left = {thing.label: _centre(thing.box)[0] < 0.5 for thing in scene.things}
+            assert all(map(scene.is_true, claims[text])) == (n == k)
+            assert all(on_left[fact.subject] == on_left[fact.object] for fact in claims[text]) == (n == k)
+            assert len(on_left) == 4 and all({fact.subject, fact.object} <= on_left.keys() for fact in claims[text])
+            left, right = sorted((scene.things[:2], scene.things[2:]), key=lambda pair: pair[0].box)
+            assert max(thing.box[2] for thing in left) < min(thing.box[0] for thing in right)
+    trained_on = [
+        prepared.open_source(builder.data_path, "train", tmp_path / f"{kind}", kind).items for kind in (None, "binding")
+    ]
+    assert [len(one) for one in trained_on] == [16, 16]
+    assert sorted(np.concatenate([one.left_out for one in trained_on])) == [*range(32)]
+
+
+def _drawn_in(item: str) -> list[tuple[str, int]]:
+    """(split, index) of the scenes that an item's id names."""
+    return [(split, int(index)) for split, index in re.findall(r"few_agents-(\w+)-(\d+)", item)]
+
+
 def test_invalid_configs_are_rejected():
     with pytest.raises(ValueError, match="Unicorn"):
         dataclasses.replace(SCENES, classes=("Dog", "Unicorn"))
     with pytest.raises(ValueError, match=r"held_out = 0\.0 .* raise one of the two"):
         dataclasses.replace(SCENES, held_out=0.0)
+    with pytest.raises(ValueError, match=r"no two agents can exchange .* raise one of the two"):
+        dataclasses.replace(SCENES, agents=True, pairs_per_family=10)
+    with pytest.raises(ValueError, match="30 images in train; expected a multiple of 4"):
+        dataclasses.replace(CONFIGS["scenes_agents"], sizes=(30, 4, 4, 4))
 
 
 def test_contact_sheet_command(tmp_path):
