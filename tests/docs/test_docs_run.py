@@ -205,7 +205,7 @@ def world(tmp_path) -> Path:
     prepared = tmp_path / "data" / "naturel" / "scenes"
     prepared.parent.mkdir(parents=True)
     shutil.copytree(data_dir() / "naturel" / "tiny", prepared)
-    twins.write(tmp_path / "data" / "twins" / "scenes", CONFIGS["scenes"], 0, 8)
+    twins.write(tmp_path / "data" / "twins" / "scenes" / VERSION, CONFIGS["scenes"], 0, 8)
     return tmp_path
 
 
