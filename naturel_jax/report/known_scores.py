@@ -21,7 +21,7 @@ _HEAD = ("score", "known", "measured", "95% interval", "items that differ", "")
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class Compared:
     """A known score beside the measured one. ``score``: value, low, high and count of ``results.Result``; empty where
     the metric was not measured. ``why``: an explanation of ``verdict``, or empty."""
 
@@ -43,25 +43,25 @@ class Judged:
         return (self.metric, f"{self.known:.4f}", measured, interval, differ, verdict)
 
 
-def compare(out: Path, model: str, checkpoint: Checkpoint, measured: Mapping[str, Result]) -> Iterator[Judged]:
-    """One ``Judged`` for each known score of a checkpoint, whose row in ``out`` is ``model``. ``measured``: benchmark
+def compare(out: Path, model: str, checkpoint: Checkpoint, measured: Mapping[str, Result]) -> Iterator[Compared]:
+    """One ``Compared`` for each known score of a checkpoint, whose row in ``out`` is ``model``. ``measured``: benchmark
     -> its result."""
     differs: dict[str, str] = {}  # benchmark -> how its items differ from those of the known scores; empty: they do not
     for metric, value in checkpoint.scores.items():
         benchmark = metric.split("/")[0]
         result = measured.get(benchmark)
         if result is None or metric not in result.scores:
-            yield Judged(metric, value, {}, MISSING, "no result" if result is None else "its items are not there")
+            yield Compared(metric, value, {}, MISSING, "no result" if result is None else "its items are not there")
             continue
         if benchmark not in differs:
             differs[benchmark] = _difference(out, model, checkpoint, result)
         score = result.scores[metric]
-        verdict = OTHER if differs[benchmark] else judge(value, score)
+        verdict = OTHER if differs[benchmark] else verdict_on(value, score)
         counted = "" if checkpoint.items[benchmark].digest else "its items were only counted: no digest is known"
-        yield Judged(metric, value, score, verdict, differs[benchmark] or counted)
+        yield Compared(metric, value, score, verdict, differs[benchmark] or counted)
 
 
-def judge(known: float, score: Mapping[str, float]) -> str:
+def verdict_on(known: float, score: Mapping[str, float]) -> str:
     """The verdict on a score over the known items."""
     if abs(score["value"] - known) <= TOLERANCE:
         return AS_KNOWN
@@ -108,7 +108,7 @@ def conventions(source: str) -> tuple[str, str]:
 # ---- Text ------------------------------------------------------------------------------------------------------------
 
 
-def table(lines: Sequence[Judged], firsts: Sequence[str] = ()) -> str:
+def table(lines: Sequence[Compared], firsts: Sequence[str] = ()) -> str:
     """The lines in Markdown; ``firsts``: a cell before each, a column ``checkpoint``."""
     rows = [_HEAD, ["---"] * len(_HEAD), *(line.cells for line in lines)]
     if firsts:
@@ -116,7 +116,7 @@ def table(lines: Sequence[Judged], firsts: Sequence[str] = ()) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def off(lines: Sequence[Judged]) -> list[str]:
+def off(lines: Sequence[Compared]) -> list[str]:
     """The benchmarks with a score that is off."""
     return sorted({line.metric.split("/")[0] for line in lines if line.verdict == OFF})
 

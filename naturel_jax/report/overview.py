@@ -17,7 +17,7 @@ from naturel_jax.report.contents import Section
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 
 
-class Family(NamedTuple):
+class ColumnFamily(NamedTuple):
     """Benchmarks of one kind. ``of``: the pattern of a metric that each of its benchmarks has, and no benchmark of a
     later family needs; ``columns``: of those headline metrics that are its columns; ``kept``: whether fine-tuning is
     meant to keep its scores, not to raise them."""
@@ -29,12 +29,12 @@ class Family(NamedTuple):
     kept: bool = False
 
 
-FAMILIES = (
-    Family("naturel", "NatuRel", r"^naturel[/_]"),
-    Family("zeroshot", "Zero-shot classification", r"/top1$", r"/top1$", kept=True),
-    Family("retrieval", "Retrieval", r"/image_to_text@1$", r"@1$", kept=True),
-    Family("groups", "Groups of two images and two captions", r"/group$"),
-    Family("pairs", "Pairs and choices", ""),
+COLUMN_FAMILIES = (
+    ColumnFamily("naturel", "NatuRel", r"^naturel[/_]"),
+    ColumnFamily("zeroshot", "Zero-shot classification", r"/top1$", r"/top1$", kept=True),
+    ColumnFamily("retrieval", "Retrieval", r"/image_to_text@1$", r"@1$", kept=True),
+    ColumnFamily("groups", "Groups of two images and two captions", r"/group$"),
+    ColumnFamily("pairs", "Pairs and choices", ""),
 )
 FEW = 4  # benchmarks: those of the poster, whose two tables are enough
 _FORGETTING = "Forgetting against gain"
@@ -46,14 +46,14 @@ _AGREEMENT = (
 )
 
 
-def columns(metrics: Sequence[str]) -> dict[Family, list[str]]:
+def columns(metrics: Sequence[str]) -> dict[ColumnFamily, list[str]]:
     """The metrics that are columns of each family with any."""
     benchmarks: dict[str, list[str]] = {}
     for metric in dict.fromkeys(metrics):
         benchmarks.setdefault(metric.split("/")[0], []).append(metric)
-    found: dict[Family, list[str]] = {family: [] for family in FAMILIES}
+    found: dict[ColumnFamily, list[str]] = {family: [] for family in COLUMN_FAMILIES}
     for names in benchmarks.values():
-        family = next(family for family in FAMILIES if any(re.search(family.of, name) for name in names))
+        family = next(family for family in COLUMN_FAMILIES if any(re.search(family.of, name) for name in names))
         found[family] += [name for name in headlines(names) if re.search(family.columns, name)]
     return {family: names for family, names in found.items() if names}
 
@@ -124,7 +124,7 @@ def forgetting(rows: Sequence[ModelRow], bases: Mapping[str, str]) -> list[Secti
     pairs = {name: base for name, base in bases.items() if name in models and base in models and name != base}
     names = {name: f"{name} since {pairs[name]}" for name in pairs} or {name: name for name in models}
     found = columns([metric for cells in models.values() for metric in cells])
-    scores: dict[str, dict[Family, np.ndarray]] = {}
+    scores: dict[str, dict[ColumnFamily, np.ndarray]] = {}
     for name in names:
         compared = [models[name], models[pairs[name]]] if pairs else [*models.values()]
         shared = {family: [m for m in all_ if all(m in cells for cells in compared)] for family, all_ in found.items()}

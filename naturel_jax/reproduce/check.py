@@ -10,13 +10,13 @@ from naturel_jax import storage
 from naturel_jax.evaluators import results
 from naturel_jax.report import known_scores
 from naturel_jax.report import report as tables_of_results
-from naturel_jax.report.known_scores import AS_KNOWN, IN_INTERVAL, MISSING, OFF, OTHER, Judged
+from naturel_jax.report.known_scores import AS_KNOWN, IN_INTERVAL, MISSING, OFF, OTHER, Compared
 from naturel_jax.report.published import Checkpoint
 from naturel_jax.reproduce.stages import Work
 
 
-def compare(out: Path, known: Mapping[str, Checkpoint]) -> dict[str, list[Judged]]:
-    """Checkpoint -> one ``Judged`` for each known score. Raises UserError for a file in ``out`` that is not a
+def compare(out: Path, known: Mapping[str, Checkpoint]) -> dict[str, list[Compared]]:
+    """Checkpoint -> one ``Compared`` for each known score. Raises UserError for a file in ``out`` that is not a
     result."""
     measured: dict[str, dict[str, results.Result]] = {}
     for one in results.load(out):
@@ -30,23 +30,25 @@ def report(work: Work, gaps: Sequence[str], tables: bool) -> bool:
     """Prints the comparison, and with ``tables`` the tables of all results before it; writes it to ``check.md``.
     Returns whether anything is off or missing."""
     results_folder = work.root / "results"
-    judged = compare(results_folder, work.known)
-    text = _markdown(work, judged, gaps)
+    compared = compare(results_folder, work.known)
+    text = _markdown(work, compared, gaps)
     if tables and results_folder.exists():
         print(tables_of_results.write(results_folder))
     print(text, flush=True)
     storage.write(epath.Path(work.root) / "check.md", text)
-    return bool(gaps) or any(line.verdict not in (AS_KNOWN, IN_INTERVAL) for lines in judged.values() for line in lines)
+    return bool(gaps) or any(
+        line.verdict not in (AS_KNOWN, IN_INTERVAL) for lines in compared.values() for line in lines
+    )
 
 
-def _markdown(work: Work, judged: Mapping[str, Sequence[Judged]], gaps: Sequence[str]) -> str:
-    rows = [(key, line) for key, lines in judged.items() for line in lines]
+def _markdown(work: Work, compared: Mapping[str, Sequence[Compared]], gaps: Sequence[str]) -> str:
+    rows = [(key, line) for key, lines in compared.items() for line in lines]
     count = Counter(line.verdict for _, line in rows)
     summary = ", ".join(f"{count[verdict]} {verdict}" for verdict in (AS_KNOWN, IN_INTERVAL, OFF, OTHER, MISSING))
     table = known_scores.table([line for _, line in rows], [key for key, _ in rows])
     parts = ["# Known scores", f"{table}\n{len(rows)} scores: {summary}."]
     for key, one in work.known.items():
-        if bad := known_scores.off(judged[key]):
+        if bad := known_scores.off(compared[key]):
             text = known_scores.explained(
                 one.name, work.path_of(one), bad, f"{work.root}/files", f"{work.root}/mistakes"
             )

@@ -174,9 +174,9 @@ def test_two_rows_of_one_name_are_refused(tmp_path):
 
 def test_verdicts():
     score = {"value": 0.30, "low": 0.25, "high": 0.35, "count": 400}
-    assert known_scores.judge(0.3049, score) == known_scores.AS_KNOWN
-    assert known_scores.judge(0.35, score) == known_scores.IN_INTERVAL
-    assert known_scores.judge(0.2499, score) == known_scores.OFF
+    assert known_scores.verdict_on(0.3049, score) == known_scores.AS_KNOWN
+    assert known_scores.verdict_on(0.35, score) == known_scores.IN_INTERVAL
+    assert known_scores.verdict_on(0.2499, score) == known_scores.OFF
 
 
 @pytest.mark.parametrize(
