@@ -123,10 +123,14 @@ def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind
     kinds = (kind,) if kind else TRIPLET_KINDS
     name, records = open_split(directory, split)
 
+    def groups(example: Example) -> tuple[str, list[Group]]:
+        try:
+            return to_str(example["image_id"]), caption_groups(example, kinds)
+        except UserError as error:
+            raise UserError(f"{name}, {error}") from None
+
     def read() -> Items:
-        examples = (records[n] for n in range(len(records)))
-        images = ((to_str(example["image_id"]), caption_groups(example, kinds)) for example in examples)
-        return collect(name, images)
+        return collect(name, (groups(records[n]) for n in range(len(records))))
 
     items = load_or_collect(cache, name, read)
     items = dataclasses.replace(items, left_out=np.flatnonzero(np.diff(items.groups_N1) == 0))

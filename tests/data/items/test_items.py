@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from naturel_jax.data.items import prepared
 from naturel_jax.data.items.items import Caption, Group, collect
 from naturel_jax.data.items.prepared import caption_groups
 from tests.helpers.caption_groups import SHOWN, TRIPLETS, items
@@ -66,9 +67,11 @@ def test_naturel_groups_of_eight_captions():
             assert table.attribute_G[g] == ("|is|" in triplet)
 
 
-def test_error_names_an_image_without_captions():
-    with pytest.raises(UserError, match=r"image 'b': no captions"):
-        caption_groups({"image_id": b"b", "captions": {"text": []}})
+def test_error_names_an_image_without_captions(monkeypatch, tmp_path):
+    records = [{"image_id": b"b", "captions": {"text": []}}]
+    monkeypatch.setattr(prepared, "open_split", lambda directory, split: prepared.Split(directory, records))
+    with pytest.raises(UserError, match=r"tiny, image 'b': no captions"):
+        prepared.open_source("tiny", "train", tmp_path)
     with pytest.raises(UserError, match="tiny: no images"):
         collect("tiny", [])
 
