@@ -6,7 +6,9 @@ was found.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -38,8 +40,15 @@ def _mixed_up(images: ImageLabels) -> ImageLabels:
     return images._replace(positives_IK=labelled_IK[:, :positives], negatives_IK=labelled_IK[:, positives:])
 
 
-def _with_labels(relabel: Callable[[ImageLabels], ImageLabels], *args, images: ImageLabels, **kwargs):
-    return sigmoid_loss(*args, images=relabel(images), **kwargs)
+def _with_labels(
+    relabel: Callable[[ImageLabels], ImageLabels],
+    zimg_ID: jax.Array,
+    zcap_UD: jax.Array,
+    *,
+    images: ImageLabels,
+    **options: Any,
+) -> jax.Array:
+    return sigmoid_loss(zimg_ID, zcap_UD, images=relabel(images), **options)
 
 
 for _name, _relabel in {"first_positive": _first_positive, "mixed_up": _mixed_up}.items():
