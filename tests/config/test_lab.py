@@ -1,14 +1,12 @@
 """The suites of docs/lab.md."""
 
-import importlib
-
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 from naturel_jax import config as c
-from naturel_jax.cli import config_flags, suite
-from naturel_jax.configs import lab_siglip_tp
+from naturel_jax.cli import suite
+from naturel_jax.configs import lab
 from naturel_jax.losses.batch import ImageLabels
 
 
@@ -22,15 +20,15 @@ def test_labels_that_are_wrong_on_purpose_are_those_that_they_stand_for() -> Non
 
     captions_U = np.concatenate(list(ids_IK.T))
     label_IU = np.repeat(np.eye(number), each, axis=1) * np.tile([1, 1, 0, 0], number)
-    mixed = lab_siglip_tp._mixed_up(images)
+    mixed = lab.mixed_up(images)
     for i in range(number):
         assert_array_equal(np.sort(mixed.positives_IK[i]), np.sort(captions_U[label_IU[i] > 0]))
     assert (mixed.positives_IK[0] == ids_IK[:2, 0]).all()  # the first positives of images 0 and 1
 
-    assert_array_equal(lab_siglip_tp._first_positive(images).positives_IK, ids_IK[:, :1])
+    assert_array_equal(lab.first_positive(images).positives_IK, ids_IK[:, :1])
 
 
-@pytest.mark.parametrize("name", [name for name in config_flags.names() if name.startswith("lab_")])
+@pytest.mark.parametrize("name", ["siglip_tp", "methods"])
 def test_suite_loads_and_its_rows_have_names_of_their_own(name: str) -> None:
-    runs = c.load(importlib.import_module(f"naturel_jax.configs.{name}").get_config()).runs
+    runs = c.load(lab.get_config(name)).runs
     assert set(suite.row_names(runs).values()) == {run.name for run in runs.values()}
