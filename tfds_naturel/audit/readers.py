@@ -212,7 +212,7 @@ def report(folder: Path, answers: Sequence[Path]) -> list[str]:
 
 
 def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) -> list[str]:
-    lines = ["## Naturalness", "", "| captions | number | mean of 1 to 5 | 4 or 5 |", "|---|---|---|---|"]
+    lines = ["## Naturalness", "", "| captions | number | mean of 1 to 5 | 4 or 5 | 1 or 2 |", "|---|---|---|---|---|"]
     marks: dict[str, list[list[int]]] = collections.defaultdict(list)
     for item in items.values():
         if item.question == "natural" and (
@@ -222,8 +222,11 @@ def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]
     for name, of_name in sorted(marks.items()):
         means = np.array([np.mean(of_item) for of_item in of_name])
         margin = _Z * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
-        good = float(np.mean([np.mean(np.array(of_item) >= 4) for of_item in of_name]))
-        lines.append(f"| {name} | {len(means)} | {means.mean():.2f} ±{margin:.2f} | {_share(good, len(means))} |")
+        good, bad = (
+            _share(float(np.mean([np.isin(of_item, counted).mean() for of_item in of_name])), len(means))
+            for counted in ((4, 5), (1, 2))
+        )
+        lines.append(f"| {name} | {len(means)} | {means.mean():.2f} ±{margin:.2f} | {good} | {bad} |")
     return [*lines, ""]
 
 

@@ -39,8 +39,9 @@ _Wordings = Iterator[tuple[str, str]]  # shape and text
 
 
 def _position(facts: Facts) -> _Wordings:
-    """Wordings of one fact such as Chair|right_of|Dog. In ``plain`` and ``two``, a false caption has the other side; in
-    ``fronted`` and ``existential``, the two names have changed places."""
+    """Wordings of one fact such as Chair|right_of|Dog. In the first and third, a false caption has the other side; in
+    the others, the two names have changed places. None says where in the image either is: both may be in its left half.
+    """
     ((subject, relation, object_),) = facts
     x, y = _noun(subject), _noun(object_)
     first, last = (x, y) if relation in (LEFT, ABOVE) else (y, x)  # from left to right, or from top to bottom
@@ -48,7 +49,7 @@ def _position(facts: Facts) -> _Wordings:
         side, other = _SIDE[relation], _SIDE[CONVERSE[relation]]
         yield "plain", sentence(f"{x.a} {be(x)} to the {side} of {y.a}")
         yield "fronted", sentence(f"to the right of {first.the} {be(last)} {last.a}")
-        yield "two", sentence(f"{x.the} {be(x)} on the {side}, and {y.the} {be(y)} on the {other}")
+        yield "with", sentence(f"{x.a} with {y.a} to the {other} of {x.pronoun}")
         yield "existential", sentence(f"there {be(first)} {first.a} to the left of {last.a}")
     else:
         yield "plain", sentence(f"{x.a} {be(x)} {relation} {y.a}")
@@ -67,11 +68,18 @@ def _binding(facts: Facts) -> _Wordings:
 def _described(one: Triplet, two: Triplet) -> _Wordings:
     """Two attributes, or two poses."""
     (x, before_x, after_x, modifier_x), (y, before_y, after_y, modifier_y) = map(_attribute, (one, two))
-    if lexicon.pose(one.object):
-        yield "relative", sentence(f"there {be(x)} {x.a} {x.who} {be(x)} {after_x} and {y.a} {y.who} {be(y)} {after_y}")
-    else:
+    shared = one.object == two.object
+    if not lexicon.pose(one.object):
         yield "two", sentence(f"{before_x} and {before_y}")
         yield "existential", sentence(f"there {be(x)} {before_x} and {before_y}")
+    elif shared:
+        yield "relative", sentence(f"there {be(x)} {x.a} and {y.a} who are both {after_x}")
+    else:
+        yield "relative", sentence(f"there {be(x)} {x.a} {x.who} {be(x)} {after_x} and {y.a} {y.who} {be(y)} {after_y}")
+    if shared:
+        yield "plain", sentence(f"{x.the} and {y.the} are both {after_x}")
+        yield "participial", sentence(f"{x.a} and {y.a}, both {after_x}")
+        return
     yield "plain", sentence(f"{x.the} {be(x)} {after_x}, and {y.the} {be(y)} {after_y}")
     yield "participial", sentence(f"{x.a} {modifier_x} and {y.a} {modifier_y}")
 
@@ -87,15 +95,29 @@ def _attribute(fact: Triplet) -> tuple[Noun, str, str, str]:
 def _related(one: Triplet, two: Triplet) -> _Wordings:
     """Two relations. If both have the same object, there is only one in the image."""
     x, y, of_x, of_y = map(_noun, (one.subject, two.subject, one.object, two.object))
+    if one[1:] == two[1:]:
+        yield from _related_alike(one, x, y, of_x)
+        return
     (finite_x, modifier_x), (finite_y, modifier_y) = _predicate(one.relation, x), _predicate(two.relation, y)
     same, it = one.object == two.object, of_x.pronoun
     the_second, a_second = (it, it) if same else (of_y.the, of_y.a)
     yield "plain", sentence(f"{x.the} {finite_x} {of_x.the}, and {y.the} {finite_y} {the_second}")
     yield "participial", sentence(f"{x.a} {modifier_x} {of_x.a} and {y.a} {modifier_y} {a_second}")
-    yield "existential", sentence(f"there {be(x)} {x.a} {modifier_x} {of_x.the} and {y.a} {modifier_y} {the_second}")
+    yield "existential", sentence(f"there {be(x)} {x.a} {modifier_x} {of_x.a} and {y.a} {modifier_y} {a_second}")
     if same and not (RELATIONS[one.relation].verb or RELATIONS[two.relation].verb):
         has = ("has", "have")[of_x.number]
         yield "with", sentence(f"{of_x.the} {has} {x.the} {modifier_x} {it} and {y.the} {modifier_y} {it}")
+
+
+def _related_alike(fact: Triplet, x: Noun, y: Noun, of_both: Noun) -> _Wordings:
+    """``_related``, in its order, where ``y`` too stands in the relation of ``fact`` to its object."""
+    _, modifier = _predicate(fact.relation, x)
+    yield "plain", sentence(f"{x.the} and {y.the} are {modifier} {of_both.the}")
+    yield "participial", sentence(f"{x.a} and {y.a} {modifier} {of_both.a}")
+    yield "existential", sentence(f"there {be(x)} {x.a} and {y.a} {modifier} {of_both.a}")
+    if not RELATIONS[fact.relation].verb:
+        has = ("has", "have")[of_both.number]
+        yield "with", sentence(f"{of_both.the} {has} {x.the} and {y.the} {modifier} {of_both.pronoun}")
 
 
 def _predicate(relation: str, x: Noun) -> tuple[str, str]:

@@ -59,9 +59,9 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
     readers.write(tmp_path, items)
 
     def perfect(item):
-        return {"natural": "5" if item.source == "people" else "4", "truth": item.label, "choice": item.label}[
-            item.question
-        ]
+        if item.question != "natural":
+            return item.label
+        return "5" if item.source == "people" else {"true": "2", "false": "4"}[item.label]
 
     def doubtful(item):
         """Says that all captions are true, chooses the first, and leaves naturalness open."""
@@ -75,7 +75,9 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
         if line.startswith("| ")
     }
     assert rows["people"][:2] == ["6", "5.00 ±0.00"] and rows["ours, false"][:2] == ["12", "4.00 ±0.00"]
-    assert rows["true, all"][:2] == ["12", "1.000 (0.757-1.000)"]  # Wilson's interval of 12 of 12
+    all_or_none = ["1.000 (0.757-1.000)", "0.000 (0.000-0.243)"]  # Wilson's intervals of 12 and of 0 of 12
+    assert rows["ours, false"][2:] == all_or_none and rows["ours, true"][1:] == ["2.00 ±0.00", *all_or_none[::-1]]
+    assert rows["true, all"][:2] == ["12", all_or_none[0]]
     assert rows["false, all"][1].startswith("0.500 (")  # one reader is right and the other wrong
     first = sum(item.label == "1" for item in items if item.question == "choice")
     assert rows["all"][:1] == ["12"] and rows["all"][1].startswith(f"{(12 + first) / 24:.3f}")

@@ -147,6 +147,41 @@ def test_words_claim_the_facts_and_do_not_tell_which_is_true():
     ]
 
 
+def texts_of(kind, true, false):
+    """(true, false) of all wordings."""
+    return [row["text"] for row in wordings.rows(Exchange(kind, facts_of(true), facts_of(false)), 0)]
+
+
+def test_sides_are_those_of_each_other():
+    """And not of the image, in one half of which both may be."""
+    assert texts_of("position", "Chopsticks|right_of|Man", "Chopsticks|left_of|Man") == [
+        *("Some chopsticks are to the right of a man.", "Some chopsticks are to the left of a man."),
+        *("To the right of the man are some chopsticks.", "To the right of the chopsticks is a man."),
+        *("Some chopsticks with a man to the left of them.", "Some chopsticks with a man to the right of them."),
+        *("There is a man to the left of some chopsticks.", "There are some chopsticks to the left of a man."),
+    ]
+
+
+def test_what_is_said_of_both_is_said_once():
+    assert texts_of("binding", "Chair|is|Plastic || Table|is|Wooden", "Chair|is|Plastic || Table|is|Plastic") == [
+        *("A plastic chair and a wooden table.", "A plastic chair and a plastic table."),
+        *("There is a plastic chair and a wooden table.", "There is a plastic chair and a plastic table."),
+        *("The chair is plastic, and the table is wooden.", "The chair and the table are both plastic."),
+        *("A chair made of plastic and a table made of wood.", "A chair and a table, both plastic."),
+    ]
+    assert texts_of("binding", "Boy|is|Smile || Man|is|Talk", "Boy|is|Smile || Man|is|Smile")[1::2] == [
+        "There is a boy and a man who are both smiling.",
+        "The boy and the man are both smiling.",
+        "A boy and a man, both smiling.",
+    ]
+    assert texts_of("binding", "Boy|on|Bench || Dog|under|Bench", "Boy|on|Bench || Dog|on|Bench") == [
+        *("The boy is on the bench, and the dog is under it.", "The boy and the dog are on the bench."),
+        *("A boy on a bench and a dog under it.", "A boy and a dog on a bench."),
+        *("There is a boy on a bench and a dog under it.", "There is a boy and a dog on a bench."),
+        *("The bench has the boy on it and the dog under it.", "The bench has the boy and the dog on it."),
+    ]
+
+
 # ---- A dataset of photos ---------------------------------------------------------------------------------------------
 
 PHOTOS = 200
