@@ -14,6 +14,7 @@ runs alongside the training run (on another machine, if the folder is shared), w
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -21,13 +22,12 @@ from types import ModuleType
 from etils import epath
 
 from naturel_jax.benchmarks import registry
-from naturel_jax.cli import compilation_cache
-from naturel_jax.cli.evaluation import evaluate_all
+from naturel_jax.cli import compilation_cache, evaluation
 from naturel_jax.config import own_benchmarks
 from naturel_jax.devices import preemption, processes
 from naturel_jax.evaluators import embedding_model, mistakes
 from naturel_jax.evaluators.watch import watch
-from naturel_jax.report import published
+from naturel_jax.report import known_scores, published
 from naturel_jax.storage import staging
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
@@ -89,8 +89,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = options.out or epath.Path("results")
-    parts = options.baseline, wrong, options.shortcuts, options.galleries
-    evaluate_all(models, benchmarks, out, *parts, checkpoints, str(options.benchmarks_dir), **sizes)
+    one = functools.partial(evaluation.evaluate, wrong=wrong, shortcuts=options.shortcuts, **sizes)
+    check = functools.partial(
+        known_scores.report, known=checkpoints, benchmarks=benchmarks, files=str(options.benchmarks_dir)
+    )
+    evaluation.evaluate_all(models, benchmarks, out, one, check, baseline=options.baseline, galleries=options.galleries)
 
 
 class _Callable(ModuleType):

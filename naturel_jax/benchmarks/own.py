@@ -152,7 +152,7 @@ def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:
         raise BenchmarkError(f"{own}: is a file; expected a folder with a folder of images for each class")
     problems: list[str] = []
     names, labelled = zeroshot.labelled_images(folder, problems)
-    captions = zeroshot.prompts(folder, names)
+    captions = zeroshot.prompts(folder, names, zeroshot.templates_of(folder))
     items = tuple(
         Item(str(n), (image,), captions, {"label": str(label), "class": names[label]})
         for n, (image, label) in enumerate(labelled)

@@ -92,6 +92,7 @@ _ROWS: dict[str, Reader] = {
     "coco_retrieval": retrieval.COCO,
     "flickr30k_retrieval": retrieval.FLICKR30K,
     "zeroshot": zeroshot,
+    "zeroshot_siglip": zeroshot.SIGLIP,
 }
 
 

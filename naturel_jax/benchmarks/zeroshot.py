@@ -5,19 +5,30 @@
 import functools
 import itertools
 import re
+import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, Source, positions
+from naturel_jax.benchmarks.benchmark import (
+    Benchmark,
+    Chance,
+    Entry,
+    Image,
+    Item,
+    Metric,
+    Outcomes,
+    Source,
+    positions,
+)
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, load_json, not_found
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.index import read_file
 from naturel_jax.data.items.records import BadRecord, Span
 from naturel_jax.data.sources import webdataset
 from tfds_naturel.common.builders import open_builder
-from tfds_naturel.common.files import check_regular, is_unicode, version_of
+from tfds_naturel.common.files import check_regular, is_unicode, parse_json, version_of
 
 SOURCE = Source(
     "the dataset's own",
@@ -30,6 +41,10 @@ TEMPLATE_FILES = {"templates.txt": "{}", "zeroshot_classification_templates.txt"
 # clip_benchmark's prompts by data set, beside the folders of the data sets; one that it does not know has ImageNet's
 # (github.com/LAION-AI/CLIP_benchmark, clip_benchmark/datasets/builder.py, 0322448).
 PROMPT_TABLE, OTHERS = "en_zeroshot_classification_templates.json", "imagenet1k"
+# big_vision's, of every data set: CLIP's 80 of ImageNet and the bare name (github.com/google-research/big_vision,
+# evaluators/proj/image_text/prompt_engineering_constants.py, "clip_paper", 0127fb6).
+SIGLIP_TEMPLATES = tuple(parse_json(Path(__file__).with_name("siglip_prompts.json").read_text("utf-8")))
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _IMAGE_FIELDS = ("webp", "png", "jpg", "jpeg")
 _MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have seven million
@@ -37,13 +52,14 @@ _PER_PROMPT = 32  # characters that each counts for besides its own: a string ha
 _WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, meaningless to a text tower
 
 
-def read(folder: Path) -> Benchmark:
+def read(folder: Path, siglip: bool = False) -> Benchmark:
     """Reads every folder of ``zeroshot/``: a folder per class, a prepared TFDS dataset with ``image`` and ``label``, or
     shards (``_webdataset``). In the first two, each line of ``classnames.txt`` has a folder's name or a label, a space
     or tab, and the name of that class in prompts; without that file, the names are the same. A file of
     ``TEMPLATE_FILES`` has one prompt per line, or ``PROMPT_TABLE`` those of a data set; the embeddings of all prompts
-    are averaged.
+    are averaged. With ``siglip``, the prompts are ``siglip_prompts``, and the benchmark is called ``zeroshot_siglip``.
     """
+    benchmark = "zeroshot_siglip" if siglip else "zeroshot"
     root = folder / "zeroshot"
     if not root.is_dir():
         raise not_found(root)
@@ -51,15 +67,18 @@ def read(folder: Path) -> Benchmark:
     problems: list[str] = []
     for dataset in sorted(path for path in root.iterdir() if path.is_dir()):
         names, labelled = labelled_images(dataset, problems)
-        captions = prompts(dataset, names)
+        captions = siglip_prompts(dataset, names) if siglip else prompts(dataset, names, templates_of(dataset))
         for image, label in labelled:
             tags = {"dataset": dataset.name, "label": str(label), f"class of {dataset.name}": str(label)}
             items.append(Item(f"{dataset.name}/{len(items)}", (image,), captions, tags))
     metrics: list[Metric] = []
     for name in positions(items, ["dataset"])["dataset"]:
-        metrics += [Metric(f"zeroshot/{name}/{top}", top, where=("dataset", name)) for top in ("top1", "top5")]
-        metrics.append(Metric(f"zeroshot/{name}/mean_per_class", "top1", macro=f"class of {name}"))
-    return Benchmark("zeroshot", tuple(items), outcomes, tuple(metrics), problems=tuple(problems), chance=CHANCE)
+        metrics += [Metric(f"{benchmark}/{name}/{top}", top, where=("dataset", name)) for top in ("top1", "top5")]
+        metrics.append(Metric(f"{benchmark}/{name}/mean_per_class", "top1", macro=f"class of {name}"))
+    return Benchmark(benchmark, tuple(items), outcomes, tuple(metrics), problems=tuple(problems), chance=CHANCE)
+
+
+SIGLIP = Entry(SOURCE, functools.partial(read, siglip=True))
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
@@ -108,9 +127,8 @@ def _lines(path: Path) -> list[str]:
         raise BenchmarkError(f"{path}: not UTF-8 ({error.reason})") from error
 
 
-def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The prompts of each class, from the templates of ``dataset``."""
-    templates = _templates(dataset)
+def prompts(dataset: Path, names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The prompts of each class of ``dataset``."""
     of_templates = sum(map(len, templates)) + _PER_PROMPT * len(templates)
     if (size := len(names) * of_templates + len(templates) * sum(map(len, names))) > _MAX_PROMPTS:
         raise BenchmarkError(
@@ -121,7 +139,20 @@ def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(template.replace("{}", name) for template in templates) for name in names)
 
 
-def _templates(dataset: Path) -> tuple[str, ...]:
+def siglip_prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The prompts of each class as big_vision's evaluator makes them: of the first name where several are separated by
+    commas, in lower case and without punctuation (discriminative_classifier.py and ``canonicalize_text`` of
+    prompt_engineering.py)."""
+    made = prompts(dataset, [name.split(",")[0] for name in names], SIGLIP_TEMPLATES)
+    return tuple(tuple(map(_canonical, of_class)) for of_class in made)
+
+
+def _canonical(text: str) -> str:
+    return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
+
+
+def templates_of(dataset: Path) -> tuple[str, ...]:
+    """The templates of the prompts of ``dataset``, with ``{}`` for the class."""
     for name, mark in TEMPLATE_FILES.items():
         if (path := dataset / name).exists():
             return _checked(_lines(path), mark, f"{path}: expected one prompt per line")

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from etils import epath
@@ -17,9 +17,8 @@ from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_en
 from naturel_jax.evaluators.held_out import count_overlaps, hold_out
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.models.two_tower import Params
-from naturel_jax.report import gallery, known_scores, published, report
+from naturel_jax.report import gallery, published, report
 from naturel_jax.report import mistakes as mistakes_page
-from naturel_jax.report.published import Checkpoint
 from naturel_jax.weights import runs
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common import escape
@@ -32,33 +31,28 @@ def evaluate_all(
     models: Mapping[str, str],
     benchmarks: Sequence[Benchmark],
     out: epath.Path,
-    baseline: str,
-    wrong: Sequence[str],
-    shortcuts: bool,
-    galleries: bool,
-    known: Sequence[Checkpoint],
-    files: str,
+    one: Callable[[str, str, Sequence[Benchmark], Mirror], str],
+    check: Callable[[Path, str, str], str],
     *,
-    batch_size: int,
-    dtype: str,
+    baseline: str,
+    galleries: bool,
 ) -> None:
     """Evaluates ``models`` (name -> source) and reports to ``out`` after each; with ``galleries``, also writes pages of
-    all items. ``baseline``: see ``bases``; ``wrong``, ``shortcuts``: see ``evaluate``; ``known``: checkpoints with
-    which models that are one of them are compared; ``files``: the folder of the benchmarks."""
+    all items. ``one``: ``evaluate`` with its options; ``check``: (folder of results, name, source) -> what is printed
+    on the known scores of a model; ``baseline``: see ``bases``."""
     mirror = Mirror(out)
     named = {name: source.removeprefix("run:") for name, source in models.items() if source.startswith("run:")}
     workdirs = {name: [runs.locate(workdir)[0]] for name, workdir in named.items()}
     compared = bases(models, baseline, mirror.local)
     write = functools.partial(report.write, mirror.local, workdirs, machine.accelerators(), compared)
-    how = functools.partial(evaluate, batch_size=batch_size, dtype=dtype, wrong=wrong, shortcuts=shortcuts)
     sections: dict[str, str] = {}
     for name, source in models.items():
-        sections[name] = how(name, source, benchmarks, mirror)
+        sections[name] = one(name, source, benchmarks, mirror)
         mirror.publish()
         mirror.fetch()
         print(write(), flush=True)
-        print(known_scores.report(mirror.local, name, source, known, benchmarks, files), end="")
-        if wrong:
+        print(check(mirror.local, name, source), end="")
+        if sections[name]:
             text = mistakes_page.page(sections)
             storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)
             print(text, flush=True)

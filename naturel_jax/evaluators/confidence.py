@@ -1,9 +1,11 @@
 """Bootstrap confidence intervals of a benchmark's metrics, over images and over seeds.
 
-Shape letters: N items, M items that a mean is over, C clusters of items that share an image, S seeds, R resamples.
+Shape letters: N items, M items that a mean is over, G groups that it averages, C clusters of items that share an image,
+S seeds, R resamples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -11,6 +13,8 @@ from scipy import sparse
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Outcomes, mean_of_groups, positions
 
 Intervals = dict[str, tuple[float, float]]  # metric name -> (low, high)
+Sums = list[list[sparse.csr_array]]  # run -> weighted sums of an outcome, and total weights, [G, C]
+K = TypeVar("K", bound=Hashable)
 
 CHUNK = 100  # resamples at a time, to bound memory
 
@@ -33,10 +37,23 @@ def resample(
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """(metric, (scores [S], scores [S, R])) of the ``runs``, S evaluations of the same items: as they are, and on R
     resamples of the images. All runs and metrics are scored on the same resamples."""
-    _, cluster_N = np.unique([item.images[0].key if item.images else item.id for item in items], return_inverse=True)
+    _, cluster_N = np.unique([image_of(item) for item in items], return_inverse=True)
+    sums = sums_by_image(benchmark, items, runs, cluster_N)
+    yield from resample_sums(sums, int(cluster_N.max(initial=-1)) + 1, resamples)
+
+
+def image_of(item: Item) -> str:
+    """Names the image that an item is resampled with."""
+    return item.images[0].key if item.images else item.id
+
+
+def sums_by_image(
+    benchmark: Benchmark, items: Sequence[Item], runs: Sequence[Outcomes], cluster_N: np.ndarray
+) -> dict[str, Sums]:
+    """Metric -> its sums, of the metrics that all ``runs`` have. ``cluster_N``: the number of each item's image."""
     clusters = int(cluster_N.max(initial=-1)) + 1
-    by_tag, rng = positions(items, benchmark.tags), np.random.default_rng(0)
-    of_clusters: dict[str, list[list[sparse.csr_array]]] = {}  # metric -> run -> weighted sums, total weights [G, C]
+    by_tag = positions(items, benchmark.tags)
+    found: dict[str, Sums] = {}
     for metric in benchmark.metrics:
         scored = []
         for outcomes in runs:
@@ -46,16 +63,23 @@ def resample(
                 shape, places = (groups_M[-1] + 1, clusters), (groups_M, cluster_N[index_M])
                 weights_M = metric.weights(items, index_M)
                 terms = weights_M * values_N[index_M], weights_M
-                matrices = [sparse.csr_array((term_M, places), shape=shape) for term_M in terms]
-                scored.append(matrices)
+                scored.append([sparse.csr_array((term_M, places), shape=shape) for term_M in terms])
         if len(scored) == len(runs):
-            of_clusters[metric.name] = scored
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in of_clusters}
+            found[metric.name] = scored
+    return found
+
+
+def resample_sums(
+    sums: Mapping[K, Sums], clusters: int, resamples: int
+) -> Iterator[tuple[K, tuple[np.ndarray, np.ndarray]]]:
+    """What ``resample`` returns, of sums over the first images of ``clusters``, whatever benchmark they are from."""
+    parts: dict[K, list[np.ndarray]] = {name: [] for name in sums}
     if not parts:
         return
-    for drawn_CR in _draws(clusters, resamples, rng):
+    for drawn_CR in _draws(clusters, resamples, np.random.default_rng(0)):
         for name, scores in parts.items():
-            scores.append(np.stack([mean_of_groups(*(x @ drawn_CR for x in terms)) for terms in of_clusters[name]]))
+            of_runs = ((x @ drawn_CR[: x.shape[1]] for x in terms) for terms in sums[name])
+            scores.append(np.stack([mean_of_groups(*terms) for terms in of_runs]))
     for name, (first, *others) in parts.items():
         yield name, (first[:, 0], np.concatenate(others, axis=1))
 

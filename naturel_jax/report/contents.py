@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import leakage
 from naturel_jax.report.plots import History, Losses, Plot
@@ -32,7 +34,8 @@ class Report:
     images may have been trained on. ``seeds``: model -> number of seeds that its scores are means of; empty: one of
     each. ``score``: see ``plots``. ``ties``: items whose right and wrong answers score the same, one line for each
     model and benchmark with any. ``examples``: model -> items that it gets right and wrong. ``made``: where the scores
-    come from, only in the page. ``bases``: model -> the model that it started from. ``agreement``: between models."""
+    come from, only in the page. ``bases``: model -> the model that it started from; ``changes``: see
+    ``overview.Changes``. ``agreement``: between models."""
 
     rows: Sequence[ModelRow]
     histories: Mapping[str, Sequence[History]] = dataclasses.field(default_factory=dict)
@@ -47,4 +50,5 @@ class Report:
     examples: Mapping[str, Sequence[Example]] = dataclasses.field(default_factory=dict)
     made: Sequence[Section] = ()
     bases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     agreement: Sequence[Section] = ()

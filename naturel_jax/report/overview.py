@@ -1,6 +1,6 @@
 """Many benchmarks at a glance: scores by family, what models gained and forgot, and how far they agree.
 
-Shape letters: K columns to keep, G columns to gain in.
+Shape letters: N items, S models, R resamples.
 """
 
 import itertools
@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import headlines
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, headlines
+from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.results import OUTCOME, Result
 from naturel_jax.report import plots, tables, ties
 from naturel_jax.report.contents import Section
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
+
+Items = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 class ColumnFamily(NamedTuple):
@@ -38,7 +41,11 @@ COLUMN_FAMILIES = (
 )
 FEW = 4  # benchmarks: those of the poster, whose two tables are enough
 _FORGETTING = "Forgetting against gain"
-_CHANGED = "Change of the mean score over the columns that a model and its base both have; in brackets: how many."
+_CHANGED = (
+    "Change of the mean score over the columns that a model and its base both have. In brackets: its 95% interval, by "
+    "a paired bootstrap over the images of all benchmarks, and the number of columns."
+)
+_RESAMPLES = 1000
 _AGREEMENT = (
     "Above the diagonal: the share of items on which both models are right or both are wrong, below it Cohen's kappa, "
     "which is 0 if they agree no more often than models of their accuracies would by chance. Each is the mean over the "
@@ -117,40 +124,98 @@ def _lines(
     ]
 
 
-def forgetting(rows: Sequence[ModelRow], bases: Mapping[str, str]) -> list[Section]:
+def forgetting(
+    rows: Sequence[ModelRow], bases: Mapping[str, str], changes: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[Section]:
     """What models gained and forgot, as a plot: their mean scores, or, if some have a base among ``rows``, the changes
-    since then, also by family. ``bases``: model -> the model that it started from."""
+    since then, also by family. ``bases``: model -> the model that it started from; ``changes``: see ``Changes``."""
     models = {row.name: row.cells for row in rows if row.kind == MEASURED}
     pairs = {name: base for name, base in bases.items() if name in models and base in models and name != base}
     names = {name: f"{name} since {pairs[name]}" for name in pairs} or {name: name for name in models}
     found = columns([metric for cells in models.values() for metric in cells])
-    scores: dict[str, dict[ColumnFamily, np.ndarray]] = {}
+    shared: dict[str, dict[ColumnFamily, list[str]]] = {}
     for name in names:
         compared = [models[name], models[pairs[name]]] if pairs else [*models.values()]
-        shared = {family: [m for m in all_ if all(m in cells for cells in compared)] for family, all_ in found.items()}
-        old = models[pairs[name]] if pairs else {}
-        scores[name] = {
-            family: np.array([models[name][m].value - (old[m].value if old else 0) for m in metrics])
-            for family, metrics in shared.items()
+        shared[name] = {
+            family: [m for m in all_ if all(m in cells for cells in compared)] for family, all_ in found.items()
         }
-    points: dict[str, tuple[float, float] | None] = {}
+
+    def mean(name: str, metrics: Sequence[str]) -> Cell | None:
+        base = models[pairs[name]] if name in pairs else {}
+        return _mean(metrics, models[name], base, changes.get(name, {}))
+
+    points: dict[str, tuple[Cell, Cell] | None] = {}
     for name in models:
-        changed = scores.get(name, {}).items()
-        sides = [[values for family, values in changed if family.kept == kept] for kept in (True, False)]
-        kept_K, gained_G = (np.concatenate([*side, []]) for side in sides)
-        both = len(kept_K) and len(gained_G)
-        points[names.get(name, name)] = (float(kept_K.mean()), float(gained_G.mean())) if both else None
+        sides = [[m for f, ms in shared.get(name, {}).items() if f.kept == kept for m in ms] for kept in (True, False)]
+        kept, gained = (mean(name, metrics) for metrics in sides)
+        points[names.get(name, name)] = (kept, gained) if kept and gained else None
     plot = plots.forgetting_against_gain(points, change=bool(pairs))
     if not pairs:
         return [Section(_FORGETTING, plot=plot, key="forgetting")] if plot else []
     lines: list[list[str | Cell | None]] = [
-        [family.title, *(_mean(of_model[family]) for of_model in scores.values())] for family in found
+        [family.title, *(_change(mean(name, of_name[family])) for name, of_name in shared.items())] for family in found
     ]
     return [Section(_FORGETTING, ("family", *names.values()), lines, [_CHANGED], plot=plot, key="forgetting")]
 
 
-def _mean(values: np.ndarray) -> str:
-    return f"{values.mean():+.3f} ({len(values)})" if len(values) else tables.MISSING
+def _mean(
+    metrics: Sequence[str], new: Mapping[str, Cell], old: Mapping[str, Cell], changes: Mapping[str, np.ndarray]
+) -> Cell | None:
+    """The mean of ``metrics`` in ``new``, minus that in ``old`` if it has any, and how many they are; None without
+    any. ``changes``: metric -> its difference on resamples of the images."""
+    if not metrics:
+        return None
+    value = np.mean([new[metric].value - (old[metric].value if old else 0) for metric in metrics])
+    known = [changes[metric] for metric in metrics if metric in changes]
+    interval = confidence.bounds(np.mean(known, axis=0)) if len(known) == len(metrics) else None
+    return Cell(float(value), interval, len(metrics))
+
+
+def _change(cell: Cell | None) -> str:
+    if cell is None:
+        return tables.MISSING
+    interval = f"{cell.interval[0]:+.3f} to {cell.interval[1]:+.3f}; " if cell.interval else ""
+    return f"{cell.value:+.3f} ({interval}{cell.count})"
+
+
+class Changes:
+    """How much the scores of models change since their bases, on resamples of the images of all benchmarks, which may
+    share some; added up one benchmark at a time, since items fill the memory. ``bases``: model -> its base."""
+
+    def __init__(self, bases: Mapping[str, str]) -> None:
+        self._bases = bases
+        self._images: dict[str, int] = {}  # image -> its number
+        self._sums: dict[tuple[str, str], confidence.Sums] = {}  # (model, metric) -> those of the model and its base
+
+    def add(self, of_benchmark: Sequence[Result], items: Items) -> None:
+        """Adds the results of one benchmark; ``items``: model -> its rows of ``items.parquet``."""
+        results = {result.model: result for result in of_benchmark}
+        for name, base in self._bases.items():
+            if name not in results or base not in results or name == base:
+                continue
+            rows = [{row["id"]: row for row in items[model]} for model in (name, base)]
+            every = [ties.item(row) for row in (rows[1] | rows[0]).values()]
+            numbers_N = [self._images.setdefault(confidence.image_of(item), len(self._images)) for item in every]
+            names = [metric for of_family in columns([*results[name].metrics]).values() for metric in of_family]
+            metrics = tuple(results[name].metrics[metric] for metric in names)
+            outcomes = [_outcomes(metrics, of_model, every) for of_model in rows]
+            benchmark = Benchmark("", tuple(every), lambda *_: {}, metrics)
+            of_metrics = confidence.sums_by_image(benchmark, every, outcomes, np.array(numbers_N, int))
+            self._sums.update(((name, metric), sums) for metric, sums in of_metrics.items())
+
+    def resampled(self) -> dict[str, dict[str, np.ndarray]]:
+        """Model -> metric -> its score minus that of its base, on each resample."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for (name, metric), (_, scores_SR) in confidence.resample_sums(self._sums, len(self._images), _RESAMPLES):
+            found.setdefault(name, {})[metric] = scores_SR[0] - scores_SR[1]
+        return found
+
+
+def _outcomes(metrics: Sequence[Metric], rows: Mapping[str, Mapping[str, Any]], items: Sequence[Item]) -> Outcomes:
+    """The outcomes [N] of ``items`` in ``rows`` (id -> row); NaN where there is none."""
+    of_items = [rows.get(item.id, {}) for item in items]
+    names = {metric.outcome for metric in metrics}
+    return {name: np.array([ties.value_or_nan(row.get(OUTCOME + name)) for row in of_items]) for name in names}
 
 
 class Agreement:
@@ -159,7 +224,7 @@ class Agreement:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], list[tuple[float, float]]] = {}
 
-    def add(self, of_benchmark: Sequence[Result], items: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def add(self, of_benchmark: Sequence[Result], items: Items) -> None:
         """Adds the results of one benchmark; ``items``: model -> its rows of ``items.parquet``."""
         first = next((metric for result in of_benchmark for metric in result.metrics.values()), None)
         if first is None:

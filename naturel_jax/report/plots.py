@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -126,9 +126,7 @@ def dots(
                 axis.plot(values, heights, marker, color="0.55", markersize=7, label=_literal(name), zorder=1)
         for n, row in enumerate(rows):
             cells = {metric: row.cells[metric] for metric in labels if metric in row.cells}
-            middles = np.array([cell.value for cell in cells.values()])
-            bounds = [cell.interval or (cell.value, cell.value) for cell in cells.values()]
-            errors = np.abs(np.array(bounds, float).reshape(-1, 2).T - middles)
+            middles, errors = [cell.value for cell in cells.values()], _errors(cells.values())
             height = (n - (len(rows) - 1) / 2) * step
             style = _style(n) | {"linestyle": "", "elinewidth": 1}
             axis.errorbar(middles, [place[m] + height for m in cells], xerr=errors, label=_literal(row.name), **style)
@@ -138,16 +136,18 @@ def dots(
         return _rendered(figure, title, "Score of each model with its 95% interval; the numbers are in scores.csv.")
 
 
-def forgetting_against_gain(points: Mapping[str, tuple[float, float] | None], *, change: bool) -> Plot | None:
+def forgetting_against_gain(points: Mapping[str, tuple[Cell, Cell] | None], *, change: bool) -> Plot | None:
     """Compositions against retrieval and zero-shot classification. ``points``: every model, for its colour, -> its mean
-    scores (kept, gained), or their ``change`` since its base, if it has some; None without any."""
+    scores (kept, gained), or their ``change`` since its base, with intervals if it has some; None without any."""
     if not any(points.values()):
         return None
     with matplotlib.rc_context(_THEME):
         figure, (axis,) = _panels([3.5])
         for n, (model, point) in enumerate(points.items()):
             if point:
-                axis.plot(*point, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
+                style = _style(n) | {"linestyle": "", "markersize": 7, "elinewidth": 1}
+                (x, y), (xerr, yerr) = [cell.value for cell in point], [_errors([cell]) for cell in point]
+                axis.errorbar([x], [y], xerr=xerr, yerr=yerr, label=_literal(model), **style)
         what = "change of the mean" if change else "mean"
         axis.set(xlabel=f"kept: {what} of retrieval and zero-shot", ylabel=f"gained: {what} of compositions")
         axis.margins(0.2)
@@ -156,6 +156,12 @@ def forgetting_against_gain(points: Mapping[str, tuple[float, float] | None], *,
             axis.axvline(0, color="0.6", linewidth=1)
         text = f"Scores on compositions against retrieval and zero-shot classification: {what}."
         return _rendered(figure, "Forgetting against gain", text)
+
+
+def _errors(cells: Iterable[Cell]) -> np.ndarray:
+    """How far the bounds of each cell's interval are from its value, [2, cells]; 0 without one."""
+    distances = [(c.value - low, high - c.value) for c in cells for low, high in [c.interval or (c.value, c.value)]]
+    return np.abs(np.array(distances, float).reshape(-1, 2).T)
 
 
 def relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:

@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from naturel_jax.benchmarks.files import Fields, Record, records
 from naturel_jax.report.tables import PUBLISHED, Cell, ModelRow
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json, read_tsv
+from tfds_naturel.common.files import load_json, read_tsv
 
 
 class ItemSet(NamedTuple):
@@ -102,23 +103,38 @@ def read(path: Path | None) -> dict[str, Checkpoint]:
     file."""
     if path is None:
         return {}
+    rows = load_json(f"--known {path}", path.read_bytes(), f"expected {_FORM}")
     try:
-        return {key: _parsed(fields) for key, fields in parse_json(path.read_text("utf-8")).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"--known {path}: {error!r:.200}; expected JSON as in naturel_jax/report/published.py: REPOSITORY@REVISION "
-            "-> name, source, scores, items, origin"
-        ) from error
+        return {key: _parsed(key, fields) for key, fields in _records("the file", "the file's", rows, _FIELDS)}
+    except ValueError as error:
+        raise UserError(f"--known {path}: {error}; expected {_FORM}") from error
 
 
-def _parsed(fields: Mapping[str, Any]) -> Checkpoint:
-    scores = {str(metric): float(value) for metric, value in fields["scores"].items()}
-    if bad := [metric for metric, value in scores.items() if not 0 <= value <= 1]:
-        raise ValueError(f"score of {bad[0]} is {scores[bad[0]]}, expected a share from 0 to 1")
-    items = {name: ItemSet(int(one["number"]), str(one.get("digest", ""))) for name, one in fields["items"].items()}
+_FORM = "JSON as in docs/reproduce.md, Known scores: REPOSITORY@REVISION -> name, source, scores, items, origin"
+_FIELDS = {"name": str, "source": str, "scores": dict, "items": dict, "origin": str}
+
+
+def _records(what: str, of: str, rows: Any, fields: Fields) -> Sequence[tuple[str, Record]]:
+    """The (key, record) of a JSON object of records. Raises ValueError for anything else."""
+    if not isinstance(rows, dict):
+        raise ValueError(f"{what} is {rows!r:.80}, expected an object")
+    problems: list[str] = []
+    found = list(records(of, rows.items(), fields, problems))
+    if problems:
+        raise ValueError(problems[0])
+    return found
+
+
+def _parsed(key: str, fields: Record) -> Checkpoint:
+    scores = fields["scores"]
+    for metric, value in scores.items():
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError(f"{key}: score of {metric} is {value!r:.80}, expected a share from 0 to 1")
+    rows = _records(f"{key}: items", f"{key}: the items'", fields["items"], {"number": int})
+    items = {name: ItemSet(one["number"], str(one.get("digest", ""))) for name, one in rows}
     if unknown := {metric.split("/")[0] for metric in scores} - items.keys():
-        raise ValueError(f"items of {min(unknown)} are missing")
-    name, source, origin = (str(fields[field]) for field in ("name", "source", "origin"))
+        raise ValueError(f"{key}: items of {min(unknown)} are missing")
+    name, source, origin = (fields[field] for field in ("name", "source", "origin"))
     return Checkpoint(name, source, scores, origin, items, str(fields.get("by_hand", "")))
 
 

@@ -55,7 +55,7 @@ def write(
     named = " and ".join(places) if len(places) < 3 else f"{len(places)} models"
     number = len({result.benchmark for result in all_results})
     title = f"Evaluation of {named} on {number} benchmark{'s' * (number > 1)}" if places else "Evaluation of no model"
-    made = dataclasses.replace(of_results(all_results, places, galleries), title=title, bases=bases)
+    made = dataclasses.replace(of_results(all_results, places, galleries, bases), title=title)
     made = with_runs(made, runs or {}, accelerators=accelerators)
     (out / clip_benchmark.FOLDER).mkdir(parents=True, exist_ok=True)
     for name, content in clip_benchmark.files(all_results).items():
@@ -82,17 +82,21 @@ def with_runs(
 
 
 def of_results(
-    all_results: Sequence[Result], places: Mapping[str, Evaluated], galleries: Collection[str] = ()
+    all_results: Sequence[Result],
+    places: Mapping[str, Evaluated],
+    galleries: Collection[str] = (),
+    bases: Mapping[str, str] = MappingProxyType({}),
 ) -> Report:
     """The report on results whose ``model`` is the name of a row; ``places``: row -> where its items are;
-    ``galleries``: see ``write``."""
+    ``galleries``, ``bases``: see ``write``."""
     best: set[tuple[str, str]] = set()
-    official, agreement = [], overview.Agreement()
+    official, agreement, changes = [], overview.Agreement(), overview.Changes(bases)
     for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
         of_benchmark = [result for result in all_results if result.benchmark == benchmark]
         items = {result.model: _items(places[result.model], benchmark) for result in of_benchmark}
         best |= _best(of_benchmark, items)
         agreement.add(of_benchmark, items)
+        changes.add(of_benchmark, items)
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
             official.append(benchmark)
     rows = [*_measured(all_results, best, galleries), *published.rows(official), *_blind(all_results)]
@@ -108,6 +112,8 @@ def of_results(
         sections=_without_shortcuts(all_results),
         ties=tied,
         examples=shown,
+        bases=bases,
+        changes=changes.resampled(),
         agreement=agreement.section(list(places)),
     )
 
@@ -165,7 +171,7 @@ def save(folder: epath.Path, report: Report) -> str:
     }
     drawn = {name: plot for name, plot in curves.items() if plot}
     families = overview.families(rows)
-    further = [*families, *overview.forgetting(rows, report.bases), *report.agreement]
+    further = [*families, *overview.forgetting(rows, report.bases, report.changes), *report.agreement]
     further += overview.relations(rows)
     text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
         f"\n{line}\n" for line in [*_legend(report, _MARGIN, escape.markdown), *map(_section, report.sections)]
@@ -371,7 +377,7 @@ def _section(section: Section) -> str:
 def _cell(cell: str | Cell | None) -> str:
     if not isinstance(cell, str):
         return tables.markdown_cell(cell)
-    plain = re.fullmatch(r"[-+:\d.]+( to [-+\d.]+)?|---:", cell)  # numbers and rules
+    plain = re.fullmatch(r"[-+:.\d (]+( to [-+.\d]+)?(; \d+)?\)?", cell)  # numbers, intervals and rules
     return cell if plain else escape.markdown(cell)
 
 

@@ -1,5 +1,6 @@
 """The readers of prepared TFDS folders: zero-shot classification, and all versions of NatuRel."""
 
+import hashlib
 import io
 import itertools
 import shutil
@@ -10,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from naturel_jax.benchmarks import __main__ as command
-from naturel_jax.benchmarks import blind, naturel_contrast, naturel_pairs, naturel_reworded, own, registry
+from naturel_jax.benchmarks import blind, naturel_contrast, naturel_pairs, naturel_reworded, own, registry, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.data.items import prepared
@@ -106,6 +107,25 @@ def test_zeroshot_has_the_prompts_of_clip_benchmark_by_data_set(tmp_path):
         files.write(table, wrong)
         with pytest.raises(BenchmarkError, match=r"templates\.json: expected a list of prompts, each with {c} for"):
             read("zeroshot", tmp_path)
+
+
+def test_zeroshot_has_the_prompts_of_siglip(tmp_path):
+    """The templates and their order are those of CLIP_PAPER_PROMPT_TEMPLATES, of which the hash is, in big_vision's
+    prompt_engineering_constants.py at 0127fb6; prompts are as canonicalize_text and discriminative_classifier.py make
+    them by default."""
+    templates = zeroshot.SIGLIP_TEMPLATES
+    digest = hashlib.sha256("\n".join(templates).encode()).hexdigest()
+    assert (len(templates), digest) == (81, "617764ae37ca494aff67b36e2f3b3919d44fd3eeb5b4dba56f207ad6723c3d05")
+    files.write(tmp_path / "zeroshot/birds/a/a.png", files.png(0))
+    files.write(tmp_path / "zeroshot/birds/templates.txt", b"{}\n")  # CLIP's
+    files.write(tmp_path / "zeroshot/birds/classnames.txt", b"a Bird's_T-shirt  {}, tee\n")
+    benchmark = read("zeroshot_siglip", tmp_path)
+    ((prompts,),) = (item.captions for item in benchmark.items)
+    assert len(prompts) == 81 and prompts[-1] == "birds tshirt"
+    assert prompts[0] == "a bad photo of a birds tshirt" and "a closeup photo of the birds tshirt" in prompts
+    assert prompts[60:62] == ("a jpeg corrupted photo of the birds tshirt", "a good photo of a birds tshirt")
+    assert next(metric.name for metric in benchmark.metrics) == "zeroshot_siglip/birds/top1"
+    assert read("zeroshot", tmp_path).items[0].captions == (("Bird's_T-shirt  {}, tee",),)
 
 
 @pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])

@@ -1,5 +1,6 @@
 """Packages that add benchmarks, recipes and data sources: built and installed by pip, and used in a fresh process."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from naturel_jax.benchmarks import rules
 from tests.helpers import benchmark_files as files
 from tests.helpers.worlds import ROOT
 from tfds_naturel.common import cli
@@ -55,6 +57,23 @@ GOOD = {
     "sources": {"lines": "good_module:open_lines"},
 }
 
+SUITES = """
+from naturel_jax.benchmarks.benchmark import Source
+from naturel_jax.benchmarks.table import CHOICE, GROUPS, PAIR, Format, entry
+
+HERE = Source("MIT", "this test", "suites/")
+two = lambda field: (f"{{{field}_0}}", f"{{{field}_1}}")
+some = {"images": ("{image}",), "more_captions": "captions"}
+forms = {
+    "pairs": Format(PAIR, {"": "suites/pairs.json"}, ("suites",), ("{image}",), ("{true}", "{false}")),
+    "choice": Format(CHOICE, {"": "suites/choice.jsonl"}, ("suites",), answer="answer", **some),
+    "groups": Format(GROUPS, {"": "suites/groups.csv"}, ("suites",), two("image"), two("caption")),
+    "ranked": Format(None, {"": "suites/ranked.jsonl"}, ("suites",), **some),
+}
+pairs, choice, groups, ranked = (entry(f"their_{name}", form, HERE) for name, form in forms.items())
+"""
+THEIRS = {"benchmarks": {f"their_{name}": f"suites_module:{name}" for name in ("pairs", "choice", "groups", "ranked")}}
+
 
 def install(folder: Path, target: Path, name: str, module: str, entries: dict[str, dict[str, str]]) -> None:
     """Builds the package ``name`` of the one module ``name``_module, and installs it into the folder ``target``."""
@@ -77,6 +96,7 @@ def installed(tmp_path_factory) -> tuple[Path, Path]:
     """Two folders: one with a package that works, one with it and several that do not."""
     root = tmp_path_factory.mktemp("plugins")
     install(root, root / "one", "good", MODULE, GOOD)
+    install(root, root / "one", "suites", SUITES, THEIRS)
     broken = {
         "benchmarks": {"torn": "bad_module:torn", "vsr": "bad_module:torn"},
         "recipes": {"two_pairs": "bad_module:X", "three": "bad_module:X", "number": "os:sep"},
@@ -115,6 +135,56 @@ def test_installed_package_adds_a_benchmark_a_recipe_and_a_source(installed, tmp
     done = python(USE, installed[0], arguments=(tmp_path,))
     expected = "True True True\nimported\nmine 1 3\n['mine/a.png', 'mine/a.png']\n"
     assert done.stdout == expected, done.stderr[-3000:]
+
+
+SCORE = """
+import json
+from pathlib import Path
+import numpy as np
+from naturel_jax.benchmarks import registry
+from naturel_jax.report import overview
+
+cosines = {name: [np.array(matrix) for matrix in of_items] for name, of_items in json.loads(sys.argv[2]).items()}
+found = registry.read([*cosines], files=Path(sys.argv[1]))
+scores = [(metric, score.value) for one in found for metric, score in one.score(one.items, cosines[one.name]).items()]
+families = {family.title: metrics for family, metrics in overview.columns([metric for metric, _ in scores]).items()}
+print(json.dumps({"scores": dict(scores), "families": families, "first": found[1].items[1].captions[0]}))
+"""
+
+
+def test_a_suite_of_each_kind_is_a_row_without_code(installed, tmp_path):
+    """Of another package: pairs, a choice, groups and retrieval, with two items each, against scores by hand."""
+    folder, two = tmp_path / "suites", [{"image": f"{n}.png"} for n in range(2)]
+    for n in range(2):
+        files.write(folder / f"{n}.png", files.png(n))
+    files.write(folder / "pairs.json", [row | {"true": "a cat", "false": "a dog"} for row in two])
+    four = [row | {"captions": ["a", "b", "c", "d"], "answer": 2} for row in two]
+    files.write(folder / "choice.jsonl", files.lines(four))
+    files.write(folder / "groups.csv", b"image_0,image_1,caption_0,caption_1\n" + b"0.png,1.png,a cat,a dog\n" * 2)
+    ranked = [row | {"captions": [f"{n} {k}" for k in range(2)]} for n, row in enumerate(two)]
+    files.write(folder / "ranked.jsonl", files.lines(ranked))
+    cosines = {
+        "their_pairs": [[[0.9, 0.1]], [[0.5, 0.5]]],  # a tie is wrong
+        "their_choice": [[[0.5, 0.2, 0.1, 0.5]], [[0.5, 0.5, 0.2, 0.1]]],  # c, a, b, d: c ties with d, then with a
+        "their_groups": [[[1, 0], [0, 1]], [[1, 0], [1, 0.5]]],
+        "their_ranked": [[[1, 0, 0.5, 0]], [[0, 1, 1, 1]]],  # the second image's best ties, the second caption is lost
+    }
+    done = python(SCORE, installed[0], arguments=(tmp_path, json.dumps(cosines)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    scores = {
+        **{"their_pairs/accuracy": 0.5, "their_choice/accuracy": 0.5, "their_groups/text": 0.5},
+        **{"their_groups/image": 0.5, "their_groups/group": 0.5, "their_groups/matching": 1.0},
+        **{"their_ranked/image_to_text@1": 0.5, "their_ranked/text_to_image@1": 0.75},
+    }
+    later = {metric for metric in found["scores"] if metric.endswith(("@5", "@10"))}
+    assert {metric: found["scores"][metric] for metric in found["scores"].keys() - later} == scores and len(later) == 4
+    assert found["first"] == "c"
+    assert found["families"] == {
+        "Retrieval": ["their_ranked/image_to_text@1", "their_ranked/text_to_image@1"],
+        "Groups of two images and two captions": [f"their_groups/{score}" for score in rules.TWO_BY_TWO],
+        "Pairs and choices": ["their_pairs/accuracy", "their_choice/accuracy"],
+    }
 
 
 FAIL = """

@@ -434,7 +434,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
     **{"winoground": winoground, "vg_relation": visual_genome, "vg_attribution": visual_genome},
     **{"sugarcrepe": sugarcrepe, "sugarcrepe_pp": sugarcrepe_pp, "whatsup": whatsup, "eqben": eqben, "valse": valse},
     **{"coco_order": karpathy, "coco_retrieval": karpathy, "flickr30k_order": flickr30k},
-    **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot},
+    **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot, "zeroshot_siglip": zeroshot},
     **{"naturalbench_retrieval": naturalbench, "urban1k": urban1k, "sdci": sdci, "dci_retrieval": dci},
     **{"mmvp_vlm": mmvp, "svo_probes": svo, "bla": bla, "coco_counterfactuals": coco_counterfactuals},
     **{"docci_retrieval": docci, "spec_image_to_text": spec, "spec_text_to_image": spec},
@@ -451,7 +451,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
 SAME_READER = (
     *("flickr30k_order", "flickr30k_retrieval", "colorswap", "vismin", "naturalbench_retrieval", "hard_positives_swap"),
     *("negbench_voc", "negbench_synthetic", "negbench_coco_negated_retrieval"),
-    *("negbench_synthetic_retrieval", "negbench_synthetic_negated_retrieval", "mmvp_vlm", "svo_probes"),
+    *("negbench_synthetic_retrieval", "negbench_synthetic_negated_retrieval", "zeroshot_siglip"),
+    *("mmvp_vlm", "svo_probes"),
     *("crepe_swap", "crepe_negate", *CREPE_SYSTEMATICITY, "spec_text_to_image", "coco_counterfactuals"),
     *("docci_retrieval", *(f"crossmodal3600_{language}" for language in LANGUAGES if language != "en")),
 )

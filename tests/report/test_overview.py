@@ -1,6 +1,7 @@
 """Families of columns, forgetting, agreement and clip_benchmark's form, against expectations written by hand."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from naturel_jax.benchmarks.benchmark import Metric
 from naturel_jax.cli import evaluation
 from naturel_jax.evaluators.results import Result
-from naturel_jax.report import clip_benchmark, overview
+from naturel_jax.report import clip_benchmark, overview, plots, report
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 from tests.report.test_report import save
 from tfds_naturel.common.errors import UserError
@@ -52,13 +53,47 @@ def test_families_have_chance_and_the_best_blind_baseline():
 def test_forgetting_is_the_change_since_the_base_in_the_columns_of_both():
     clip = row("CLIP", zeroshot__dtd__top1=0.5, vsr__accuracy=0.5, bla__accuracy=0.5)
     tuned = row("NegCLIP", zeroshot__dtd__top1=0.4, vsr__accuracy=0.6, bla__accuracy=0.8, cola__group=0.9)
-    (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP", "CLIP": "elsewhere"})
+    (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP", "CLIP": "elsewhere"}, {})
     assert section.head == ("family", "NegCLIP since CLIP") and section.plot
     assert dict(section.rows)["Pairs and choices"] == "+0.200 (2)"
     assert dict(section.rows)["Zero-shot classification"] == "-0.100 (1)"
-    (plain,) = overview.forgetting([clip, tuned], {})
+    (plain,) = overview.forgetting([clip, tuned], {}, {})
     assert not plain.rows and "change" not in plain.plot.text
-    assert overview.forgetting([row("CLIP", vsr__accuracy=0.5)], {}) == []
+    assert overview.forgetting([row("CLIP", vsr__accuracy=0.5)], {}, {}) == []
+
+
+def test_changes_have_the_interval_of_paired_scores_on_shared_images(tmp_path, monkeypatch):
+    """The normal interval of a mean over images, of the sum of their changes in all benchmarks: sugarcrepe and cola
+    change alike, so it is not narrower for having both. Of bla, the model has 1,500 items of the base's 2,000: each
+    counts by its distance from the mean of its model (the delta method)."""
+    rng, drawn = np.random.default_rng(0), []
+    monkeypatch.setattr(plots, "forgetting_against_gain", lambda points, change: drawn.append(points))
+    old, more = rng.random((2, 2000)) < np.array([[0.5], [0.2]])
+    fewer = (old & ~more)[:1500]
+    right = {  # metric -> that of the base, and of the model
+        **{"sugarcrepe/swap_obj": (old, old | more), "cola/accuracy": (old, old | more), "bla/accuracy": (old, fewer)},
+        "mine/image_to_text@1": (old | more, old),
+    }
+    for metric, of_models in right.items():
+        for model, right_N in zip(("CLIP", "NegCLIP"), of_models, strict=True):
+            save(tmp_path, model, right_N, metric.split("/")[0], metrics=(Metric(metric, "right"),))
+    report.write(tmp_path, bases={"NegCLIP": "CLIP"})
+    pattern = r"^\| (Retrieval|Pairs and choices) \| (\S+) \((\S+) to (\S+); (\d)\) \|$"
+    found = {
+        name: [*map(float, rest)]
+        for name, *rest in re.findall(pattern, (tmp_path / "report.md").read_text(), re.MULTILINE)
+    }
+    more_N, of_bla_N = 1.0 * (more & ~old), old.mean() - old
+    of_bla_N[:1500] += (fewer - fewer.mean()) * 2000 / 1500
+    for name, mean, values_N, columns in (
+        ("Retrieval", -more_N.mean(), more_N, 1),
+        ("Pairs and choices", (2 * more_N.mean() + fewer.mean() - old.mean()) / 3, (2 * more_N + of_bla_N) / 3, 3),
+    ):
+        half = 1.96 * values_N.std() / np.sqrt(2000)
+        assert found[name] == pytest.approx([mean, mean - half, mean + half, columns], abs=2e-3), name
+    kept, gained = drawn[-1]["NegCLIP since CLIP"]
+    shown = [round(x, 3) for cell in (kept, gained) for x in (cell.value, *cell.interval)]
+    assert shown == [*found["Retrieval"][:3], *found["Pairs and choices"][:3]]
 
 
 def test_kappa_by_hand():

@@ -222,8 +222,9 @@ def test_items_are_official_only_if_every_caption_is(monkeypatch):
 def test_plots_are_images_and_elements_in_the_colours_of_a_page():
     clip = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})]
     history = {"<b>": [clip, clip], "B": [[]]}
+    points = {"CLIP": (Cell(0.5), Cell(0.6, (0.5, 0.7)))}
     drawn = [plots.dots([row("A", x=Cell(0.5, (0, 1))), row("B", y=0.6)], "", {"x": "x", "y": "y"}, {"chance": {}})]
-    drawn += [plots.accuracy_over_training(history), plots.forgetting_against_gain({"CLIP": (0.5, 0.6)}, change=True)]
+    drawn += [plots.accuracy_over_training(history), plots.forgetting_against_gain(points, change=True)]
     drawn += [plots.loss_over_training({"<b>": [[(n, 4.0) for n in range(1000)], []], "B": [[(3, 1.0)]]})]
     assert all(plot and plot.png.startswith(b"\x89PNG") for plot in drawn)
     for plot in drawn:
@@ -256,6 +257,18 @@ def test_relations_are_drawn_with_their_intervals_and_numbers(monkeypatch):
     monkeypatch.setattr(Axes, "set_yticks", watched_yticks)
     assert overview.relations([row("A", vg_relation__relation__on=Cell(0.5, (0.4, 0.7), 7))])
     assert drawn == {"points": pytest.approx([0.5, 0.1, 0.2]), "labels": ["on (7)"]}
+
+
+def test_changes_are_drawn_with_their_intervals(monkeypatch):
+    drawn, errorbar = [], Axes.errorbar
+
+    def watched(axes, x, y, *, xerr, yerr, **style):
+        drawn.extend([*x, *y, *xerr, *yerr])
+        return errorbar(axes, x, y, xerr=xerr, yerr=yerr, **style)
+
+    monkeypatch.setattr(Axes, "errorbar", watched)
+    plots.forgetting_against_gain({"A": (Cell(-0.1, (-0.3, 0.2)), Cell(0.5))}, change=True)
+    assert np.hstack(drawn) == pytest.approx([-0.1, 0.5, 0.2, 0.3, 0, 0])
 
 
 def test_digests_do_not_depend_on_json():

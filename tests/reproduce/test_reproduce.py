@@ -147,23 +147,33 @@ def test_known_scores_are_as_published():
     assert all({metric.split("/")[0] for metric in one.scores} <= one.items.keys() for one in KNOWN.values())
 
 
+SIGLIP_L = "google/siglip-large-patch16-256@main"
+
+
 def test_example_of_the_page_is_read_and_malformed_files_are_refused(tmp_path):
     page = (ROOT / "docs/reproduce.md").read_text()
     file = tmp_path / "my.json"
     text = re.search(r'```json title="my.json"\n(.*?)```', page, re.DOTALL)[1]
     file.write_text(text)
     read = known.read(file)
-    assert len(read) == 4 and read["google/siglip-large-patch16-256@main"].items == {"winoground": ItemSet(400)}
+    assert len(read) == 4 and read[SIGLIP_L].items == {"winoground": ItemSet(400)}
     for wrong, reason in (
-        ("[]", "AttributeError"),
+        ("[]", "the file is [], expected an object"),
         ("[" * 9999, "nested too deeply"),
+        ("x", "not JSON (Expecting value: line 1 column 1 (char 0))"),
+        (f'{{"{SIGLIP_L}": 3}}', f"the file's record {SIGLIP_L}: is a int, expected an object with fields name"),
+        (re.sub(r"\{.winoground/.*?\}", "[1]", text), f"{SIGLIP_L}: field 'scores' is [1], expected dict"),
+        (text.replace("0.3725", "null"), "score of winoground/text is None, expected a share from 0 to 1"),
+        (text.replace("0.3725", "NaN"), "score of winoground/text is nan, expected a share from 0 to 1"),
+        (text.replace("400", '"400"'), "the items' record winoground: field 'number' is '400', expected int"),
         (text.replace("0.3725", "37.25"), "winoground/text is 37.25, expected a share"),
         (text.replace('"winoground": {', '"aro": {'), "items of winoground are missing"),
-        (text.replace('"origin"', '"from"'), "'origin'"),
+        (text.replace('"origin"', '"from"'), f"the file's record {SIGLIP_L}: has no field 'origin'"),
     ):
         file.write_text(wrong)
-        with pytest.raises(UserError, match=rf"my\.json: .*{re.escape(reason)}.*REPOSITORY@REVISION"):
+        with pytest.raises(UserError, match=rf"my\.json: .*{re.escape(reason)}.*REPOSITORY@REVISION") as error:
             known.read(file)
+        assert "Error" not in str(error.value)  # no name of an exception
 
 
 def test_two_rows_of_one_name_are_refused(tmp_path):
