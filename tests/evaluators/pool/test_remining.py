@@ -20,7 +20,7 @@ from naturel_jax.data.batches import remined
 from naturel_jax.evaluators.pool import remining
 from naturel_jax.training import run_folder
 from tests.helpers import tiny_config
-from tests.helpers.worlds import ROOT, Run, compiled_once, data_dir, losses, parameters, wait_for
+from tests.helpers.worlds import ROOT, Run, compiled_once, data_dir, losses, parameters, two_processes, wait_for
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images.mining import Margins
 
@@ -39,10 +39,10 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def train(workdir: Path) -> Run:
+def flags(workdir: Path) -> list[str]:
     fields = {"data.mixture.main.hard_images": workdir.parent / "first.parquet", "checkpoint.keep": 1}
     fields |= {"data.mixture.main.hard_images_every": EVERY, "eval.benchmarks": "()", "eval.during": "{}"}
-    return Run(workdir, *(f"--config.{name}={value}" for name, value in fields.items()))
+    return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
 def mining(name: Path, *flags: str) -> subprocess.Popen:
@@ -65,7 +65,7 @@ def files(workdir: Path) -> dict[str, list]:
 def uninterrupted(folder) -> Path:
     """The reference: a run that is mined for meanwhile, until both end."""
     workdir = folder / "whole"
-    miner, run = watch(workdir), train(workdir)
+    miner, run = watch(workdir), Run(workdir, *flags(workdir))
     run.finish()
     assert miner.wait(120) == 0, workdir.with_suffix(".mine.log").read_text()
     return workdir
@@ -88,7 +88,7 @@ def test_each_file_is_mined_from_its_checkpoint(uninterrupted, folder):
 @pytest.mark.slow
 def test_a_run_that_waits_is_stopped_killed_and_goes_on_as_the_same_run(uninterrupted, folder):
     workdir = folder / "interrupted"
-    waiting = train(workdir)
+    waiting = Run(workdir, *flags(workdir))
     missing = remined.file(workdir, "main", EVERY)
     wait_for(waiting, lambda: f"waiting for {missing}, which naturel-mine --watch {workdir} writes" in waiting.output())
     asked = time.monotonic()
@@ -97,20 +97,36 @@ def test_a_run_that_waits_is_stopped_killed_and_goes_on_as_the_same_run(uninterr
     assert time.monotonic() - asked < 10
     assert max(losses(workdir)) == 2 * EVERY and 2 * EVERY in checkpoint.saved_steps(workdir), "nothing is lost"
 
-    miner, killed = watch(workdir), train(workdir)
+    miner, killed = watch(workdir), Run(workdir, *flags(workdir))
     wait_for(killed, lambda: max(losses(workdir), default=0) >= 12)
     for process in (killed.process, miner):
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert max(losses(workdir)) < LAST
 
-    miner, last = watch(workdir), train(workdir)
+    miner, last = watch(workdir), Run(workdir, *flags(workdir))
     assert "from step 10" in last.finish() and miner.wait(120) == 0
     assert losses(workdir) == losses(uninterrupted) and losses(workdir).keys() == set(range(1, LAST + 1))
     expected, found = parameters(uninterrupted), parameters(workdir)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert files(workdir) == files(uninterrupted)
+
+
+@pytest.mark.slow
+def test_two_processes_wait_and_stop_together(uninterrupted, folder):
+    workdir = folder / "two"
+    both = two_processes(workdir, *flags(workdir), devices=1)
+    wait_for(both[0], lambda: "waiting for" in both[0].output())
+    asked = time.monotonic()
+    both[1].process.terminate()
+    assert [run.wait() for run in both] == [75, 75], both[1].output()[-3000:]
+    assert time.monotonic() - asked < 10 and max(losses(workdir)) == 2 * EVERY
+    miner, both = watch(workdir), two_processes(workdir, *flags(workdir), devices=1)
+    assert [run.finish() for run in both] and miner.wait(120) == 0
+    expected = losses(uninterrupted)
+    np.testing.assert_allclose([losses(workdir)[n] for n in range(1, 11)], [expected[n] for n in range(1, 11)], 1e-4)
+    assert losses(workdir).keys() == expected.keys()
 
 
 def test_a_run_that_mines_nothing_again_is_refused(tmp_path):
