@@ -6,7 +6,8 @@
 finds, for every image and triplet, other images that show the same classes in another relation or with swapped roles,
 then the nearest images according to the model. Without ``--model`` the order is random and there are no nearest images.
 With ``--pool``, a folder that naturel-embed has written, embeddings stay on the disk, and the nearest are found by an
-index, which is built beside them once. With ``--beam``, workers share the images, and write the same file.
+index, which is built beside them once. With ``--beam``, workers share the images, and write the same file. With
+``--watch``, hard images are mined again for a run that trains meanwhile.
 
 Shape letters: N images, D embedding.
 """
@@ -16,14 +17,12 @@ import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from naturel_jax import storage
 from naturel_jax.data.items import prepared
-from naturel_jax.storage import object_folders, once, staging
+from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common import cli, extras
 from tfds_naturel.common.errors import UserError
@@ -35,7 +34,7 @@ def parse_margins(options: argparse.Namespace) -> mining.Margins:
     margins = mining.Margins(*(getattr(options, field.name) for field in dataclasses.fields(mining.Margins)))
     if margins.range_min < 0 or (margins.range_max is not None and margins.range_max <= margins.range_min):
         raise UserError(f"--range_min {margins.range_min} --range_max {margins.range_max}: expected 0 <= min < max")
-    if margins != mining.Margins() and not (options.model or options.pool):
+    if margins != mining.Margins() and not (options.model or options.pool or options.watch):
         raise UserError("margins compare embeddings: add --pool or --model")
     return margins
 
@@ -43,24 +42,23 @@ def parse_margins(options: argparse.Namespace) -> mining.Margins:
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="a prepared folder, .../naturel/<config>/<version>")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--out", type=epath.Path, required=True, help="the Parquet file")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--dataset", help="a prepared folder, .../naturel/<config>/<version>")
+    subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="mine again from this run's checkpoints")
+    parser.add_argument("--split", help="of the dataset. Default: train")
+    parser.add_argument("--out", type=epath.Path, help="the Parquet file")
     embedded = parser.add_mutually_exclusive_group()
     embedded.add_argument("--model", help="run:DIR, hf:owner/name, a folder or a file")
     embedded.add_argument("--pool", type=cli.on_disk, help="what naturel-embed wrote; it may have other images too")
     parser.add_argument("--memory_gb", type=float, default=4.0, help="with --pool: most memory for the index")
     parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
     parser.add_argument("--range_min", type=int, default=0, help="skip this many of the nearest images")
-    parser.add_argument(
-        "--range_max", type=int, help="look no further among the nearest. Default: RANGE_MIN + 4 * COUNT"
-    )
+    parser.add_argument("--range_max", type=int, help="look at no more of them. Default: RANGE_MIN + 4 * COUNT")
     parser.add_argument("--max_score", type=float, help="highest cosine of a negative")
     positive = "than the positive: of at most 256 other images annotated with the triplet, the nearest"
     parser.add_argument("--absolute_margin", type=float, help=f"a negative's cosine is lower by this {positive}")
     parser.add_argument("--relative_margin", type=float, help=f"a negative's cosine is lower by this share {positive}")
-    workers = "share the images among Beam's workers: runner=DirectRunner,direct_num_workers=2,..."
-    parser.add_argument("--beam", metavar="OPTIONS", help=workers)
+    parser.add_argument("--beam", metavar="OPTIONS", help="options of Beam, whose workers share the images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -74,6 +72,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--count {options.count} --batch_size {options.batch_size}: expected at least 1 of each")
     if options.memory_gb < 0.01:
         raise UserError(f"--memory_gb {options.memory_gb}: expected at least 0.01")
+    if options.watch:
+        return _watch(options)
+    if not options.out:
+        raise UserError("--dataset needs --out, the file to write")
     if options.beam is not None and (options.model or in_store(options.out)):
         raise UserError("--beam needs --pool in place of --model, made by naturel-embed, and an --out on a disk")
     workers = extras.beam_options(options.beam) if options.beam is not None else None
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     from naturel_jax.evaluators.pool import mining as pool
 
     margins, dropped, budget = parse_margins(options), Counter[str](), int(options.memory_gb * 2**30)
-    records = prepared.open_split(staging.stage(options.dataset), options.split).records
+    records = prepared.open_split(staging.stage(options.dataset), options.split or "train").records
     shown = prepared.survey(records)
     zimg_ND: mining.Embeddings | None = None
     search, about = None, dict[str, Any]()
@@ -95,16 +97,22 @@ def main(arguments: Sequence[str]) -> None:
         mined = beam.mine(beam.make_job(options.out, records.version, *what), shown, dropped, workers)
     else:
         mined = mining.mine(shown, options.count, options.seed, zimg_ND, search, margins, dropped)
-    with object_folders.made_locally(options.out) as out:
-        rows, checksum = mining.save(out, mined), once.checksum(Path(out))
-        object_folders.publish(out, options.out)
-    counts = {reason: number for reason, number in dropped.most_common() if number}
-    report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "index": about, "xxh3": checksum}
-    storage.write_json(options.out.with_name(f"{options.out.name}.json"), report)
-    print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
-    print("candidates left out:", ", ".join(f"{reason} {number:,}" for reason, number in counts.items()) or "none")
+    pool.save(options.out, mined, shown, dropped, margins, about)
     if workers:
         shutil.rmtree(beam.shards(options.out), ignore_errors=True)
+
+
+def _watch(options: argparse.Namespace) -> None:
+    if given := [name for name in ("split", "out", "model", "pool", "beam") if getattr(options, name)]:
+        raise UserError(f"--{given[0]} is for --dataset: with --watch, the run's config says what is mined")
+    from naturel_jax.cli import compilation_cache  # these imports take seconds too
+    from naturel_jax.devices import preemption
+    from naturel_jax.evaluators.pool import remining
+
+    preemption.install_handler()
+    compilation_cache.enable()
+    margins, sizes = parse_margins(options), (options.dtype, options.batch_size)
+    remining.watch(options.watch, options.count, options.seed, margins, *sizes)
 
 
 if __name__ == "__main__":

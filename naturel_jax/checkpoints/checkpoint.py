@@ -12,7 +12,7 @@ import random
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from naturel_jax import storage
 from naturel_jax.checkpoints import manifest, uploads
+from naturel_jax.checkpoints.kept import Kept
 from naturel_jax.checkpoints.restore import failures_explained, read
 from naturel_jax.storage import object_folders
 from naturel_jax.storage.object_stores import in_store
@@ -75,21 +76,21 @@ class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 class Checkpoints:
-    """Saves and restores the state of one run."""
+    """Saves and restores the state of one run. ``keep``, ``every``: see ``Kept``."""
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int):
+    def __init__(self, workdir: epath.PathLike, *, keep: int, every: Collection[int] = ()):
         self.directory = directory(workdir)
-        self._keep = keep
+        self._kept = Kept(keep, every)
         self._saving = -1  # step of the latest save or restore
         self._manager: ocp.CheckpointManager | None = None
-        self._uploads = uploads.Uploads(self.directory, keep) if in_store(self.directory) else None
+        self._uploads = uploads.Uploads(self.directory, self._kept) if in_store(self.directory) else None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             _ignore_closed_loops()
             _Unfinished.owner = f"{int(multihost_utils.broadcast_one_to_all(np.uint32(random.getrandbits(32)))):08x}"
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep,
+                preservation_policy=self._kept,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
                 temporary_path_class=_Unfinished,
             )

@@ -16,17 +16,18 @@ from jax.experimental import multihost_utils
 
 from naturel_jax import storage
 from naturel_jax.checkpoints import manifest
+from naturel_jax.checkpoints.kept import Kept
 from naturel_jax.checkpoints.restore import make_handler
 from naturel_jax.storage import object_folders, scratch
 from tfds_naturel.common.errors import Unavailable
 
 
 class Uploads:
-    """Saves the checkpoints of one run in ``directory``, and keeps the newest ``keep``. All processes call ``save``;
-    the first one has the disk space and uploads."""
+    """Saves the checkpoints of one run in ``directory``, and removes those that are not ``kept``. All processes call
+    ``save``; the first one has the disk space and uploads."""
 
-    def __init__(self, directory: epath.Path, keep: int):
-        self._directory, self._keep = directory, keep
+    def __init__(self, directory: epath.Path, kept: Kept):
+        self._directory, self._kept = directory, kept
         self._pool, self._pending = ThreadPoolExecutor(1), Future[None]()
         self._pending.set_result(None)
 
@@ -71,7 +72,7 @@ class Uploads:
             target, files = self._directory / str(step), object_folders.files_in(folder)
             object_folders.upload([name for name in files if name != manifest.NAME], folder, target)
             storage.write(target / manifest.NAME, (folder / manifest.NAME).read_bytes())
-        self._remove(complete(self._directory)[-self._keep :])
+        self._remove(self._kept.steps(complete(self._directory)))
 
     def _remove(self, kept: Collection[int]) -> None:
         """Removes all steps but those ``kept``."""

@@ -154,6 +154,11 @@ def _check_part(config: Config, part: Part, path: str, where: str) -> None:
             f"{where}.hard_images is {part.hard_images!r}, but {where}.recipe {part.recipe!r} joins images, for which "
             "none were mined; set hard_images to ''"
         )
+    if part.hard_images_every and not part.hard_images:
+        raise UserError(
+            f"{where}.hard_images_every is {part.hard_images_every}, but {where}.hard_images is ''; name the file that "
+            "the run begins with, or set hard_images_every to 0"
+        )
     if row.joins and config.data.cache == "embeddings":
         raise UserError(
             f"{path}.data.cache is 'embeddings', but {where}.recipe {part.recipe!r} joins images while the run trains, "

@@ -43,6 +43,12 @@ class Part:
         "Parquet file of mined hard negative images, used instead of the sentinel: from python -m naturel_jax.mine, or "
         "hard_images.parquet of naturel/negclip_tsv; empty: none",
     )
+    hard_images_every: int = setting(
+        0,
+        "steps after which hard images are mined again, with the weights that the run then has, by naturel-mine "
+        "--watch WORKDIR; a multiple of config.checkpoint.every; 0: never",
+        at_least(0),
+    )
     hard_captions: str = setting(
         "own",
         "captions of a hard image; own: what the recipe samples for it (NegCLIP); exchanged: the false caption of the "

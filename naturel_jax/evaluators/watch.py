@@ -41,7 +41,7 @@ def watch(
     mesh = make_mesh({"data": -1})
     evaluator: Evaluator | None = None
     storage.check_writable(out, flag="--out")
-    for step in _new_steps(workdir):
+    for step in new_steps(workdir):
         path = out / f"{step}.json"
         saved = _read(path, workdir)
         missing = [benchmark.name for benchmark in benchmarks if benchmark.name not in saved["benchmarks"]]
@@ -66,8 +66,8 @@ def watch(
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
 
 
-def _new_steps(workdir: epath.Path) -> Iterator[int]:
-    """Each checkpoint's step once, oldest first, until the run has ended."""
+def new_steps(workdir: epath.Path) -> Iterator[int]:
+    """Each checkpoint's step once, oldest first, until the run has ended. Raises Stopped while it waits."""
     seen = set[int]()
     _LOG.info("watching %s", workdir)
     while True:

@@ -27,7 +27,7 @@ def batches(
     pipeline: Pipeline, folder: epath.Path, start: int, stop: int, show: Callable[[bytes], object] = lambda png: None
 ) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop - 1``. Step 0's is also drawn, to ``first_batch.png`` and ``show``."""
-    for number, batch in enumerate(pipeline.batches(start, stop), start):
+    for number, batch in enumerate(pipeline.batches(start, stop, folder), start):
         if number == 0 and jax.process_index() == 0:
             shown = batch
             if isinstance(pipeline.images, EmbeddedImages):

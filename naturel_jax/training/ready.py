@@ -27,14 +27,23 @@ def check_packages(config: Config) -> None:
 
 
 def check(config: Config, folder: epath.Path, examples: int) -> None:
-    """Raises UserError for a batch larger than the data (``examples`` images), a warmup longer than the run, and a run
-    in ``folder`` that cannot go on with this config."""
-    total = train.make_schedule(config, examples)[0].total
+    """Raises UserError for a batch larger than the data (``examples`` images), a warmup longer than the run, hard
+    images that are mined again from checkpoints that are not saved, and a run in ``folder`` that cannot go on with this
+    config."""
+    schedule = train.make_schedule(config, examples)[0]
+    total, saved = schedule.total, schedule.checkpoint_every
     if total and 0 < examples < config.data.batch_size:
         raise UserError(
             f"config.data.batch_size is {config.data.batch_size:,}, but config.data.mixture has {examples:,} images, "
             "so that a batch would have some twice; make it smaller"
         )
+    for name, part in config.data.mixture.items() if total else ():
+        if (every := part.hard_images_every) and (not saved or every % saved):
+            raise UserError(
+                f"config.data.mixture.{name}.hard_images_every is {every}, but config.checkpoint.every is "
+                f"{config.checkpoint.every!r} ({saved:,} steps): hard images are mined again from checkpoints; set one "
+                f"to a multiple of the other, such as config.checkpoint.every to '{every} steps'"
+            )
     extended = None
     if (newest := run_folder.newest_checkpoint(folder)) is not None:
         step, meta = newest

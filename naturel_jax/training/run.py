@@ -120,7 +120,8 @@ def train_and_evaluate(
     Raises what ``run`` raises."""
     schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state.arrays())))
-    checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
+    mined_every = [part.hard_images_every for part in config.data.mixture.values() if part.hard_images_every]
+    checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep, every=mined_every)
     with preemption.interruptible():
         first, state = restore_or_start(config, folder, checkpoints, training)
     model, start = training.loss.model, training.start

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,8 +35,8 @@ def abstract() -> dict:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree(0))
 
 
-def save(workdir: epath.Path, *steps: int, keep: int = 2) -> None:
-    checkpoints = Checkpoints(workdir, keep=keep)
+def save(workdir: epath.Path, *steps: int, keep: int = 2, every: Sequence[int] = ()) -> None:
+    checkpoints = Checkpoints(workdir, keep=keep, every=every)
     try:
         for step in steps:
             checkpoints.save(step, tree(step), {"step": step})
@@ -56,6 +57,13 @@ def restored(workdir: epath.Path) -> int:
 @pytest.fixture
 def workdir(server, request) -> epath.Path:
     return epath.Path(server.url) / request.node.name
+
+
+def test_checkpoints_that_are_mined_from_are_kept_longer(workdir):
+    save(workdir, 10, 15, 20, keep=1, every=[10])
+    assert checkpoint.saved_steps(workdir) == [10, 20]
+    save(workdir, 25, keep=1, every=[10])
+    assert checkpoint.saved_steps(workdir) == [20, 25]
 
 
 def test_newest_checkpoint_is_restored_and_old_ones_are_removed(workdir, tmp_path):

@@ -144,7 +144,7 @@ def test_multiplicities_are_those_of_the_whole_batch(monkeypatch, tmp_path):
 def test_only_the_first_batch_is_drawn_and_all_are_passed_on(tmp_path):
     planner = SimpleNamespace(texts=lambda step: TEXTS, plan=lambda step: make_batch())
     pipeline = SimpleNamespace(
-        planner=planner, images=None, batches=lambda start, stop: iter([make_batch()] * (stop - start))
+        planner=planner, images=None, batches=lambda start, stop, workdir: iter([make_batch()] * (stop - start))
     )
     assert len(list(first_batch.batches(pipeline, tmp_path, 3, 5))) == 2
     assert not list(tmp_path.iterdir())  # a continued run

@@ -170,6 +170,31 @@ def test_mistake_is_found_before_the_base_is_trained(changes, expected, tmp_path
     assert not run_folder.has_started(epath.Path(tmp_path / "tuned"), tiny())
 
 
+@pytest.mark.parametrize(
+    ("every", "saved", "expected"),
+    [
+        (
+            3,
+            "2 steps",
+            r"mixture\.main\.hard_images_every is 3, but config\.checkpoint\.every is '2 steps' \(2 steps\)",
+        ),
+        (2, "4 steps", r"hard_images_every is 2, but .*to a multiple.*such as config\.checkpoint\.every to '2 steps'"),
+        (4, "0 steps", r"hard_images_every is 4, but config\.checkpoint\.every is '0 steps' \(0 steps\)"),
+        (4, "2 steps", ""),
+    ],
+    ids=str,
+)
+def test_hard_images_are_mined_again_from_checkpoints_that_are_saved(every, saved, expected, tmp_path):
+    part = {"hard_images": "mined.parquet", "hard_images_every": every}
+    changes = {f"data__mixture__main__{name}": value for name, value in part.items()}
+    config, workdir = tiny(checkpoint__every=saved, **changes), epath.Path(tmp_path)
+    run_folder.write_config(workdir, config)
+    if not expected:
+        return ready.check(config, workdir, 200)
+    with pytest.raises(UserError, match=expected):
+        ready.check(config, workdir, 200)
+
+
 def test_start_that_failed_leaves_neither_its_tokenizer_nor_its_scores(tmp_path):
     workdir, wrong = epath.Path(tmp_path), tiny(optim__lr=1.0)
     with run_folder.leased(workdir, wrong):

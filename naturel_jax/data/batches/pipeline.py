@@ -6,18 +6,21 @@ Shape letters: I images, U distinct captions, P patches that are kept, R rows of
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import grain
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.config import Config, Data
-from naturel_jax.data.batches import hard_images, patches
+from naturel_jax.data.batches import hard_images, patches, remined
 from naturel_jax.data.batches.planner import ImageRow, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.batches.remined import Remined
 from naturel_jax.data.batches.replaced import Reads, Replaced, relabel
 from naturel_jax.data.batches.stages import (
     CaptionStage,
@@ -62,7 +65,8 @@ class Pipeline:
 
     ``images`` and ``captions``: the stages that make their arrays. ``kept_patches``: patches per image, and how many of
     them a step keeps; None: all (``patches.py``). ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
-    affects the batches. ``max_bad``: see ``replaced.Reads``.
+    affects the batches. ``max_bad``: see ``replaced.Reads``. The hard images of ``planner`` are those that the run
+    begins with, also for ``shapes``; of ``remined``, others follow.
     """
 
     planner: Planner
@@ -73,28 +77,36 @@ class Pipeline:
     workers: int = 0
     kept_patches: tuple[int, int] | None = None
     max_bad: float = Data.max_bad
+    remined: Sequence[Remined] = ()
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches of steps ``start`` to ``stop - 1``. Raises UserError if too many images cannot be read."""
-        return map(self._to_global, self.local_batches(start, stop))
+    def batches(self, start: int, stop: int, workdir: epath.PathLike = "") -> Iterator[Batch]:
+        """Batches of steps ``start`` to ``stop - 1``. Hard images that are mined again are in ``workdir``, and waited
+        for. Raises UserError if too many images cannot be read, and Stopped while it waits."""
+        return map(self._to_global, self.local_batches(start, stop, workdir))
 
-    def local_batches(self, start: int, stop: int) -> Iterator[LocalBatch]:
+    def local_batches(self, start: int, stop: int, workdir: epath.PathLike = "") -> Iterator[LocalBatch]:
         """What the host computes: the same batches before they are placed on the devices."""
         if start >= stop:
             return
-        dataset = grain.MapDataset.range(stop).map(self._loader())[start:]
+        reads = Reads(self.max_bad, sum(len(part.items) for part in self.planner.parts))
+        try:
+            for steps in remined.stretches(start, stop, self.remined):
+                planner = self.planner.with_hard_images(remined.read(self.remined, steps.start, workdir))
+                for local in dataclasses.replace(self, planner=planner)._read_ahead(steps):
+                    reads.add(local.read, local.replaced)
+                    yield local
+        finally:
+            reads.report()
+
+    def _read_ahead(self, steps: range) -> Iterator[LocalBatch]:
+        """Steps with the same hard images, which the threads and worker processes get with the planner."""
+        dataset = grain.MapDataset.range(steps.stop).map(self._loader())[steps.start :]
         dataset = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
         )
         if self.workers:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
-        reads = Reads(self.max_bad, sum(len(part.items) for part in self.planner.parts))
-        try:
-            for local in dataset:
-                reads.add(local.read, local.replaced)
-                yield local
-        finally:
-            reads.report()
+        yield from dataset
 
     def shapes(self, step: int) -> Batch:
         """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
@@ -187,16 +199,14 @@ def make_pipeline(
     Raises UserError for an unknown recipe, one that does not fit its source, an unusable file of hard images, or a
     batch size that does not divide evenly.
     """
-    parts = [
-        MixturePart(
-            source.items,
-            recipe(part.recipe),
-            part.weight,
-            _hard_images(name, part.hard_images, source.items, config.data.cache_dir),
-            part.hard_captions == "exchanged",
-        )
-        for (name, part), source in zip(config.data.mixture.items(), sources, strict=True)
-    ]
+    parts, mined_again = list[MixturePart](), list[Remined]()
+    for number, ((name, part), source) in enumerate(zip(config.data.mixture.items(), sources, strict=True)):
+        read = functools.partial(_hard_images, name, items=source.items, cache_dir=config.data.cache_dir)
+        mined = read(part.hard_images) if part.hard_images else None
+        exchanged = part.hard_captions == "exchanged"
+        parts.append(MixturePart(source.items, recipe(part.recipe), part.weight, mined, exchanged))
+        if part.hard_images_every:
+            mined_again.append(Remined(number, name, part.hard_images_every, read))
     planner = Planner(
         parts,
         processor,
@@ -218,6 +228,7 @@ def make_pipeline(
         data.workers,
         kept_patches=(count, patches.kept(count, data.patch_dropout)) if data.patch_dropout else None,
         max_bad=data.max_bad,
+        remined=mined_again,
     )
 
 
@@ -228,14 +239,12 @@ def _crops(data: Data, image: ImageConfig, processor: Processor) -> Crops | Patc
     return PatchCrops(image.patch, processor.max_patches, data.crop_scale, data.shrink_by)
 
 
-def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> Ragged | None:
-    if not path:
-        return None
+def _hard_images(part: str, path: epath.PathLike, items: Items, cache_dir: str) -> Ragged:
     try:
         mined = hard_images.read(staging.stage_file(path, cache_dir), items.image_ids)
     except ValueError as error:
         raise UserError(
-            f"config.data.mixture.{part}.hard_images is {path!r}: {error}; expected a Parquet file written by "
-            "python -m naturel_jax.mine for this split"
+            f"config.data.mixture.{part}.hard_images is {os.fspath(path)!r}: {error}; expected a Parquet file written "
+            "by python -m naturel_jax.mine for this split"
         ) from error
     return mined.keep(~np.isin(mined.values, items.left_out))  # without captions of the recipe's kind they have no part

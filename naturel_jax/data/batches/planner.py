@@ -7,9 +7,10 @@ Shape letters: B positions of the training order, R images before each has its r
 sampled, S shards; I, U, K, T, A as in ``losses/batch.py``.
 """
 
+import copy
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -177,6 +178,12 @@ class Planner:
         self._sentinel = any(part.recipe.sentinel and part.hard_images is None for part in parts)
         self._images_per_item = 2 if any(part.hard_images is not None for part in parts) else 1
         self._cache = TextCache(processor)
+
+    def with_hard_images(self, mined: Mapping[int, Ragged]) -> "Planner":
+        """The same planner with other hard images for these numbers of parts, which have some."""
+        other = copy.copy(self)
+        other.parts = [part._replace(hard_images=mined.get(s, part.hard_images)) for s, part in enumerate(self.parts)]
+        return other
 
     def items(self, step: int) -> list[tuple[int, int]]:
         """(source, item) of every anchor of batch ``step``."""

@@ -3,22 +3,28 @@
 Shape letters: N images of the dataset, K any of them, D embedding.
 """
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.data.items import prepared
 from naturel_jax.evaluators.pool import index
 from naturel_jax.evaluators.pool.embedded import EmbeddedPool
 from naturel_jax.evaluators.pool.index import Index
+from naturel_jax.storage import object_folders, once
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.hard_images import mining
+from tfds_naturel.hard_images.survey import Survey
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,6 +65,27 @@ def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: i
         n, reason = next(iter(faults.items()))
         raise UserError(f"{len(faults):,} images of the dataset cannot be read; the first is number {n}: {reason}")
     return zimg_ND
+
+
+def save(
+    path: epath.Path,
+    mined: Iterable[mining.MinedRow],
+    shown: Survey,
+    dropped: Counter[str],
+    margins: mining.Margins,
+    about: dict[str, Any],
+) -> None:
+    """Writes the file ``path``, and ``<path>.json`` with what it has, what was left out and its checksum; prints it.
+    ``about``: the index."""
+    with object_folders.made_locally(path) as out:
+        rows, checksum = mining.save(out, mined), once.checksum(Path(out))
+        object_folders.publish(out, path)
+    counts = {reason: number for reason, number in dropped.most_common() if number}
+    report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "index": about, "xxh3": checksum}
+    storage.write_json(path.with_name(f"{path.name}.json"), report)
+    print(f"{path}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
+    left_out = ", ".join(f"{reason} {number:,}" for reason, number in counts.items())
+    print(f"candidates left out: {left_out or 'none'}", flush=True)
 
 
 class DatasetInPool:

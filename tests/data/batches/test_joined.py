@@ -217,6 +217,8 @@ def test_pipeline_of_a_config(clip):
         ({"recipe": "clic", "hard_images": "a.parquet"}, {}, r"main\.hard_images is 'a\.parquet', but .*'clic' joins"),
         ({"recipe": "clic"}, {"cache": "embeddings"}, r"data\.cache is 'embeddings', but .*recipe 'clic' joins images"),
         ({"recipe": "clic"}, {"cache_captions": True}, r"data\.cache_captions is True, but .*recipe is 'clic'"),
+        ({"hard_images_every": 5}, {}, r"main\.hard_images_every is 5, but .*main\.hard_images is ''; name the file"),
+        ({"hard_images_every": -1}, {}, r"main\.hard_images_every is -1; expected a number of at least 0"),
         ({"hard_captions": "exchanged"}, {}, r"main\.hard_captions is 'exchanged', but .*main\.hard_images is ''"),
         (
             {"hard_captions": "exchanged", "hard_images": "a.parquet", "recipe": "two_pairs"},

@@ -1,0 +1,50 @@
+"""Mines the hard images of a run again, from its checkpoints, while it trains on those that were mined before."""
+
+import functools
+from collections import Counter
+
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.config import versions
+from naturel_jax.data import datasets
+from naturel_jax.data.batches import remined
+from naturel_jax.data.items import prepared
+from naturel_jax.devices import preemption
+from naturel_jax.evaluators.pool import mining as pool
+from naturel_jax.evaluators.watch import new_steps
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.hard_images import mining
+
+
+def watch(workdir: epath.Path, count: int, seed: int, margins: mining.Margins, dtype: str, batch_size: int) -> None:
+    """Mines ``remined.file`` of every checkpoint in ``workdir`` that is due, old and new, until the run has ended (its
+    ``scores.json`` exists). One that is there is left as it is, since the run may have used it.
+
+    Raises UserError if the run has nothing mined again or another process does it, and Stopped.
+    """
+
+    def mine(path: epath.Path, step: int, dataset: epath.Path, split: str) -> None:
+        records, dropped = prepared.open_split(dataset, split).records, Counter[str]()
+        shown = prepared.survey(records)
+        zimg_ND = pool.embeddings(records, f"run:{workdir}@{step}", dtype, batch_size)
+        mined = mining.mine(shown, count, seed, zimg_ND, None, margins, dropped)
+        pool.save(path, mined, shown, dropped, margins, {})
+
+    storage.check_writable(folder := workdir / remined.FOLDER, flag="--watch")
+    with storage.lease(folder):
+        for step in new_steps(workdir):
+            config = versions.from_json(storage.read_json(workdir / "config.json")["config"])
+            again = {name: part for name, part in config.data.mixture.items() if part.hard_images_every}
+            if not again:
+                raise UserError(
+                    f"--watch {workdir}: no part of config.data.mixture of this run has hard_images_every, so nothing "
+                    "is mined again; set it when the run begins"
+                )
+            for name, part in again.items():
+                path = remined.file(workdir, name, step)
+                if step % part.hard_images_every or storage.exists(path):
+                    continue
+                storage.check_writable(path.parent, flag="--watch")
+                dataset = datasets.directory(config.data.dir, part.dataset, config.data.cache_dir)
+                preemption.abandonable(functools.partial(mine, path, step, dataset, part.split))
