@@ -40,15 +40,18 @@ _Wordings = Iterator[tuple[str, str]]  # shape and text
 
 
 def _position(facts: Facts) -> _Wordings:
-    """Wordings of one fact such as Chair|left_of|Dog. In the first and third, a false caption has the two names
-    exchanged; in the others, the two sides."""
-    ((subject, relation, object_),) = facts
-    x, y = _noun(subject), _noun(object_)
-    (first, last), (side, other) = ((x, y), ("left", "right")) if relation == LEFT else ((y, x), ("right", "left"))
-    yield "two", sentence(f"{first.a} on the left and {last.a} on the right")
-    yield "nominal", sentence(f"a photo of {x.a} on the {side} and {y.a} on the {other}")
-    yield "list", sentence(f"from left to right: {first.a} and {last.a}")
-    yield "relation", sentence(f"{x.a} to the {side} of {y.a}")
+    """Wordings of a fact such as Boy|left_of|Dog: in the first, a false caption has the two names exchanged, in others
+    the two sides. With Boy|at|Table, of Boy|left_of|Table."""
+    subject, relation, object_ = facts[-1]
+    x, y, side = _noun(subject), _noun(object_), relation.removesuffix("_of")
+    if len(facts) == 2:
+        yield "participial", sentence(f"{x.a} on the {side} side of {y.a}")
+        yield "with", sentence(f"{y.a} with {x.a} on the {side} side")
+    else:
+        first, last = (x, y) if relation == LEFT else (y, x)
+        yield "two", sentence(f"{first.a} on the left and {last.a} on the right")
+        yield "with", sentence(f"{x.a} and {y.a}, with {x.the} on the {side}")
+        yield "participial", sentence(f"{x.a} to the {side} of {y.a}")
 
 
 def _binding(facts: Facts) -> _Wordings:
@@ -75,7 +78,6 @@ def _apart(x: Noun, y: Noun) -> _Wordings:
     """Two attributes of what nothing joins."""
     yield "two", sentence(f"{x.a} and {y.a}")
     yield "reversed", sentence(f"{y.a} and {x.a}")
-    yield "nominal", sentence(f"a photo of {x.a} and {y.a}")
 
 
 def _joined(fact: Triplet, described: dict[str, Noun]) -> _Wordings:
@@ -83,7 +85,6 @@ def _joined(fact: Triplet, described: dict[str, Noun]) -> _Wordings:
     x, y = described[fact.subject], described[fact.object]
     finite, modifier = _predicate(fact, x)
     yield "participial", sentence(f"{x.a} {modifier} {y.a}")
-    yield "nominal", sentence(f"a photo of {x.a} {modifier} {y.a}")
     if RELATIONS[fact.relation].verb or fact.relation in CONVERSE:
         yield "plain", sentence(f"{x.a} {finite} {y.a}")
     else:
@@ -123,7 +124,6 @@ def _related(one: Triplet, two: Triplet) -> _Wordings:
 def _said(phrase: str, clause: str) -> _Wordings:
     """Two facts as a noun phrase, and as a clause of each."""
     yield "participial", sentence(phrase)
-    yield "nominal", sentence(f"a photo of {phrase}")
     yield "plain", sentence(clause)
 
 

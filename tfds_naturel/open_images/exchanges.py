@@ -40,6 +40,7 @@ _ALIKE = (
     {"Car", "Taxi", "Van"},
     {"Ski", "Snowboard", "Skateboard"},
 )
+_BEINGS = {"Man", "Woman", "Boy", "Girl", "Person", "Cat", "Dog", "Horse", "Elephant", "Monkey"}
 
 Keeps = Callable[[Triplet], bool]
 
@@ -60,11 +61,28 @@ class Listed:
 
 
 def positions(image: AnnotatedImage) -> Iterator[Exchange]:
-    """On which side the only object of one class is, and on which that of another, if the two are clearly apart."""
-    for (x, box_x), (y, box_y) in itertools.combinations(sorted(_single(image).items()), 2):
-        if _area(box_x) <= LARGEST >= _area(box_y) and (side := side_of(box_x, box_y)):
-            true, false = ((Triplet(x, of, y),) for of in (side, CONVERSE[side]))
-            yield Exchange("position", true, false)
+    """At which side of a table something is that is annotated to be at it; and of two people or animals, and of what
+    is annotated as left or right of each other, which is on the left of the image and which on the right."""
+    boxes = {label: box for label, box in sorted(_single(image).items()) if _area(box) <= LARGEST}
+    for fact in sorted(image.triplets):
+        at = fact.relation == "at" and {fact.subject, fact.object} <= boxes.keys()
+        if at and (side := side_at(boxes[fact.subject], boxes[fact.object])):
+            yield _position(fact.subject, side, fact.object, fact)
+    beside = {frozenset((fact.subject, fact.object)) for fact in image.triplets if fact.relation in CONVERSE}
+    for x, y in itertools.combinations(boxes, 2):
+        if ({x, y} <= _BEINGS or {x, y} in beside) and (side := side_of(boxes[x], boxes[y])):
+            yield _position(x, side, y)
+
+
+def _position(x: str, side: str, y: str, *also: Triplet) -> Exchange:
+    true, false = ((*also, Triplet(x, of, y)) for of in (side, CONVERSE[side]))
+    return Exchange("position", true, false)
+
+
+def side_at(a: Box, b: Box) -> str | None:
+    """Whether the centre of ``a`` is in the left or the right quarter of ``b``, or beyond; None if it is between."""
+    share = (_centre(a) - b.xmin) / (b.xmax - b.xmin)
+    return None if 0.25 < share < 0.75 else LEFT if share < 0.5 else RIGHT
 
 
 def side_of(a: Box, b: Box) -> str | None:
@@ -72,10 +90,15 @@ def side_of(a: Box, b: Box) -> str | None:
     overlap by more than ``OVERLAP`` or a centre is closer than ``FROM_MIDDLE`` to the middle."""
     if _intersection(a, b) > OVERLAP * min(_area(a), _area(b)):
         return None
-    first, last = ((box.xmin + box.xmax) / 2 - 0.5 for box in (a, b))
+    first, last = (_centre(box) - 0.5 for box in (a, b))
     if min(abs(first), abs(last)) < FROM_MIDDLE or (first < 0) == (last < 0):
         return None
     return LEFT if first < 0 else RIGHT
+
+
+def _centre(box: Box) -> float:
+    """On the way from left to right."""
+    return (box.xmin + box.xmax) / 2
 
 
 def bindings(image: AnnotatedImage, listed: Listed, keeps: Keeps) -> Iterator[Exchange]:
@@ -136,7 +159,11 @@ def _may_be_bound(one: Triplet, two: Triplet) -> bool:
     if one.relation == "is":
         return bool(lexicon.pose(one.object)) == bool(lexicon.pose(two.object))
     subjects = {one.subject, two.subject}
-    if "Chair" in subjects or (one[1:] == two[1:] and one.relation in ("wears", "plays")):
+    if (
+        "Chair" in subjects
+        or "Ski" in (one.object, two.object)
+        or (one[1:] == two[1:] and one.relation in ("wears", "plays"))
+    ):
         return False
     return subjects.isdisjoint((one.object, two.object))
 
