@@ -366,10 +366,13 @@ def test_bindings_and_positions_are_what_the_scene_shows(exchanged):
                 assert all(colours[fact.subject] == fact.object for fact in painted) == (
                     POLARITIES[polarity] == "positive"
                 )
-            for subject, relation, object_ in claims if KINDS[kind] == "position" else ():
-                first, last = (subject, object_) if relation == "left_of" else (object_, subject)
-                on_left, on_right = _centre(boxes[first])[0] <= 0.45, _centre(boxes[last])[0] >= 0.55
-                assert on_left == on_right == (POLARITIES[polarity] == "positive")
+            if KINDS[kind] == "position":
+                *at, (subject, relation, object_) = claims
+                assert all(fact.relation == "at" and scene.is_true(fact) for fact in at)
+                here, there = _centre(boxes[subject])[0], _centre(boxes[object_])[0]
+                xmin, _, xmax, _ = boxes[object_]
+                apart = abs(here - there) > (xmax - xmin) / 4 if at else min(abs(here - 0.5), abs(there - 0.5)) > 0.04
+                assert apart and ((here < there) == (relation == "left_of")) == (POLARITIES[polarity] == "positive")
 
 
 def test_words_are_as_often_true_as_false(exchanged):
