@@ -55,7 +55,12 @@ def _tests(name: str, *arguments: str) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         seen = re.findall(rf"^{SEEN}(.*)", done.stdout, re.MULTILINE)
         if done.returncode:
-            print(done.stdout[-5000:], file=sys.stderr)
+            print(
+                *re.findall(r"^E .*|^FAILED .*", done.stdout, re.MULTILINE),
+                done.stdout[-5000:],
+                sep="\n",
+                file=sys.stderr,
+            )
         last = (done.stdout.strip().splitlines() or ["no output"])[-1].strip("= ")
         return "; ".join([last, *seen]), done.returncode == 0
 

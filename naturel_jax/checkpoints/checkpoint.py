@@ -82,6 +82,7 @@ class Checkpoints:
         self.directory = directory(workdir)
         self._kept = Kept(keep, every)
         self._saving = -1  # step of the latest save or restore
+        self._failed = False  # whether a save has
         self._manager: ocp.CheckpointManager | None = None
         self._uploads = uploads.Uploads(self.directory, self._kept) if in_store(self.directory) else None
 
@@ -116,6 +117,7 @@ class Checkpoints:
             with failures_explained(self.directory):
                 yield
         except OSError:
+            self._failed = True
             with contextlib.suppress(OSError):
                 self._remove_unfinished()
             raise
@@ -198,6 +200,9 @@ class Checkpoints:
             manager, self._manager = self._manager, None
             with self._explained():
                 manager.close()
+            if self._failed:  # other threads of that save may have written since
+                with contextlib.suppress(OSError):
+                    self._remove_unfinished()
 
 
 def directory(workdir: epath.PathLike) -> epath.Path:

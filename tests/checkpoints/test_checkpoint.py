@@ -117,6 +117,21 @@ def test_failed_save_is_an_error_in_one_line(saved, tmp_path):
     assert restored(workdir) == 20
 
 
+def test_what_other_threads_of_a_failed_save_write_later_is_removed(saved, tmp_path, monkeypatch):
+    workdir = shutil.copytree(saved, tmp_path / "run")
+    checkpoints = Checkpoints(str(workdir), keep=3)
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.manifest, "write", full)
+    with pytest.raises(OSError, match="could not be saved"):
+        checkpoints.save(30, tree(30), {"step": 30}, wait=True)
+    (workdir / "checkpoints" / "30.orbax-checkpoint-tmp-0" / "params").mkdir(parents=True)
+    checkpoints.close()
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"10", "20"}
+
+
 def test_checkpoint_of_an_owner_that_was_paused_is_not_completed(saved, tmp_path, monkeypatch):
     """Its lease was lost after the last check, before the rename."""
     workdir = shutil.copytree(saved, tmp_path / "run")

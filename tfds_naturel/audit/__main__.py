@@ -16,6 +16,8 @@ agree, a page on which somebody decides where they do not, and the decisions for
     naturel-data-audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
 
 samples captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
+``--dataset data/naturel/full/4.0.0`` samples bindings and positions of a prepared dataset instead; with ``--review``,
+the page shows them with their photos, and ``--readers review/ --score`` counts what is wrong.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from tfds_naturel.audit import (
     agreement,
     attack,
     attack_report,
+    exchanged,
     form,
     label_studio,
     other_benchmarks,
@@ -54,9 +57,9 @@ _USED = {  # what is asked for, by the first of these flags that is given -> the
     "world": ("out",),
     "score": ("readers",),
     "out": ("bank", "photos", "sugarcrepe", "aro", "winoground"),
-    "review": ("bank", "photos", "seed", "sample", "assign", "overlap", "label_studio"),
+    "review": ("bank", "photos", "seed", "sample", "assign", "overlap", "label_studio", "dataset"),
     "agreement": ("bank", "photos", "decisions", "adjudicated"),
-    "readers": ("bank", "seed", "captions", "pairs", "sugarcrepe"),
+    "readers": ("bank", "dataset", "seed", "captions", "pairs", "sugarcrepe"),
 }
 _NEEDS = {"overlap": "assign", "agreement": "decisions"}
 _BLEU_SAMPLE = 200  # captions compared with one another
@@ -67,7 +70,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bank", type=banks.find, help="bank file (default: ours)")
+    captions = parser.add_mutually_exclusive_group()
+    captions.add_argument("--bank", type=banks.find, help="bank file (default: ours)")
+    captions.add_argument("--dataset", type=cli.on_disk, help="prepared dataset: its bindings and positions instead")
     parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
     folder = parser.add_mutually_exclusive_group(required=True)
     folder.add_argument("--out", type=cli.on_disk, help="folder for the report")
@@ -75,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     folder.add_argument("--agreement", type=cli.on_disk, help="folder for a report on annotators' --decisions")
     folder.add_argument("--readers", type=cli.on_disk, help="folder for questions to readers, instead of a report")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples and shares (default: %(default)s)")
-    parser.add_argument("--sample", type=int, help="number of pairs in --review (default: all of the bank)")
+    parser.add_argument("--sample", type=int, help="pairs in --review (default: all of the bank; 100 of --dataset)")
     parser.add_argument("--assign", help="names of the people who share the pairs of --review: anna,ben")
     parser.add_argument("--overlap", type=int, help="people of --assign who judge a pair (default: 2, or all of one)")
     parser.add_argument("--label_studio", action="store_true", help="write --review also as tasks of Label Studio")
@@ -99,6 +104,8 @@ def main(arguments: Sequence[str]) -> None:
     asked = next(flag for flag in _USED if flag in given)
     if unused := [flag for flag in given if flag not in (asked, *_USED[asked])]:
         parser.error(f"--{unused[0]}: not used with --{asked}, which goes with --{', --'.join(_USED[asked])}")
+    if options.dataset and (unused := [flag for flag in ("photos", "label_studio") if flag in given]):
+        parser.error(f"--{unused[0]}: not used with --dataset, which has its own photos, and no decisions")
     if missing := [(flag, needed) for flag, needed in _NEEDS.items() if flag in given and needed not in given]:
         parser.error("--{}: needs --{}".format(*missing[0]))
     for name, command in {"readers": _readers, "review": _review, "agreement": _agreement}.items():
@@ -146,12 +153,13 @@ def _photos(options: argparse.Namespace, triplets: Container[Triplet]) -> dict[T
 
 def _review(options: argparse.Namespace) -> None:
     """Writes the review page."""
+    if options.dataset:
+        _review_photos(options)
+        return
     screens = review.screens(banks.load(options.bank))
     if options.sample is not None:
         screens = review.sample(screens, options.sample, options.seed)
-    names = [] if options.assign is None else form.names(options.assign)
-    overlap = min(2, len(names)) if options.overlap is None else options.overlap
-    people = form.assign(len(screens), names, overlap, options.seed) if names else None
+    people = _assigned(options, len(screens))
     shown = _photos(options, {Triplet.parse(screen.title) for screen in screens})
     options.review.mkdir(parents=True, exist_ok=True)
     (options.review / "review.html").write_text(review.page(screens, shown, people), encoding="utf-8")
@@ -161,6 +169,30 @@ def _review(options: argparse.Namespace) -> None:
         (options.review / "labeling.xml").write_text(label_studio.config(), encoding="utf-8")
     shares = "".join(f"; {name}: {len(own)}" for name, own in (people or {}).items())
     print(f"{options.review / 'review.html'}: {len(screens)} pairs, {len(shown)} triplets with photos{shares}")
+
+
+def _assigned(options: argparse.Namespace, number: int) -> dict[str, list[int]] | None:
+    """The screens, of ``number``, of each person in ``--assign``."""
+    names = [] if options.assign is None else form.names(options.assign)
+    overlap = min(2, len(names)) if options.overlap is None else options.overlap
+    return form.assign(number, names, overlap, options.seed) if names else None
+
+
+def _review_photos(options: argparse.Namespace) -> None:
+    """Writes the page that asks about photos of a dataset, and its key."""
+    rng = np.random.default_rng(options.seed)
+    splits = exchanged.open_splits(options.dataset)
+    found = exchanged.draw(exchanged.find(splits), lambda found: (found.pair.group, found.facts), rng)
+    number = 100 if options.sample is None else options.sample
+    if not 0 < number <= len(found):
+        raise UserError(f"--sample {number}: expected a number from 1 to {len(found)}, the pairs of the dataset")
+    chosen = [found[n] for n in form.sample([f"{f.pair.kind} {f.pair.relation}" for f in found], number, rng)]
+    screens, items, photos = exchanged.screens(splits, chosen, rng)
+    options.review.mkdir(parents=True, exist_ok=True)
+    page = form.page(readers.PHOTO_FORM, screens, _assigned(options, number), photos)
+    (options.review / "review.html").write_text(page, encoding="utf-8")
+    readers.write_key(options.review, items)
+    print(f"{options.review / 'review.html'}: {number} pairs; people need it, and not key.tsv")
 
 
 def _agreement(options: argparse.Namespace) -> None:
@@ -214,7 +246,12 @@ def _readers(options: argparse.Namespace) -> None:
         return
     subsets = other_benchmarks.sugarcrepe(options.sugarcrepe).values() if options.sugarcrepe else ()
     people = sorted({pair.true for pairs in subsets for pair in pairs})
-    pairs = attack_report.all_pairs(banks.load(options.bank))
+    if options.dataset:
+        found = exchanged.find(exchanged.open_splits(options.dataset))
+        rng = np.random.default_rng(options.seed)
+        pairs = [of.pair for of in exchanged.draw(found, lambda of: frozenset((of.pair.true, of.pair.false)), rng)]
+    else:
+        pairs = attack_report.all_pairs(banks.load(options.bank))
     items = readers.sample(pairs, people, options.captions, options.pairs, options.seed)
     readers.write(options.readers, items)
     print(f"{options.readers}: {len(items)} questions; readers need questions.html or questions.tsv, and not key.tsv")

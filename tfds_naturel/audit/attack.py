@@ -35,7 +35,8 @@ _CACHED = 1 << 17  # texts
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """A true and a false caption of an image. Folds keep the pairs of a ``group`` (a triplet, an image) together.
-    ``mirrored``: whether what the false one claims is true of other photos (``yes``, ``no``).
+    ``mirrored``: whether what the false one claims is true of other photos (``yes``, ``no``). ``kind``: ``binding`` or
+    ``position``, if the two are not about one triplet.
     """
 
     true: str
@@ -44,6 +45,7 @@ class Pair:
     relation: str = ""
     operation: str = ""
     mirrored: str = ""
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ def page(
     photos: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
     """The page's HTML. ``people``: the screens of each person (``assign``), or all for anybody. ``photos``: by title of
-    a screen."""
+    a screen, each with ``image_id``, ``address`` and ``boxes`` (label, ``subject`` or ``object``, ``Box``)."""
     asked = [(q.kind, q.texts, [str(q.row[name]) for name in form.key]) for s in screens for q in s.questions]
     digest = hashlib.sha256(repr((form.file, asked)).encode()).hexdigest()[:16]
     shown = [{"title": s.title, "questions": [question._asdict() for question in s.questions]} for s in screens]

@@ -1,8 +1,8 @@
 """Captions and pairs for readers to judge, human or not, with the labels in a file apart; and what their answers say.
 
-Three questions: how natural is a caption (1 to 5); is it true or false of every photo of its triplet, or neither; and
-which caption of a pair is true, from the text alone. Captions by people are among those judged for naturalness,
-unmarked, so that a reader's scale is known.
+Four questions: how natural is a caption (1 to 5); is it true or false of every photo of its triplet, or neither; which
+caption of a pair is true, from the text alone; and is one true of the photo that is shown. Captions by people are among
+those judged for naturalness, unmarked, so that a reader's scale is known.
 """
 
 import collections
@@ -28,8 +28,11 @@ KINDS = {
     "truth": Kind("Is it true?", tuple((value, value, value[0]) for value in ("true", "false", "open"))),
     "choice": Kind("Which is true?", (("1", "1", "1"), ("2", "2", "2"))),
 }
-_SHOWN = ("item", "question", "about", "first", "second")  # fields of an item
-ANSWERS = {question: tuple(value for value, _, _ in kind.answers) for question, kind in KINDS.items()}
+SHOWN = ("item", "question", "about", "first", "second")  # fields of an item
+ON_PHOTOS = Kind("Is it true of this photo?", (("yes", "Yes", "y"), ("no", "No", "n"), ("unclear", "Not sure", "m")))
+ANSWERS = {
+    question: tuple(value for value, _, _ in kind.answers) for question, kind in (KINDS | {"photo": ON_PHOTOS}).items()
+}
 FORM = Form(
     title="NatuRel captions: questions to readers",
     guidelines=(
@@ -43,10 +46,21 @@ FORM = Form(
     ),
     kinds=KINDS,
     file="answers",
-    key=_SHOWN,
+    key=SHOWN,
     answer="answer",
-    columns=(*_SHOWN, "answer", "annotator"),
+    columns=(*SHOWN, "answer", "annotator"),
     filters=("question",),
+)
+PHOTO_FORM = FORM._replace(
+    title="NatuRel captions: bindings and positions",
+    guidelines=(
+        ("Is it true of this photo?", "Judge each caption by itself: both may be true, or neither."),
+        ("Boxes", "mark what was annotated; a second thing of the same name, without a box, counts as well."),
+        ("Left, right, above, below", "are as you see the picture, and where most of each thing is."),
+        ("Not sure", "is an answer, too: too small, hidden, or a matter of words."),
+    ),
+    kinds={"photo": ON_PHOTOS},
+    filters=(),
 )
 _Z = 1.96  # standard errors on each side of a 95% interval
 
@@ -54,7 +68,8 @@ _Z = 1.96  # standard errors on each side of a 95% interval
 class Item(NamedTuple):
     """A question to readers, and what they are not shown: the ``label`` of the caption (``true``, ``false``), or the
     number of the true one of a pair; its relation; whether its false caption claims a listed triplet; and whether the
-    caption is by ``people``. ``about``: the triplet, where the question names it."""
+    caption is ``ours`` and about a triplet, a ``binding``, a ``position``, or by ``people``. ``about``: the triplet,
+    where the question names it."""
 
     item: str
     question: str
@@ -71,7 +86,8 @@ def sample(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices:
     """The questions about a sample of ``pairs`` (of any kind), in the same proportions of relations.
 
     ``choices`` pairs are shown as pairs; of ``captions`` others, one caption is judged, the true and the false one
-    equally often. Raises UserError if there are too few pairs.
+    equally often. Whether a binding or position is true takes its photo, so it is not asked. Raises UserError if there
+    are too few pairs.
     """
     if captions + choices > len(pairs):
         raise UserError(f"{captions} captions and {choices} pairs of {len(pairs)} pairs: ask for fewer of them")
@@ -81,12 +97,13 @@ def sample(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices:
     alone = _stratified([pair for pair in pairs if pair not in taken], captions, rng)
     singles = [(pair, ("true", "false")[n % 2]) for n, pair in enumerate(alone)]
     own = [
-        Item("", "", "", getattr(pair, label), "", label, pair.relation, pair.mirrored, "ours")
+        Item("", "", "", getattr(pair, label), "", label, pair.relation, pair.mirrored, pair.kind or "ours")
         for pair, label in singles
     ]
     truth = [
         item._replace(question="truth", about=re.sub(r"[|_]", " ", pair.group))
         for item, (pair, _) in zip(own, singles, strict=True)
+        if not pair.kind
     ]
     chosen = rng.permutation(len(people))[: round(PEOPLE * captions)]
     own += [Item("", "", "", " ".join(people[n].split()), "", "true", "", "", "people") for n in chosen]
@@ -99,14 +116,14 @@ def sample(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices:
 
 
 def _stratified(pairs: Sequence[Pair], number: int, rng: np.random.Generator) -> list[Pair]:
-    """``number`` of the pairs, in the proportions of their relations."""
-    return [pairs[n] for n in form.sample([pair.relation for pair in pairs], number, rng)]
+    """``number`` of the pairs, in the proportions of their kinds and relations."""
+    return [pairs[n] for n in form.sample([f"{pair.kind} {pair.relation}" for pair in pairs], number, rng)]
 
 
 def _choice(pair: Pair, rng: np.random.Generator) -> Item:
     number = int(rng.integers(2))
     first, second = (pair.false, pair.true) if number else (pair.true, pair.false)
-    return Item("", "choice", "", first, second, str(number + 1), pair.relation, pair.mirrored, "ours")
+    return Item("", "choice", "", first, second, str(number + 1), pair.relation, pair.mirrored, pair.kind or "ours")
 
 
 def write(folder: Path, items: Sequence[Item]) -> None:
@@ -114,10 +131,15 @@ def write(folder: Path, items: Sequence[Item]) -> None:
     are CSV), and ``key.tsv``, which readers must not see.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = [{name: getattr(item, name) for name in _SHOWN} for item in items]
-    _write_tsv(folder / "questions.tsv", [(*_SHOWN, "answer"), *((*row.values(), "") for row in shown)])
-    _write_tsv(folder / "key.tsv", [Item._fields, *items])
+    shown = [{name: getattr(item, name) for name in SHOWN} for item in items]
+    _write_tsv(folder / "questions.tsv", [(*SHOWN, "answer"), *((*row.values(), "") for row in shown)])
+    write_key(folder, items)
     (folder / "questions.html").write_text(form.page(FORM, list(map(_screen, shown))), encoding="utf-8")
+
+
+def write_key(folder: Path, items: Sequence[Item]) -> None:
+    """Writes ``key.tsv``, from which ``report`` has the labels."""
+    _write_tsv(folder / "key.tsv", [Item._fields, *items])
 
 
 def _screen(row: Mapping[str, str]) -> Screen:
@@ -126,7 +148,7 @@ def _screen(row: Mapping[str, str]) -> Screen:
 
 
 def _write_tsv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
@@ -151,7 +173,7 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
         if row["item"] not in items:
             raise UserError(f"{path}:{number}: item {row['item']!r} is not in the key; are these other questions?")
         asked = items[row["item"]]
-        if other := [name for name in _SHOWN if _words(row.get(name, "")) not in ([], _words(getattr(asked, name)))]:
+        if other := [name for name in SHOWN if _words(row.get(name, "")) not in ([], _words(getattr(asked, name)))]:
             raise UserError(
                 f"{path}:{number}: {other[0]} of {asked.item} is {row[other[0]]!r:.80}, in the key "
                 f"{getattr(asked, other[0])!r:.80}; are these other questions?"
@@ -206,8 +228,20 @@ def report(folder: Path, answers: Sequence[Path]) -> list[str]:
         items,
         readers,
         "choice",
-        [lambda i: "all", lambda i: f"mirrored: {i.mirrored}", lambda i: i.relation],
+        [lambda i: "all", lambda i: f"mirrored: {i.mirrored}" if i.mirrored else i.source, lambda i: i.relation],
     )
+    of_label = [lambda i: f"{i.source}, {i.label}", lambda i: f"{i.source}, {i.label}, {i.relation}"]
+    lines += _section(
+        "Wrong on photos",
+        "True captions that are said not to be true of their photo, and false ones that are said to be",
+        items,
+        readers,
+        "photo",
+        of_label,
+        lambda item, answer: answer == {"true": "no", "false": "yes"}[item.label],
+    )
+    unclear = "Captions of which it is not clear"
+    lines += _section("Not sure on photos", unclear, items, readers, "photo", of_label, lambda _, a: a == "unclear")
     return lines + _agreement(items, readers)
 
 
@@ -227,7 +261,7 @@ def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]
             for counted in ((4, 5), (1, 2))
         )
         lines.append(f"| {name} | {len(means)} | {means.mean():.2f} ±{margin:.2f} | {good} | {bad} |")
-    return [*lines, ""]
+    return [*lines, ""] if marks else []
 
 
 def _section(
@@ -237,18 +271,21 @@ def _section(
     readers: Sequence[Mapping[str, str]],
     question: str,
     names: Sequence[Callable[[Item], str]],
+    counted: Callable[[Item, str], bool] = lambda item, answer: answer == item.label,
 ) -> list[str]:
-    """A table of the share of right answers, each item with the mean of its readers, in the groups of ``names``."""
-    right: dict[str, list[float]] = {}
+    """A table of the share of answers that are ``counted`` (default: right ones), each item with the mean of its
+    readers, in the groups of ``names``."""
+    shares: dict[str, list[float]] = {}
     for name in names:
         of_name: dict[str, list[float]] = collections.defaultdict(list)
         for item in items.values():
             given = [answers[item.item] for answers in readers if item.item in answers]
             if item.question == question and given:
-                of_name[name(item)].append(float(np.mean([answer == item.label for answer in given])))
-        right |= dict(sorted(of_name.items()))
+                of_name[name(item)].append(float(np.mean([counted(item, answer) for answer in given])))
+        shares |= dict(sorted(of_name.items()))
     rows = [
-        f"| {escape.markdown(name)} | {len(of)} | {_share(float(np.mean(of)), len(of))} |" for name, of in right.items()
+        f"| {escape.markdown(name)} | {len(of)} | {_share(float(np.mean(of)), len(of))} |"
+        for name, of in shares.items()
     ]
     head = [f"## {title}", "", f"{text}.", "", "| | number | share |", "|---|---|---|"]
     return [*head, *rows, ""] if rows else []
@@ -259,7 +296,7 @@ def _agreement(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) 
         return []
     lines = ["## Agreement", "", "Krippendorff's alpha (nominal; naturalness: 4 or 5, or less).", ""]
     lines += ["| question | items with several readers | alpha |", "|---|---|---|"]
-    for question in ANSWERS:
+    for question in dict.fromkeys(item.question for item in items.values()):
         of_question = [
             {
                 key: answer in ("4", "5") if question == "natural" else answer

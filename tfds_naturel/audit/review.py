@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,8 +119,14 @@ def page(
 ) -> str:
     """The page's HTML. ``shown``: photos of the triplets (``find_photos``); ``people``: see ``form``."""
     titles = {screen.title for screen in chosen}
-    photos = {str(t): [photo._asdict() for photo in of] for t, of in (shown or {}).items() if str(t) in titles}
+    photos = {str(t): [_as_shown(t, photo) for photo in of] for t, of in (shown or {}).items() if str(t) in titles}
     return form.page(asked, chosen, people, photos)
+
+
+def _as_shown(triplet: Triplet, photo: Shown) -> dict[str, Any]:
+    roles = ((triplet.subject, "subject", photo.subject), (triplet.object, "object", photo.object))
+    boxes = [(label, role, box) for label, role, box in roles if box]
+    return {"image_id": photo.image_id, "address": photo.address, "boxes": boxes}
 
 
 def find_photos(folder: Path, triplets: Container[Triplet]) -> dict[Triplet, list[Shown]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfds_naturel.captions.exchanges import CONVERSE
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import check_size, full_rows, is_unicode, load_json, reading_csv, separator
@@ -69,14 +70,23 @@ def _most(votes: Counter[str]) -> str:
 
 
 def rejected(paths: Sequence[Path]) -> frozenset[Key]:
-    """The (triplet, caption text) keys that a majority rejected. Raises UserError like ``read``."""
-    return frozenset(key for key, verdict in majority(read(paths).values()).items() if verdict == "reject")
+    """The (triplet, caption text) keys that a majority rejected. Raises UserError like ``read``, and for a position,
+    whose captions are not of the bank."""
+    verdicts = majority(read(paths).values())
+    if positions := [triplet for triplet, _ in verdicts if triplet.relation in CONVERSE]:
+        raise UserError(f"{' '.join(map(str, paths))}: {positions[0]} is a position, not a triplet; remove its rows")
+    return frozenset(key for key, verdict in verdicts.items() if verdict == "reject")
 
 
 def _csv(path: Path) -> dict[str, Decisions]:
     people: dict[str, Decisions] = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
         columns, rows = full_rows(f, delimiter=separator(f))
+        if "question" in columns:
+            raise UserError(
+                f"{path}:1: has answers of readers or about photos, not decisions on captions of the bank; "
+                "`naturel-data-audit --readers DIR --score` reports on them, and no caption is left out for them"
+            )
         if missing := [column for column in COLUMNS if column not in columns]:
             raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}; export it from the page again")
         if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:
