@@ -1,4 +1,4 @@
-"""NegCLIP-SP that also trains on positions: left of, right of, above and below."""
+"""NegCLIP-SP that also trains on positions: what is on the left, and what on the right."""
 
 from ml_collections import ConfigDict
 

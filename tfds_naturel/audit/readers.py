@@ -56,7 +56,7 @@ PHOTO_FORM = FORM._replace(
     guidelines=(
         ("Is it true of this photo?", "Judge each caption by itself: both may be true, or neither."),
         ("Boxes", "mark what was annotated; a second thing of the same name, without a box, counts as well."),
-        ("Left, right, above, below", "are as you see the picture, and where most of each thing is."),
+        ("Left and right", "are as you see the picture, and where most of each thing is."),
         ("Not sure", "is an answer, too: too small, hidden, or a matter of words."),
     ),
     kinds={"photo": ON_PHOTOS},

@@ -1,5 +1,5 @@
-"""Captions of bindings and positions: facts of an image against the same facts exchanged ("A plastic chair and a wooden
-table." / "A wooden chair and a plastic table.").
+"""Captions of bindings and positions: facts of an image against the same facts exchanged ("A plastic chair at a wooden
+table." / "A wooden chair at a plastic table.").
 
 The words are a function of the facts alone, and never of which of the two claims is true.
 """
@@ -14,10 +14,11 @@ from tfds_naturel.captions.lexicon import Noun
 from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.common.schema import Exchange, Facts, Triplet, name_of
 
-LEFT, RIGHT, ABOVE, BELOW = "left_of", "right_of", "above", "below"
-CONVERSE = {LEFT: RIGHT, RIGHT: LEFT, ABOVE: BELOW, BELOW: ABOVE}
-_SIDE = {LEFT: "left", RIGHT: "right"}
-_HEIGHT = {ABOVE: "higher up", BELOW: "lower down"}
+LEFT, RIGHT, BESIDE = "left_of", "right_of", "beside"
+CONVERSE = {LEFT: RIGHT, RIGHT: LEFT}
+_PREPOSITIONS = {"inside_of": "in", BESIDE: "next to"}  # plainer ones than the grammar's first
+_CARRIED = {"Handbag", "Briefcase", "Suitcase", "Snowboard"}  # nobody writes that somebody "wears" one
+_TABLES = {"Table", "Coffee table"}
 
 
 def rows(exchange: Exchange, group: int) -> list[dict[str, Any]]:
@@ -39,90 +40,98 @@ _Wordings = Iterator[tuple[str, str]]  # shape and text
 
 
 def _position(facts: Facts) -> _Wordings:
-    """Wordings of one fact such as Chair|right_of|Dog. In the first and third, a false caption has the other side; in
-    the others, the two names have changed places. None says where in the image either is: both may be in its left half.
-    """
-    ((subject, relation, object_),) = facts
-    x, y = _noun(subject), _noun(object_)
-    first, last = (x, y) if relation in (LEFT, ABOVE) else (y, x)  # from left to right, or from top to bottom
-    if relation in _SIDE:
-        side, other = _SIDE[relation], _SIDE[CONVERSE[relation]]
-        yield "plain", sentence(f"{x.a} {be(x)} to the {side} of {y.a}")
-        yield "fronted", sentence(f"to the right of {first.the} {be(last)} {last.a}")
-        yield "with", sentence(f"{x.a} with {y.a} to the {other} of {x.pronoun}")
-        yield "existential", sentence(f"there {be(first)} {first.a} to the left of {last.a}")
+    """Wordings of a fact such as Boy|left_of|Dog: in the first, a false caption has the two names exchanged, in others
+    the two sides. With Boy|at|Table, of Boy|left_of|Table."""
+    subject, relation, object_ = facts[-1]
+    x, y, side = _noun(subject), _noun(object_), relation.removesuffix("_of")
+    if len(facts) == 2:
+        yield "participial", sentence(f"{x.a} on the {side} side of {y.a}")
+        yield "with", sentence(f"{y.a} with {x.a} on the {side} side")
     else:
-        yield "plain", sentence(f"{x.a} {be(x)} {relation} {y.a}")
-        yield "fronted", sentence(f"above {last.the} {be(first)} {first.a}")
-        yield "two", sentence(f"{x.the} {be(x)} {_HEIGHT[relation]} in the picture than {y.the}")
-        yield "existential", sentence(f"there {be(last)} {last.a} below {first.a}")
+        first, last = (x, y) if relation == LEFT else (y, x)
+        yield "two", sentence(f"{first.a} on the left and {last.a} on the right")
+        yield "with", sentence(f"{x.a} and {y.a}, with {x.the} on the {side}")
+        yield "participial", sentence(f"{x.a} to the {side} of {y.a}")
 
 
 def _binding(facts: Facts) -> _Wordings:
-    """Wordings of two facts about different subjects, in the order of the facts."""
-    if facts[0].relation != "is":
-        return _related(*facts)
-    return _described(*facts)
+    """Wordings of two facts about different subjects, in the order of the facts. Two attributes may come with what
+    joins the two things."""
+    attributes, relations = ([fact for fact in facts if (fact.relation == "is") == of] for of in (True, False))
+    if not attributes:
+        return _related(*relations)
+    if lexicon.pose(attributes[0].object):
+        return _posed(*attributes)
+    described = {fact.subject: _described(fact) for fact in attributes}
+    return _joined(relations[0], described) if relations else _apart(*described.values())
 
 
-def _described(one: Triplet, two: Triplet) -> _Wordings:
-    """Two attributes, or two poses."""
-    (x, before_x, after_x, modifier_x), (y, before_y, after_y, modifier_y) = map(_attribute, (one, two))
-    shared = one.object == two.object
-    if not lexicon.pose(one.object):
-        yield "two", sentence(f"{before_x} and {before_y}")
-        yield "existential", sentence(f"there {be(x)} {before_x} and {before_y}")
-    elif shared:
-        yield "relative", sentence(f"there {be(x)} {x.a} and {y.a} who are both {after_x}")
+def _described(fact: Triplet) -> Noun:
+    """The noun with its attribute before it."""
+    noun, before = _noun(fact.subject), lexicon.attribute(fact.object)[0]
+    if fact.object == "Transparent":
+        before = "glass" if fact.subject in _TABLES else "clear"
+    return dataclasses.replace(noun, text=f"{before} {noun.text}")
+
+
+def _apart(x: Noun, y: Noun) -> _Wordings:
+    """Two attributes of what nothing joins."""
+    yield "two", sentence(f"{x.a} and {y.a}")
+    yield "reversed", sentence(f"{y.a} and {x.a}")
+
+
+def _joined(fact: Triplet, described: dict[str, Noun]) -> _Wordings:
+    """Two attributes of what ``fact`` joins."""
+    x, y = described[fact.subject], described[fact.object]
+    finite, modifier = _predicate(fact, x)
+    yield "participial", sentence(f"{x.a} {modifier} {y.a}")
+    if RELATIONS[fact.relation].verb or fact.relation in CONVERSE:
+        yield "plain", sentence(f"{x.a} {finite} {y.a}")
     else:
-        yield "relative", sentence(f"there {be(x)} {x.a} {x.who} {be(x)} {after_x} and {y.a} {y.who} {be(y)} {after_y}")
-    if shared:
-        yield "plain", sentence(f"{x.the} and {y.the} are both {after_x}")
-        yield "participial", sentence(f"{x.a} and {y.a}, both {after_x}")
-        return
-    yield "plain", sentence(f"{x.the} {be(x)} {after_x}, and {y.the} {be(y)} {after_y}")
-    yield "participial", sentence(f"{x.a} {modifier_x} and {y.a} {modifier_y}")
+        there = "" if fact.relation == "at" else f" {modifier} {y.pronoun}"
+        yield "with", sentence(f"{y.a} with {x.a}{there}")
 
 
-def _attribute(fact: Triplet) -> tuple[Noun, str, str, str]:
-    """The noun, the noun with its attribute before it, and the attribute after "is" and after the noun."""
-    noun, pose = _noun(fact.subject), lexicon.pose(fact.object)
-    before, after, modifier = (pose[0], pose, pose[0]) if pose else lexicon.attribute(fact.object)
-    described = dataclasses.replace(noun, text=f"{before} {noun.text}")
-    return noun, described.a, after[0], modifier.replace("that is", f"that {be(noun)}")
+def _posed(one: Triplet, two: Triplet) -> _Wordings:
+    """Two poses."""
+    x, y = _noun(one.subject), _noun(two.subject)
+    pose_x, pose_y = (lexicon.pose(fact.object)[0] for fact in (one, two))
+    if one.object == two.object:
+        yield from _said(f"{x.a} and {y.a} {pose_x}", f"{x.a} and {y.a} are {pose_x}")
+    else:
+        yield from _said(f"{x.a} {pose_x} and {y.a} {pose_y}", f"{x.a} {be(x)} {pose_x} and {y.a} {be(y)} {pose_y}")
 
 
 def _related(one: Triplet, two: Triplet) -> _Wordings:
     """Two relations. If both have the same object, there is only one in the image."""
     x, y, of_x, of_y = map(_noun, (one.subject, two.subject, one.object, two.object))
+    (finite_x, modifier_x), (finite_y, modifier_y) = _predicate(one, x), _predicate(two, y)
+    it = of_x.pronoun
     if one[1:] == two[1:]:
-        yield from _related_alike(one, x, y, of_x)
-        return
-    (finite_x, modifier_x), (finite_y, modifier_y) = _predicate(one.relation, x), _predicate(two.relation, y)
-    same, it = one.object == two.object, of_x.pronoun
-    the_second, a_second = (it, it) if same else (of_y.the, of_y.a)
-    yield "plain", sentence(f"{x.the} {finite_x} {of_x.the}, and {y.the} {finite_y} {the_second}")
-    yield "participial", sentence(f"{x.a} {modifier_x} {of_x.a} and {y.a} {modifier_y} {a_second}")
-    yield "existential", sentence(f"there {be(x)} {x.a} {modifier_x} {of_x.a} and {y.a} {modifier_y} {a_second}")
-    if same and not (RELATIONS[one.relation].verb or RELATIONS[two.relation].verb):
-        has = ("has", "have")[of_x.number]
-        yield "with", sentence(f"{of_x.the} {has} {x.the} {modifier_x} {it} and {y.the} {modifier_y} {it}")
+        both, (finite, _) = f"{x.a} and {y.a}", _predicate(one, dataclasses.replace(x, plural=True))
+        yield from _said(f"{both} {modifier_x} {of_x.a}", f"{both} {finite} {of_x.a}")
+        around = f"{both} {modifier_x} {it}"
+    else:
+        second = it if one.object == two.object else of_y.a
+        phrase, clause = f"{y.a} {modifier_y} {second}", f"{y.a} {finite_y} {second}"
+        yield from _said(f"{x.a} {modifier_x} {of_x.a} and {phrase}", f"{x.a} {finite_x} {of_x.a} and {clause}")
+        around = f"{x.a} {modifier_x} {it} and {phrase}"
+    acts = any(RELATIONS[fact.relation].verb or fact.relation == "at" for fact in (one, two))
+    if one.object == two.object and not acts:
+        yield "with", sentence(f"{of_x.a} with {around}")
 
 
-def _related_alike(fact: Triplet, x: Noun, y: Noun, of_both: Noun) -> _Wordings:
-    """``_related``, in its order, where ``y`` too stands in the relation of ``fact`` to its object."""
-    _, modifier = _predicate(fact.relation, x)
-    yield "plain", sentence(f"{x.the} and {y.the} are {modifier} {of_both.the}")
-    yield "participial", sentence(f"{x.a} and {y.a} {modifier} {of_both.a}")
-    yield "existential", sentence(f"there {be(x)} {x.a} and {y.a} {modifier} {of_both.a}")
-    if not RELATIONS[fact.relation].verb:
-        has = ("has", "have")[of_both.number]
-        yield "with", sentence(f"{of_both.the} {has} {x.the} and {y.the} {modifier} {of_both.pronoun}")
+def _said(phrase: str, clause: str) -> _Wordings:
+    """Two facts as a noun phrase, and as a clause of each."""
+    yield "participial", sentence(phrase)
+    yield "plain", sentence(clause)
 
 
-def _predicate(relation: str, x: Noun) -> tuple[str, str]:
+def _predicate(fact: Triplet, x: Noun) -> tuple[str, str]:
     """("is holding", "holding") or ("is on", "on")."""
-    modifier = grammar.predicates(relation)[0].modifier
+    if fact.relation == "wears" and fact.object in _CARRIED:
+        return ("has", "have")[x.number], "with"
+    modifier = _PREPOSITIONS.get(fact.relation) or grammar.predicates(fact.relation)[0].modifier
     return f"{be(x)} {modifier}", modifier
 
 

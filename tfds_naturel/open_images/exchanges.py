@@ -12,14 +12,15 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from tfds_naturel.captions import lexicon
-from tfds_naturel.captions.exchanges import ABOVE, BELOW, CONVERSE, LEFT, RIGHT
+from tfds_naturel.captions.exchanges import BESIDE, CONVERSE, LEFT, RIGHT
 from tfds_naturel.captions.relations import RELATIONS, excluded
 from tfds_naturel.common.schema import EXCHANGED_KINDS, Exchange, Facts, Triplet, name_of
 from tfds_naturel.hard_images.mining import may_hold
 from tfds_naturel.open_images import splits
 from tfds_naturel.open_images.annotations import AnnotatedImage, Box
 
-APART = 0.1  # centres of boxes are at least so far apart in the direction that is named, as a share of the image's side
+FROM_MIDDLE = 0.05  # centres of boxes on the left and on the right are at least so far from the middle, as a share
+FLOOR = 0.1  # boxes of things that stand beside each other end at heights that are less apart, as a share
 OVERLAP = 0.3  # at most this share of the smaller box is in the larger one
 LARGEST = 0.5  # a box that covers more of the image may be a group, or the place itself
 
@@ -39,7 +40,7 @@ _ALIKE = (
     {"Car", "Taxi", "Van"},
     {"Ski", "Snowboard", "Skateboard"},
 )
-_DIRECTIONS = ((LEFT, RIGHT), (ABOVE, BELOW))
+_BEINGS = {"Man", "Woman", "Boy", "Girl", "Person", "Cat", "Dog", "Horse", "Elephant", "Monkey"}
 
 Keeps = Callable[[Triplet], bool]
 
@@ -60,36 +61,62 @@ class Listed:
 
 
 def positions(image: AnnotatedImage) -> Iterator[Exchange]:
-    """Where the only object of one class is, seen from the only object of another, if the two are clearly apart."""
-    for (x, box_x), (y, box_y) in itertools.combinations(sorted(_single(image).items()), 2):
-        if _area(box_x) <= LARGEST >= _area(box_y) and (relation := direction(box_x, box_y)):
-            yield Exchange("position", (Triplet(x, relation, y),), (Triplet(x, CONVERSE[relation], y),))
+    """At which side of a table something is that is annotated to be at it; and of two people or animals, and of what
+    is annotated as left or right of each other, which is on the left of the image and which on the right."""
+    boxes = {label: box for label, box in sorted(_single(image).items()) if _area(box) <= LARGEST}
+    for fact in sorted(image.triplets):
+        at = fact.relation == "at" and {fact.subject, fact.object} <= boxes.keys()
+        if at and (side := side_at(boxes[fact.subject], boxes[fact.object])):
+            yield _position(fact.subject, side, fact.object, fact)
+    beside = {frozenset((fact.subject, fact.object)) for fact in image.triplets if fact.relation in CONVERSE}
+    for x, y in itertools.combinations(boxes, 2):
+        if ({x, y} <= _BEINGS or {x, y} in beside) and (side := side_of(boxes[x], boxes[y])):
+            yield _position(x, side, y)
 
 
-def direction(a: Box, b: Box) -> str | None:
-    """Where ``a`` is, seen from ``b``, in the direction in which their centres are farther apart; None if the boxes
-    overlap by more than ``OVERLAP`` or the centres are closer than ``APART``."""
+def _position(x: str, side: str, y: str, *also: Triplet) -> Exchange:
+    true, false = ((*also, Triplet(x, of, y)) for of in (side, CONVERSE[side]))
+    return Exchange("position", true, false)
+
+
+def side_at(a: Box, b: Box) -> str | None:
+    """Whether the centre of ``a`` is in the left or the right quarter of ``b``, or beyond; None if it is between."""
+    share = (_centre(a) - b.xmin) / (b.xmax - b.xmin)
+    return None if 0.25 < share < 0.75 else LEFT if share < 0.5 else RIGHT
+
+
+def side_of(a: Box, b: Box) -> str | None:
+    """Whether ``a`` is on the left of the image and ``b`` on the right, or the other way round; None if the boxes
+    overlap by more than ``OVERLAP`` or a centre is closer than ``FROM_MIDDLE`` to the middle."""
     if _intersection(a, b) > OVERLAP * min(_area(a), _area(b)):
         return None
-    distances = (a.xmin + a.xmax - b.xmin - b.xmax) / 2, (a.ymin + a.ymax - b.ymin - b.ymax) / 2
-    axis = int(abs(distances[1]) > abs(distances[0]))
-    return None if abs(distances[axis]) < APART else _DIRECTIONS[axis][int(distances[axis] > 0)]
+    first, last = (_centre(box) - 0.5 for box in (a, b))
+    if min(abs(first), abs(last)) < FROM_MIDDLE or (first < 0) == (last < 0):
+        return None
+    return LEFT if first < 0 else RIGHT
+
+
+def _centre(box: Box) -> float:
+    """On the way from left to right."""
+    return (box.xmin + box.xmax) / 2
 
 
 def bindings(image: AnnotatedImage, listed: Listed, keeps: Keeps) -> Iterator[Exchange]:
     """Two facts of ``image`` that ``keeps`` accepts, and two claims of which at least one is false.
 
     Either what is said of the two subjects changes places, or one of them gets what is said of the other; a photo of
-    such a result is paired with the claim that it results from. All classes have one box in the photo.
+    such a result is paired with the claim that it results from. All classes have one box in the photo. Where a relation
+    joins two things with attributes, both claims have it, too.
     """
     boxes = _single(image)
     clear = [fact for fact in sorted(image.triplets) if keeps(fact) and _is_clear(fact, boxes)]
     for pair in itertools.combinations(clear, 2):
         if not _may_be_bound(*pair):
             continue
-        for claim in sorted(set(_claims(*pair, listed))):
-            if claim != pair and all(fact in pair or _is_false(fact, image, boxes, listed) for fact in claim):
-                yield Exchange("binding", pair, claim)
+        joined = _joined(*pair, clear, boxes)
+        for claim in sorted({claim for claim in _claims(*pair, listed) if claim != pair and _may_be_bound(*claim)}):
+            if all(fact in pair or _is_false(fact, image, boxes, listed) for fact in claim):
+                yield Exchange("binding", tuple(sorted((*pair, *joined))), tuple(sorted((*claim, *joined))))
 
 
 def _claims(one: Triplet, two: Triplet, listed: Listed) -> Iterator[Facts]:
@@ -99,8 +126,21 @@ def _claims(one: Triplet, two: Triplet, listed: Listed) -> Iterator[Facts]:
     yield one_as_two, two
     yield one, two_as_one
     if one == one_as_two:  # this may be what the exchange of one side leaves of a photo
-        yield from ((other, two) for other in listed.by_subject[one.subject] if _may_be_bound(other, two))
-        yield from ((one, other) for other in listed.by_subject[two.subject] if _may_be_bound(one, other))
+        yield from ((other, two) for other in listed.by_subject[one.subject])
+        yield from ((one, other) for other in listed.by_subject[two.subject])
+
+
+def _joined(one: Triplet, two: Triplet, clear: list[Triplet], boxes: Mapping[str, Box]) -> Facts:
+    """What joins the things of two attributes: the first of the ``clear`` relations, or else that they stand beside
+    each other; nothing if neither does, nor two people or relations."""
+    if one.relation != "is" or lexicon.pose(one.object):
+        return ()
+    things = {one.subject, two.subject}
+    if annotated := [fact for fact in clear if {fact.subject, fact.object} == things]:
+        return (annotated[0],)
+    a, b = boxes[one.subject], boxes[two.subject]
+    beside = _intersection(a, b) > 0 and abs(a.ymax - b.ymax) < FLOOR
+    return (Triplet(one.subject, BESIDE, two.subject),) if beside else ()
 
 
 def _is_clear(fact: Triplet, boxes: Mapping[str, Box]) -> bool:
@@ -112,12 +152,20 @@ def _is_clear(fact: Triplet, boxes: Mapping[str, Box]) -> bool:
 
 
 def _may_be_bound(one: Triplet, two: Triplet) -> bool:
-    """Whether the facts are about different subjects and of one sort: two materials, two poses or two relations."""
+    """Whether the facts are about different subjects and of one sort, two materials, two poses or two relations, and
+    somebody would write them together: not that two wear or play one thing, nor of a chair at a desk and a woman."""
     if one.subject == two.subject or (one.relation == "is") != (two.relation == "is"):
         return False
     if one.relation == "is":
         return bool(lexicon.pose(one.object)) == bool(lexicon.pose(two.object))
-    return {one.subject, two.subject}.isdisjoint((one.object, two.object))
+    subjects = {one.subject, two.subject}
+    if (
+        "Chair" in subjects
+        or "Ski" in (one.object, two.object)
+        or (one[1:] == two[1:] and one.relation in ("wears", "plays"))
+    ):
+        return False
+    return subjects.isdisjoint((one.object, two.object))
 
 
 def _is_false(fact: Triplet, image: AnnotatedImage, boxes: Mapping[str, Box], listed: Listed) -> bool:

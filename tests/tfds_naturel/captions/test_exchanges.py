@@ -33,9 +33,11 @@ from tfds_naturel.open_images.annotations import Annotation, Box, merge
 LEFT, RIGHT, BOTTOM = (0.05, 0.3, 0.3, 0.7), (0.65, 0.95, 0.3, 0.7), (0.3, 0.6, 0.6, 0.95)
 ATTRIBUTES = [Triplet(s, "is", a) for s in ("Chair", "Table") for a in ("Plastic", "Wooden")]
 ON = [Triplet(s, r, o) for s in ("Cat", "Dog") for r in ("on", "under") for o in ("Chair", "Table")]
-LISTED = exchanges.Listed(frozenset([*ATTRIBUTES, *ON]))
+AT = Triplet("Chair", "at", "Table")
+LISTED = exchanges.Listed(frozenset([*ATTRIBUTES, *ON, AT]))
 MIDDLE = {"Cat": (0.3, 0.6, 0.3, 0.6), "Dog": (0.4, 0.7, 0.3, 0.6), "Chair": (0.1, 0.6, 0.4, 0.9)}
 MIDDLE["Table"] = (0.35, 0.9, 0.45, 0.9)
+APART = {"Cat": LEFT, "Chair": LEFT, "Table": RIGHT}
 
 
 def annotated(*facts, boxes=MIDDLE, **also):
@@ -58,17 +60,49 @@ def claims(image, listed=LISTED):
 
 
 def test_attributes_and_relations_change_places():
-    assert claims(annotated("Chair|is|Plastic", "Table|is|Wooden")) == {
+    assert claims(annotated("Chair|is|Plastic", "Table|is|Wooden", boxes=APART)) == {
         "Chair|is|Wooden || Table|is|Plastic",
         "Chair|is|Plastic || Table|is|Plastic",
         "Chair|is|Wooden || Table|is|Wooden",
     }
-    assert claims(annotated("Chair|is|Wooden", "Table|is|Wooden")) == {
+    assert claims(annotated("Chair|is|Wooden", "Table|is|Wooden", boxes=APART)) == {
         "Chair|is|Plastic || Table|is|Wooden",
         "Chair|is|Wooden || Table|is|Plastic",
     }
     assert "Cat|under|Chair || Dog|on|Chair" in claims(annotated("Cat|on|Chair", "Dog|under|Chair"))
     assert "Cat|on|Table || Dog|on|Chair" in claims(annotated("Cat|on|Chair", "Dog|on|Table"))
+
+
+def test_both_claims_say_what_joins_the_things():
+    """An annotated relation, or that boxes which touch end at about the same height."""
+    shown = ("Chair|is|Plastic", "Table|is|Wooden")
+    at = annotated("Chair|at|Table", *shown, boxes=APART)
+    beside = annotated(*shown)
+    higher = annotated(*shown, boxes={"Chair": (0.1, 0.6, 0.3, 0.75), "Table": MIDDLE["Table"]})
+    for image, joined in ((at, ["Chair|at|Table"]), (beside, ["Chair|beside|Table"]), (higher, [])):
+        (found,) = (
+            found
+            for found in exchanges.bindings(image, LISTED, lambda fact: True)
+            if name_of(found.false).endswith("Chair|is|Wooden || Table|is|Plastic")
+        )
+        assert name_of(found.true) == " || ".join([*joined, *shown])
+        assert name_of(found.false) == " || ".join([*joined, "Chair|is|Wooden", "Table|is|Plastic"])
+    held_out = exchanges.bindings(at, LISTED, lambda fact: fact != AT)
+    assert all(AT not in facts for found in held_out for facts in (found.true, found.false))
+
+
+def test_what_nobody_would_write_is_not_claimed():
+    """That two wear one thing, and what a person does beside where a chair is."""
+    people = [Triplet(s, *said) for s in ("Girl", "Man") for said in (("wears", "Backpack"), ("holds", "Camera"))]
+    seated = [Triplet(s, "at", o) for s in ("Chair", "Man") for o in ("Desk", "Table")]
+    listed = exchanges.Listed(frozenset((*people, *seated)))
+    everywhere = collections.defaultdict(lambda: MIDDLE["Table"])
+    assert claims(annotated("Girl|wears|Backpack", "Man|holds|Camera", boxes=everywhere), listed) == {
+        "Girl|holds|Camera || Man|wears|Backpack",
+        "Girl|holds|Camera || Man|holds|Camera",
+    }
+    assert not claims(annotated("Chair|at|Table", "Man|at|Piano", boxes=everywhere), listed)
+    assert not claims(annotated("Chair|at|Desk", "Man|at|Desk", boxes=everywhere), listed)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +116,13 @@ def test_attributes_and_relations_change_places():
     ],
 )
 def test_photos_without_bindings(image):
-    assert "Chair|is|Wooden || Table|is|Plastic" not in claims(image)
+    assert not any("Chair|is|Wooden || Table|is|Plastic" in claim for claim in claims(image))
     assert "Cat|on|Table || Dog|on|Chair" not in claims(image)
 
 
 def test_only_listed_triplets_are_claimed():
     unlisted = exchanges.Listed(LISTED.triplets - {Triplet("Table", "is", "Plastic")})
-    image = annotated("Chair|is|Plastic", "Table|is|Wooden")
+    image = annotated("Chair|is|Plastic", "Table|is|Wooden", boxes=APART)
     assert claims(image, unlisted) == {"Chair|is|Wooden || Table|is|Wooden"}
 
 
@@ -96,55 +130,69 @@ def test_only_listed_triplets_are_claimed():
     ("box", "expected"),
     [
         (LEFT, "right_of"),
-        ((0.65, 0.95, 0.2, 0.6), None),  # the same place
-        ((0.58, 0.9, 0.3, 0.7), None),  # 0.06 apart
-        ((0.3, 0.7, 0.3, 0.7), "right_of"),  # an eighth of the smaller box
-        ((0.3, 0.8, 0.3, 0.7), None),  # half of it
+        ((0.3, 0.58, 0.3, 0.7), "right_of"),  # its centre is 0.06 from the middle
+        ((0.3, 0.62, 0.3, 0.7), None),  # 0.04
+        ((0.5, 0.64, 0.3, 0.7), None),  # in the same half
+        ((0.2, 0.68, 0.3, 0.7), "right_of"),  # a tenth of the smaller box
+        ((0.05, 0.75, 0.3, 0.7), None),  # a third of it
+        ((0.05, 0.3, 0.0, 0.1), "right_of"),  # and higher
     ],
 )
-def test_direction(box, expected):
-    assert exchanges.direction(Box(*RIGHT), Box(*box)) == expected
+def test_sides(box, expected):
+    """Of a box whose centre is at 0.8."""
+    assert exchanges.side_of(Box(*RIGHT), Box(*box)) == expected
+    assert exchanges.side_of(Box(*box), Box(*RIGHT)) == (expected and "left_of")
 
 
-def test_direction_is_that_in_which_boxes_are_farther_apart():
-    higher = Box(0.2, 0.5, 0.1, 0.5)  # by 0.475, and 0.1 to the left
-    assert exchanges.direction(higher, Box(*BOTTOM)) == "above"
-    assert exchanges.direction(Box(*BOTTOM), higher) == "below"
+@pytest.mark.parametrize(
+    ("xmax", "expected"), [(0.2, "left_of"), (0.5, "left_of"), (0.6, None), (0.7, "right_of"), (1.0, "right_of")]
+)
+def test_sides_of_a_table(xmax, expected):
+    """Of a box of width 0.1 at a table from 0.4 to 0.7: only the outer quarters are its sides."""
+    assert exchanges.side_at(Box(xmax - 0.1, xmax, 0.1, 0.9), Box(0.4, 0.7, 0.5, 0.8)) == expected
 
 
-def test_positions_need_one_box_of_each_class_and_none_that_is_most_of_the_image():
-    apart = {"Cat": LEFT, "Chair": RIGHT}
-    shown = Exchange("position", (Triplet("Cat", "left_of", "Chair"),), (Triplet("Cat", "right_of", "Chair"),))
-    assert list(exchanges.positions(annotated("Cat|on|Chair", boxes=apart))) == [shown]
-    assert not list(exchanges.positions(annotated("Cat|on|Chair", boxes=apart, Cat=BOTTOM)))
-    large = {"Cat": (0.0, 0.15, 0.0, 0.9), "Chair": (0.2, 1.0, 0.1, 0.9)}
-    assert not list(exchanges.positions(annotated("Cat|on|Chair", boxes=large)))
+def positions(*facts, **also):
+    """What is claimed of a cat on the left, a chair in the middle, and a dog and a table on the right."""
+    boxes = {"Cat": LEFT, "Dog": RIGHT, "Chair": BOTTOM, "Table": RIGHT}
+    found = list(exchanges.positions(annotated(*facts, boxes=boxes, **also)))
+    assert all(one.kind == "position" for one in found)
+    return [(name_of(one.true), name_of(one.false)) for one in found]
 
 
-def test_words_claim_the_facts_and_do_not_tell_which_is_true():
+def test_positions():
+    at = ("Chair|at|Table || Chair|left_of|Table", "Chair|at|Table || Chair|right_of|Table")
+    two = ("Cat|left_of|Dog", "Cat|right_of|Dog")
+    drawn = ("Cat|left_of|Table", "Cat|right_of|Table")
+    assert positions("Chair|at|Table") == [at]
+    assert positions("Cat|on|Chair", "Dog|on|Table") == [two]
+    assert positions("Cat|left_of|Table") == [drawn]  # as in drawn worlds
+    assert not positions("Cat|on|Table")
+    assert not positions("Chair|at|Table", Table=LEFT) and not positions("Cat|on|Chair", "Dog|on|Table", Cat=BOTTOM)
+    assert not positions("Chair|at|Table", Bench=LEFT)  # a chair by another name
+
+
+@pytest.mark.parametrize(
+    ("kind", "true", "false"),
+    [
+        ("position", "Boy|right_of|Dog", "Boy|left_of|Dog"),
+        ("position", "Boy|at|Desk || Boy|left_of|Desk", "Boy|at|Desk || Boy|right_of|Desk"),
+        ("binding", "Chair|is|Plastic || Table|is|Wooden", "Chair|is|Wooden || Table|is|Plastic"),
+        (
+            "binding",
+            "Chair|at|Table || Chair|is|Plastic || Table|is|Wooden",
+            "Chair|at|Table || Chair|is|Wooden || Table|is|Wooden",
+        ),
+        ("binding", "Boy|on|Bench || Dog|under|Bench", "Boy|under|Bench || Dog|on|Bench"),
+        ("binding", "Boy|on|Bench || Dog|on|Bench", "Boy|on|Bench || Dog|under|Table"),
+        ("binding", "Boy|is|Smile || Man|is|Talk", "Boy|is|Smile || Man|is|Smile"),
+    ],
+)
+def test_words_do_not_tell_which_claim_is_true(kind, true, false):
     """The false captions of facts are the true ones of their exchange."""
-    position, binding, related = (
-        Exchange(kind, facts_of(true), facts_of(false))
-        for kind, true, false in (
-            ("position", "Chair|right_of|Dog", "Chair|left_of|Dog"),
-            ("binding", "Chair|is|Plastic || Table|is|Wooden", "Chair|is|Wooden || Table|is|Plastic"),
-            ("binding", "Boy|on|Bench || Dog|under|Bench", "Boy|under|Bench || Dog|on|Bench"),
-        )
-    )
-    for exchange in (position, binding, related):
-        there, back = (wordings.rows(e, 0) for e in (exchange, Exchange(exchange.kind, exchange.false, exchange.true)))
-        assert [r["text"] for r in there[::2]] == [r["text"] for r in back[1::2]] and len(there) >= 6
-        assert [r["text"] for r in there[1::2]] == [r["text"] for r in back[::2]]
-        assert all(true["text"] != false["text"] for true, false in zip(there[::2], there[1::2], strict=True))
-    texts = [r["text"] for e in (position, binding, related) for r in wordings.rows(e, 0)]
-    assert texts[:4] == [
-        *("A chair is to the right of a dog.", "A chair is to the left of a dog."),
-        *("To the right of the dog is a chair.", "To the right of the chair is a dog."),
-    ]
-    assert texts[8:10] == ["A plastic chair and a wooden table.", "A wooden chair and a plastic table."]
-    assert texts[-2:] == [
-        *("The bench has the boy on it and the dog under it.", "The bench has the boy under it and the dog on it."),
-    ]
+    there, back = texts_of(kind, true, false), texts_of(kind, false, true)
+    assert there[::2] == back[1::2] and there[1::2] == back[::2] and len(there) >= 4
+    assert all(a != b for a, b in zip(there[::2], there[1::2], strict=True))
 
 
 def texts_of(kind, true, false):
@@ -152,33 +200,53 @@ def texts_of(kind, true, false):
     return [row["text"] for row in wordings.rows(Exchange(kind, facts_of(true), facts_of(false)), 0)]
 
 
-def test_sides_are_those_of_each_other():
-    """And not of the image, in one half of which both may be."""
-    assert texts_of("position", "Chopsticks|right_of|Man", "Chopsticks|left_of|Man") == [
-        *("Some chopsticks are to the right of a man.", "Some chopsticks are to the left of a man."),
-        *("To the right of the man are some chopsticks.", "To the right of the chopsticks is a man."),
-        *("Some chopsticks with a man to the left of them.", "Some chopsticks with a man to the right of them."),
-        *("There is a man to the left of some chopsticks.", "There are some chopsticks to the left of a man."),
+def test_words_of_positions():
+    assert texts_of("position", "Boy|right_of|Dog", "Boy|left_of|Dog") == [
+        *("A dog on the left and a boy on the right.", "A boy on the left and a dog on the right."),
+        *("A boy and a dog, with the boy on the right.", "A boy and a dog, with the boy on the left."),
+        *("A boy to the right of a dog.", "A boy to the left of a dog."),
+    ]
+    said = "Boy|at|Desk || Boy|left_of|Desk", "Boy|at|Desk || Boy|right_of|Desk"
+    assert texts_of("position", *said) == [
+        *("A boy on the left side of a desk.", "A boy on the right side of a desk."),
+        *("A desk with a boy on the left side.", "A desk with a boy on the right side."),
     ]
 
 
-def test_what_is_said_of_both_is_said_once():
-    assert texts_of("binding", "Chair|is|Plastic || Table|is|Wooden", "Chair|is|Plastic || Table|is|Plastic") == [
-        *("A plastic chair and a wooden table.", "A plastic chair and a plastic table."),
-        *("There is a plastic chair and a wooden table.", "There is a plastic chair and a plastic table."),
-        *("The chair is plastic, and the table is wooden.", "The chair and the table are both plastic."),
-        *("A chair made of plastic and a table made of wood.", "A chair and a table, both plastic."),
+def test_words_of_attributes():
+    said = "{0}Chair|is|Plastic || Table|is|Wooden", "{0}Chair|is|Wooden || Table|is|Transparent"
+    assert texts_of("binding", *(claim.format("") for claim in said)) == [
+        *("A plastic chair and a wooden table.", "A wooden chair and a glass table."),
+        *("A wooden table and a plastic chair.", "A glass table and a wooden chair."),
     ]
-    assert texts_of("binding", "Boy|is|Smile || Man|is|Talk", "Boy|is|Smile || Man|is|Smile")[1::2] == [
-        "There is a boy and a man who are both smiling.",
-        "The boy and the man are both smiling.",
-        "A boy and a man, both smiling.",
+    assert texts_of("binding", *(claim.format("Chair|at|Table || ") for claim in said)) == [
+        *("A plastic chair at a wooden table.", "A wooden chair at a glass table."),
+        *("A wooden table with a plastic chair.", "A glass table with a wooden chair."),
     ]
+    on = "Bottle|is|{0} || Bottle|on|Table || Table|is|Wooden"
+    assert texts_of("binding", on.format("Transparent"), on.format("Wooden"))[::2] == [
+        *("A clear bottle on a wooden table.", "A wooden table with a clear bottle on it."),
+    ]
+    held = "Dog|holds|Drum || Dog|is|{} || Drum|is|{}"
+    assert texts_of("binding", held.format("Red", "Blue"), held.format("Blue", "Red")) == [
+        *("A red dog holding a blue drum.", "A blue dog holding a red drum."),
+        *("A red dog is holding a blue drum.", "A blue dog is holding a red drum."),
+    ]
+    assert texts_of("binding", "Boy|is|Smile || Man|is|Talk", "Boy|is|Smile || Man|is|Smile") == [
+        *("A boy smiling and a man talking.", "A boy and a man smiling."),
+        *("A boy is smiling and a man is talking.", "A boy and a man are smiling."),
+    ]
+
+
+def test_words_of_relations():
     assert texts_of("binding", "Boy|on|Bench || Dog|under|Bench", "Boy|on|Bench || Dog|on|Bench") == [
-        *("The boy is on the bench, and the dog is under it.", "The boy and the dog are on the bench."),
         *("A boy on a bench and a dog under it.", "A boy and a dog on a bench."),
-        *("There is a boy on a bench and a dog under it.", "There is a boy and a dog on a bench."),
-        *("The bench has the boy on it and the dog under it.", "The bench has the boy and the dog on it."),
+        *("A boy is on a bench and a dog is under it.", "A boy and a dog are on a bench."),
+        *("A bench with a boy on it and a dog under it.", "A bench with a boy and a dog on it."),
+    ]
+    assert texts_of("binding", "Girl|wears|Handbag || Man|wears|Backpack", "Girl|holds|Drum || Man|inside_of|Car") == [
+        *("A girl with a handbag and a man wearing a backpack.", "A girl holding a drum and a man in a car."),
+        *("A girl has a handbag and a man is wearing a backpack.", "A girl is holding a drum and a man is in a car."),
     ]
 
 
@@ -188,12 +256,13 @@ PHOTOS = 200
 
 
 def _rows(n):
-    """Chairs and tables of one of two materials each, or a cat and a dog on them; sides change as well."""
-    match n % 4:
-        case 0:
-            return [row(n, "Chair", "is", "Plastic", LEFT), row(n, "Table", "is", "Wooden", RIGHT)]
-        case 1:
-            return [row(n, "Chair", "is", "Wooden", RIGHT), row(n, "Table", "is", "Plastic", LEFT)]
+    """Chairs at tables of one of two materials each, or a cat and a dog on them; sides change as well."""
+    if n % 4 < 2:
+        (one, other), sides = (
+            (("Plastic", "Wooden"), (LEFT, RIGHT)) if n % 4 else (("Wooden", "Plastic"), (RIGHT, LEFT))
+        )
+        attributes = row(n, "Chair", "is", one, sides[0]), row(n, "Table", "is", other, sides[1])
+        return [*attributes, row(n, "Chair", "at", "Table", *sides)]
     first, second = ("Cat", "Dog") if n % 4 == 2 else ("Dog", "Cat")
     return [
         row(n, first, "on", "Chair", MIDDLE[first], MIDDLE["Chair"]),
@@ -249,7 +318,9 @@ def test_card_counts_them(built):
     for (kind, name), number in found.items():
         by_relation[kind, wordings.relations_of(facts_of(name))] += number
     relations = by_relation.keys()
-    assert relations == {("binding", "is"), ("binding", "on"), ("position", "left_of"), ("position", "right_of")}
+    assert relations == {
+        *(("binding", "at + is"), ("binding", "on"), ("position", "at + left_of"), ("position", "at + right_of"))
+    }
     card = (built.data_path / "README.md").read_text()
     assert all(
         f"| {kind} | {escape.markdown(relation)} | {by_relation[kind, relation]} |" in card
@@ -335,10 +406,10 @@ def test_unseen_are_those_that_training_does_not_claim(built, tmp_path):
     folder = shutil.copytree(built.data_path, tmp_path / "4.0.0")
     metadata = json.loads((folder / "metadata.json").read_text())
     trained = metadata["exchanges"]["train"]["binding"]
-    del trained["Chair|is|Plastic || Table|is|Wooden"]
+    del trained["Chair|at|Table || Chair|is|Plastic || Table|is|Wooden"]
     (folder / "metadata.json").write_text(json.dumps(metadata))
     tags = [item.tags for item in naturel_exchanged.BINDINGS.read(folder).items]
-    assert {tag["trained"] for tag in tags if tag["relation"] == ("is",)} == {"unseen"}
+    assert {tag["trained"] for tag in tags if tag["relation"] == ("at + is",)} == {"unseen"}
     assert {tag["trained"] for tag in tags if tag["relation"] == ("on",)} == {"seen"}
 
 
@@ -359,8 +430,7 @@ def test_positions_are_learned(tmp_path):
     """By a tiny model from scratch, in photos that it has not seen; one that ignores the photos scores 0.5."""
     sides = [("Chair", "Table") if n % 2 else ("Table", "Chair") for n in range(2 * PHOTOS)]
     boxes = [{left: LEFT, right: RIGHT} for left, right in sides]
-    lines = [row(n, "Chair", "is", "Wooden", box["Chair"]) for n, box in enumerate(boxes)]
-    lines += [row(n, "Table", "is", "Wooden", box["Table"]) for n, box in enumerate(boxes)]
+    lines = [row(n, "Chair", "at", "Table", box["Chair"], box["Table"]) for n, box in enumerate(boxes)]
     images = {n: _painted(n, left) for n, (left, _) in enumerate(sides)}
     config = c.base()
     config.preset, config.data.dir = "tiny-clip", str(_build(tmp_path, lines, images).data_path.parents[2])

@@ -361,14 +361,18 @@ def test_bindings_and_positions_are_what_the_scene_shows(exchanged):
         ):
             claims = facts_of(asserts.decode()) if KINDS[kind] in EXCHANGED_KINDS else ()
             if KINDS[kind] == "binding":
-                assert all(colours[fact.subject] == fact.object for fact in claims) == (
+                painted = [fact for fact in claims if fact.relation == "is"]
+                assert len(painted) == 2 and all(map(scene.is_true, set(claims) - set(painted)))
+                assert all(colours[fact.subject] == fact.object for fact in painted) == (
                     POLARITIES[polarity] == "positive"
                 )
-            for subject, relation, object_ in claims if KINDS[kind] == "position" else ():
-                axis, sign = {"left_of": (0, 1), "right_of": (0, -1), "above": (1, 1), "below": (1, -1)}[relation]
-                (ax, ay), (bx, by) = _centre(boxes[subject]), _centre(boxes[object_])
-                ahead = ((bx, by)[axis] - (ax, ay)[axis]) * sign
-                assert abs(ahead) > 0.1 and (ahead > 0) == (POLARITIES[polarity] == "positive")
+            if KINDS[kind] == "position":
+                *at, (subject, relation, object_) = claims
+                assert all(fact.relation == "at" and scene.is_true(fact) for fact in at)
+                here, there = _centre(boxes[subject])[0], _centre(boxes[object_])[0]
+                xmin, _, xmax, _ = boxes[object_]
+                apart = abs(here - there) > (xmax - xmin) / 4 if at else min(abs(here - 0.5), abs(there - 0.5)) > 0.04
+                assert apart and ((here < there) == (relation == "left_of")) == (POLARITIES[polarity] == "positive")
 
 
 def test_words_are_as_often_true_as_false(exchanged):
