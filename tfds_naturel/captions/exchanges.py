@@ -46,7 +46,10 @@ def _position(facts: Facts) -> _Wordings:
     x, y, side = _noun(subject), _noun(object_), relation.removesuffix("_of")
     if len(facts) == 2:
         yield "participial", sentence(f"{x.a} on the {side} side of {y.a}")
-        yield "with", sentence(f"{y.a} with {x.a} on the {side} side")
+        if x.person:  # comes first: nobody writes "A desk with a man on the right side."
+            yield "fragment", sentence(f"{x.a} at {y.a}, on the {side} side")
+        else:
+            yield "with", sentence(f"{y.a} with {x.a} on the {side} side")
     else:
         first, last = (x, y) if relation == LEFT else (y, x)
         yield "two", sentence(f"{first.a} on the left and {last.a} on the right")

@@ -209,7 +209,7 @@ def test_words_of_positions():
     said = "Boy|at|Desk || Boy|left_of|Desk", "Boy|at|Desk || Boy|right_of|Desk"
     assert texts_of("position", *said) == [
         *("A boy on the left side of a desk.", "A boy on the right side of a desk."),
-        *("A desk with a boy on the left side.", "A desk with a boy on the right side."),
+        *("A boy at a desk, on the left side.", "A boy at a desk, on the right side."),
     ]
 
 
