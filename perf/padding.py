@@ -64,7 +64,7 @@ def measure(tower: Tower, part: str, length: int) -> tuple[float, float, float]:
     def masked(q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:
         to = length if part == "attention" else q.shape[1]
         valid = jnp.full(q.shape[0], tower.tokens, jnp.int32) if to > tower.tokens else None
-        y = attend(*(padded(x, to) for x in (q, k, v)), key_value_seq_lengths=valid, **options)
+        y = attend(*(padded(x, to) for x in (q, k, v)), **options | {"key_value_seq_lengths": valid})
         return y[:, : q.shape[1]]
 
     def gradient(state: Any, x_ITD: jax.Array, weight_ITD: jax.Array) -> Any:

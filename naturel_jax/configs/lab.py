@@ -2,6 +2,8 @@
 
 naturel-sweep --config lab:siglip_tp --seeds 10 --baseline SigLIP-TP --out sweeps/siglip_tp
 naturel-sweep --config lab:methods --seeds 5 --baseline NegCLIP-AP --out sweeps/methods
+
+Shape letters: I images, U captions, K captions sampled per image, D embedding.
 """
 
 import functools
@@ -50,10 +52,6 @@ def _with_labels(
     return sigmoid_loss(zimg_ID, zcap_UD, images=relabel(images), **options)
 
 
-for _relabel in (first_positive, mixed_up):
-    OBJECTIVES[f"sigmoid_{_relabel.__name__}"] = Objective(functools.partial(_with_labels, _relabel), needs_bias=True)
-
-
 # ---- Bases and rows --------------------------------------------------------------------------------------------------
 
 
@@ -96,6 +94,8 @@ def _evaluated(config: ConfigDict) -> ConfigDict:
 
 def _siglip_tp() -> dict[str, ConfigDict]:
     """SigLIP-TP as published, and a row for each thing that may make it fall below its base."""
+    for relabel in (first_positive, mixed_up):
+        OBJECTIVES[f"sigmoid_{relabel.__name__}"] = Objective(functools.partial(_with_labels, relabel), needs_bias=True)
     plain = functools.partial(_row, siglip_tp, base="siglip_lab")
     low_bias = functools.partial(_row, siglip_tp, base="large_batch")
     frozen = (("logit_bias", 0.0),)

@@ -1,4 +1,7 @@
-"""Mines the hard images of a run again, from its checkpoints, while it trains on those that were mined before."""
+"""Mines the hard images of a run again, from its checkpoints, while it trains on those that were mined before.
+
+Shape letters: N images, D embedding.
+"""
 
 import functools
 from collections import Counter
