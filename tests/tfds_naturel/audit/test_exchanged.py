@@ -22,7 +22,7 @@ from tfds_naturel.common.files import read_tsv
 from tfds_naturel.common.schema import KINDS, POLARITIES, Triplet
 from tfds_naturel.scenes.scene import CONFIGS, draw
 
-CHANGES = {"name": "few_bindings", "sizes": (160, 6, 20, 6), "pairs_per_family": 4}
+CHANGES = {"name": "few_bindings", "sizes": (120, 6, 20, 6), "pairs_per_family": 3}
 CONFIG = dataclasses.replace(CONFIGS["scenes_bindings"], **CHANGES)
 OLD = Path(__file__).parents[2] / "fixtures" / "world_2.0.0.tar.gz"
 
