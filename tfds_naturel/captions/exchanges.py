@@ -143,5 +143,7 @@ def _noun(label: str) -> Noun:
 
 
 def relations_of(facts: Facts) -> str:
-    """The relations in ``facts``, for counts: ``is``, ``holds``, ``on + under``, ``left_of``."""
-    return " + ".join(sorted({fact.relation for fact in facts}))
+    """The relations in ``facts``, for counts: ``is``, ``holds``, ``on + under``, ``left_of``; without what joins two
+    things with attributes or on a side."""
+    found = {fact.relation for fact in facts}
+    return next((said for said in ("is", LEFT, RIGHT) if said in found), " + ".join(sorted(found)))

@@ -318,9 +318,7 @@ def test_card_counts_them(built):
     for (kind, name), number in found.items():
         by_relation[kind, wordings.relations_of(facts_of(name))] += number
     relations = by_relation.keys()
-    assert relations == {
-        *(("binding", "at + is"), ("binding", "on"), ("position", "at + left_of"), ("position", "at + right_of"))
-    }
+    assert relations == {("binding", "is"), ("binding", "on"), ("position", "left_of"), ("position", "right_of")}
     card = (built.data_path / "README.md").read_text()
     assert all(
         f"| {kind} | {escape.markdown(relation)} | {by_relation[kind, relation]} |" in card
@@ -409,7 +407,7 @@ def test_unseen_are_those_that_training_does_not_claim(built, tmp_path):
     del trained["Chair|at|Table || Chair|is|Plastic || Table|is|Wooden"]
     (folder / "metadata.json").write_text(json.dumps(metadata))
     tags = [item.tags for item in naturel_exchanged.BINDINGS.read(folder).items]
-    assert {tag["trained"] for tag in tags if tag["relation"] == ("at + is",)} == {"unseen"}
+    assert {tag["trained"] for tag in tags if tag["relation"] == ("is",)} == {"unseen"}
     assert {tag["trained"] for tag in tags if tag["relation"] == ("on",)} == {"seen"}
 
 
