@@ -37,6 +37,11 @@ def file(workdir: epath.PathLike, part: str, step: int) -> epath.Path:
     return epath.Path(workdir) / FOLDER / part / f"{step}.parquet"
 
 
+def is_mined(path: epath.Path) -> bool:
+    """Whether ``path`` is there, and its description, which is written last."""
+    return storage.exists(path) and storage.exists(path.with_name(f"{path.name}.json"))
+
+
 def mined_at(step: int, every: int) -> int:
     """The checkpoint from which the hard images of batch ``step`` were mined: the last but one multiple of ``every``.
     0: what the run begins with, ``config.data.mixture.<part>.hard_images``."""
@@ -64,9 +69,9 @@ def read(parts: Sequence[Remined], step: int, workdir: epath.PathLike) -> dict[i
 
 def _wait_for(path: epath.Path) -> None:
     def wait() -> None:
-        if not storage.exists(path):
+        if not is_mined(path):
             _LOG.info("waiting for %s, which naturel-mine --watch %s writes", path, path.parents[2])
-        while not storage.exists(path):
+        while not is_mined(path):
             preemption.check()
             time.sleep(_POLL_S)
 

@@ -46,7 +46,7 @@ def watch(workdir: epath.Path, count: int, seed: int, margins: mining.Margins, d
                 )
             for name, part in again.items():
                 path = remined.file(workdir, name, step)
-                if step % part.hard_images_every or storage.exists(path):
+                if step % part.hard_images_every or remined.is_mined(path):
                     continue
                 storage.check_writable(path.parent, flag="--watch")
                 dataset = datasets.directory(config.data.dir, part.dataset, config.data.cache_dir)

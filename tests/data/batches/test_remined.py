@@ -38,6 +38,7 @@ def write(path, shift: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [(f"image{n}", "", [f"image{(n + shift) % IMAGES}"], [mining.NEAREST]) for n in range(IMAGES)]
     mining.save(path, rows)
+    path.with_name(f"{path.name}.json").write_text("{}")
 
 
 def pipeline(first, every: int = EVERY, **reading) -> Pipeline:
@@ -91,7 +92,7 @@ def test_two_parts_go_on_at_their_own_steps():
 def test_a_file_that_is_not_there_yet_is_waited_for(mined, caplog):
     first, workdir = mined
     missing = remined.file(workdir, "main", 6)
-    missing.unlink()
+    missing.with_name("6.parquet.json").unlink()  # whoever mines it has not ended
     batches, later = pipeline(first).batches(6, STEPS, workdir), threading.Timer(1.0, write, (missing, 7))
     with caplog.at_level("INFO", "naturel_jax"):
         assert [shifts(next(batches)) for _ in range(3)] == [{4}] * 3 and not caplog.text
