@@ -15,7 +15,7 @@ class Kept:
     every: Collection[int] = ()
 
     def steps(self, steps: Sequence[int]) -> list[int]:
-        """Those of ``steps``, in ascending order, that are kept."""
+        """The steps that are kept, of all ``steps`` in ascending order."""
         return [
             step
             for step in steps

@@ -5,6 +5,7 @@ checks the result up front and turns it into the frozen, typed ``Config`` that t
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -58,7 +59,9 @@ def part(dataset: str, recipe: str, **fields: Any) -> ConfigDict:
     return to_config_dict(Part(dataset, recipe, **fields))
 
 
-def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured_on: str) -> ConfigDict:
+def suite(
+    runs: Mapping[str, ConfigDict], minutes: Mapping[str, float] = MappingProxyType({}), measured_on: str = ""
+) -> ConfigDict:
     """The config of several runs; see ``Suite``. A run's base that is itself one of the runs shares that run's config;
     otherwise it would be evaluated with another one, under the same name."""
     for run in runs.values():
