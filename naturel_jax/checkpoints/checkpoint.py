@@ -94,6 +94,7 @@ class Checkpoints:
                 preservation_policy=self._kept,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
                 temporary_path_class=_Unfinished,
+                lightweight_initialize=True,  # the metadata of steps, which are only times here, may be damaged
             )
             self._manager = _Manager(self.directory, options=options)
         return self._manager

@@ -1,5 +1,6 @@
 """Saving and restoring checkpoints, intact and damaged."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -130,6 +131,16 @@ def test_what_other_threads_of_a_failed_save_write_later_is_removed(saved, tmp_p
     (workdir / "checkpoints" / "30.orbax-checkpoint-tmp-0" / "params").mkdir(parents=True)
     checkpoints.close()
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"10", "20"}
+
+
+def test_save_beside_a_step_whose_metadata_is_damaged(saved, tmp_path):
+    """Orbax would then take the time of the folder, and the name of its owner, which may have none."""
+    workdir = shutil.copytree(saved, tmp_path / "run")
+    metadata = workdir / "checkpoints" / "10" / "_CHECKPOINT_METADATA"
+    metadata.write_bytes(b"?" + metadata.read_bytes()[1:])
+    with contextlib.closing(Checkpoints(str(workdir), keep=3)) as checkpoints:
+        checkpoints.save(30, tree(30), {"step": 30}, wait=True)
+    assert checkpoint.saved_steps(workdir) == [10, 20, 30]
 
 
 def test_checkpoint_of_an_owner_that_was_paused_is_not_completed(saved, tmp_path, monkeypatch):
