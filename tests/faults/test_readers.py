@@ -41,7 +41,8 @@ ELSEWHERE = {
         naturel_jax/reproduce/runner.py naturel_jax/storage/staging.py naturel_jax/storage/state.py
         naturel_jax/training/run_folder.py naturel_jax/training/start.py naturel_jax/training/ready.py
         naturel_jax/storage/leases.py naturel_jax/cli/sweeps/runs.py naturel_jax/cli/sweeps/search.py
-        naturel_jax/weights/runs.py naturel_jax/evaluators/examples.py naturel_jax/report/provenance.py""",
+        naturel_jax/weights/runs.py naturel_jax/evaluators/examples.py naturel_jax/report/provenance.py
+        naturel_jax/evaluators/pool/remining.py""",
     "prepared datasets, in test_benchmarks_tfds.py": "naturel_jax/benchmarks/naturel_exchanged.py",
     "answers of readers, in test_readers.py of tfds_naturel": "tfds_naturel/audit/readers.py",
     "tables and photos of Open Images, in test_fuzz_files.py": """tfds_naturel/open_images/annotations.py
