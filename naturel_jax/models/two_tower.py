@@ -229,7 +229,8 @@ class TextTower(nnx.Module):
             limit = "at most" if self.config.causal else "exactly"
             why = "" if self.config.causal else ", since it attends to padding"
             raise ValueError(f"tokens {tokens_UL.shape}: this tower takes {limit} {self.config.context} per text{why}")
-        x_ULD = self.embed[...].astype(self.dtype)[tokens_UL] + self.position[...].astype(self.dtype)[:length]
+        # Cast after the lookup, so that the gradients of a token's thousands of copies are added up in float32.
+        x_ULD = self.embed[...][tokens_UL].astype(self.dtype) + self.position[...].astype(self.dtype)[:length]
         x_ULD = self.transformer(x_ULD, causal=self.config.causal)
         if self.config.pool == "eos":
             x_UD = x_ULD[jnp.arange(x_ULD.shape[0]), jnp.argmax(tokens_UL == self.config.eos_id, axis=1)]

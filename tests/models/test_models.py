@@ -208,6 +208,20 @@ def test_bfloat16_compute_returns_float32_embeddings_close_to_float32():
     assert 1e-5 < relative(half, exact) < 2e-2
 
 
+def test_gradient_of_a_frequent_token_is_added_up_in_float32():
+    """That of padding, 20,000 copies here; sums in bfloat16 stop growing at 256 times what is added."""
+    config = preset("tiny-siglip")
+    params = random_params(config)
+    tokens = np.zeros((1250, config.text.context), np.int32)
+
+    def gradient(dtype):
+        model = Model(config, Compute(dtype=dtype, remat="full"))
+        total = jax.grad(lambda text: model.encode_text({**params, "text": text}, tokens)[:, 0].sum())
+        return jax.jit(total, compiler_options=QUICK)(params["text"])["embed"][0]
+
+    assert relative(gradient("bfloat16"), gradient("float32")) < 0.05
+
+
 def test_truncating_after_the_end_token_does_not_change_the_embedding():
     config = preset("tiny-clip")
     params = random_params(config)
