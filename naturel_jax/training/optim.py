@@ -16,8 +16,8 @@ from naturel_jax.models.two_tower import ABOVE_BLOCKS, Params, TwoTowerConfig
 from naturel_jax.training import contrib
 from tfds_naturel.common.errors import UserError
 
-# Paths of the decayed end in these. Norms, biases, class token, logit scale and bias are not, as in every published
-# recipe.
+# Parameters whose path ends in one of these are decayed. Norms, biases, class token, logit scale and bias are not, as
+# in every published recipe.
 DECAYED = r".*(kernel|embed|position|probe|lora_[ab])"
 
 _BLOCKS = re.compile(r"(.*/transformer/blocks)/(.*)")  # parameters of all blocks of a tower, stacked
@@ -188,3 +188,28 @@ def averaged(options: config.Optim, average: Params, params: Params, opt_state: 
         own = optax.contrib.schedule_free_eval_params(opt_state[0], params)
         return jax.tree.map(lambda x, y, z: jnp.where(y == z, y, x), own, params, opt_state[0].z)  # frozen: no rounding
     return jax.tree.map(lambda old, new: old + (1 - options.ema) * (new - old), average, params)
+
+
+def clamped(
+    options: config.Optim, params: Params, opt_state: Any, name: str, low: float, high: float
+) -> tuple[Params, Any]:
+    """Both with the parameter ``name`` within [low, high], in each copy that the optimizer has of it."""
+    params = params | {name: jnp.clip(params[name], low, high)}
+    if options.name in AVERAGING:  # else the average, which is computed from z, leaves the bounds
+        z = opt_state[0].z
+        opt_state = (opt_state[0]._replace(z=z | {name: jnp.clip(z[name], low, high)}), *opt_state[1:])
+    return params, opt_state
+
+
+def where(taken: jax.Array, finite: jax.Array, new: Any, old: Any) -> Any:
+    """The state ``new`` if the step is ``taken``, else ``old``. The learning rate's schedule goes on if it is
+    ``finite``, so that a step that is left out does not delay the run's end."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def chosen(new: Any, old: Any) -> Any:
+        condition = finite if is_schedule(new) else taken
+        return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+
+    return jax.tree.map(chosen, new, old, is_leaf=is_schedule)

@@ -78,11 +78,12 @@ def make_step(
     """The jitted ``step(state, batch) -> (state, metrics)``; the state is donated.
 
     A step whose loss or gradient is not finite leaves the state as it was, and ``metrics['finite']`` is False; one that
-    ``options.skip_above`` leaves out changes ``norms`` only. Of ``state``, only the shardings are used. The metrics are
-    float32 scalars: ``loss`` and ``grad_norm`` (also by tower, before clipping) of the parameters before the step,
-    ``logit_scale`` (the scale, not its logarithm) and ``logit_bias`` after it, ``captions`` (distinct, not padding),
-    ``term/NAME`` without its weight. ``max_scale`` keeps the logit scale within [1, max_scale],
-    as CLIP does (arXiv 2103.00020, section 2.5).
+    ``options.skip_above`` leaves out changes ``norms`` and the count of the learning rate's schedule only. Of
+    ``state``, only the shardings are used. The metrics are scalars: ``loss`` and ``grad_norm`` (also by tower, before
+    clipping) of the parameters before the step, ``logit_scale`` (the scale, not its logarithm) and ``logit_bias`` after
+    it, ``captions`` (distinct, not padding), ``term/NAME`` without its weight; with ``options.skip_above`` also
+    ``taken``, ``skipped`` (steps so far) and ``grad_norm/usual``. ``max_scale`` keeps the logit scale within
+    [1, max_scale], as CLIP does (arXiv 2103.00020, section 2.5).
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -93,7 +94,7 @@ def make_step(
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         if max_scale is not None:
-            params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, math.log(max_scale))
+            params, opt_state = optim.clamped(options, params, opt_state, "logit_scale", 0.0, math.log(max_scale))
         average = state.ema
         if average is not None:
             average = optim.averaged(options, average, params, opt_state)
@@ -103,7 +104,7 @@ def make_step(
             norms, usual = outliers.judge(norms, norm, finite, options.skip_above)
             taken &= usual
         new = State(params, opt_state, average, state.base, norms)
-        state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, state)._replace(norms=norms)
+        state = optim.where(taken, finite, new, state)._replace(norms=norms)
         metrics = {
             "loss": value,
             "grad_norm": norm,

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from etils import epath
 
@@ -123,15 +124,20 @@ def test_nonfinite_step_leaves_the_state_unchanged(folder):
 
 
 def test_step_with_a_large_gradient_is_left_out_exactly(folder):
-    """Then only the running mean and the count change."""
+    """Then only the running mean, the count and the learning rate's schedule change."""
     _, training = make_training(folder, **{"optim.skip_above": 3.0, "optim.ema": 0.5})
     batch, start = next(training.pipeline.batches(0, 1)), training.state
+
+    def is_schedule(node) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
 
     def stepped(mean: float, steps: int):
         norms = outliers.Norms(jnp.float32(mean), jnp.int32(steps), jnp.int32(4))
         placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), norms, start.norms)
         state, metrics = jax.device_get(training.step(jax.tree.map(jnp.copy, start)._replace(norms=placed), batch))
-        pairs = zip(jax.tree.leaves(start[:3]), jax.tree.leaves(state[:3]), strict=True)
+        nodes, kept = (jax.tree.leaves(x[:3], is_leaf=is_schedule) for x in (state, start))
+        pairs = [pair for pair in zip(kept, nodes, strict=True) if not is_schedule(pair[1])]
+        assert [int(node.count) for node in nodes if is_schedule(node)] == [1]
         assert metrics["skipped"] == state.norms.skipped and state.norms.steps == steps + 1 and metrics["finite"]
         assert metrics["logit_scale"] == np.exp(state.params["logit_scale"])
         return [np.array_equal(*pair) for pair in pairs], metrics["skipped"], state.norms.mean, metrics["grad_norm"]
@@ -167,10 +173,11 @@ def test_gradients_that_have_grown_for_good_are_usual_again():
     assert (first, again) == (10, steps) and all(taken[again:]) and int(norms.skipped) == again - first
 
 
-def test_logit_scale_is_clamped_to_clips_bounds(folder):
+@pytest.mark.parametrize("name", ["adamw", "schedule_free_adamw"])
+def test_logit_scale_is_clamped_to_clips_bounds(name, folder):
     """CLIP clips the scale to 100 after each step (arXiv 2103.00020, section 2.5)."""
-    steps = Steps(folder, (("logit_scale", -1e6), (".*", 0.0)))
-    scales = [float(jnp.exp(p["logit_scale"])) for p in steps.params]
+    steps = Steps(folder, (("logit_scale", -1e6), (".*", 0.0)), **{"optim.name": name})
+    scales = [float(jnp.exp(p["logit_scale"])) for p in (*steps.params, *filter(None, steps.averages))]
     assert all(1 - 1e-6 <= scale <= 100 * (1 + 1e-6) for scale in scales)
     assert any(np.isclose(scale, bound, rtol=1e-6) for scale in scales for bound in (1, 100))
 
