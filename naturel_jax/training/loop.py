@@ -13,10 +13,11 @@ from tfds_naturel.common.errors import Stopped
 
 
 class NotFinite(RuntimeError):
-    """The loss or its gradient was not a finite number in ``step``."""
+    """The loss or its gradient was not a finite number in ``step``, counted from 0; the message counts from 1, as the
+    log does."""
 
     def __init__(self, step: int, loss: float, norm: float):
-        super().__init__(f"step {step}: loss {loss}, gradient norm {norm}")
+        super().__init__(f"step {step + 1}: loss {loss}, gradient norm {norm}")
         self.step = step
 
 

@@ -27,7 +27,7 @@ _LOGGED = 6  # scores in a line of the log
 _STEP_FORMATS = {  # fields of a step in a line of the log
     "loss": "loss {:.4f}",
     "grad_norm": "gradient norm {:.3g}",
-    "lr": "rate {:.2g}",
+    "lr": "lr {:.2g}",
     "images_per_s": "{:,.0f} images/s",
     "mfu": "MFU {:.2f}",
 }

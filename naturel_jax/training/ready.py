@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.checkpoints import finished, recorded
-from naturel_jax.config import Config, versions
+from naturel_jax.config import Config, Data, versions
 from naturel_jax.training import run_folder, train
 from tfds_naturel.common.errors import UserError
 
@@ -26,17 +27,15 @@ def check_packages(config: Config) -> None:
             )
 
 
-def check(config: Config, folder: epath.Path, examples: int) -> None:
-    """Raises UserError for a batch larger than the data (``examples`` images), a warmup longer than the run, hard
-    images that are mined again from checkpoints that are not saved, and a run in ``folder`` that cannot go on with this
-    config."""
+def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> None:
+    """Raises UserError for a batch that would have images twice (``sizes``: part of the mixture -> images), a warmup
+    longer than the run, hard images that are mined again from checkpoints that are not saved, and a run in ``folder``
+    that cannot go on with this config."""
+    examples = sum(sizes.values())
     schedule = train.make_schedule(config, examples)[0]
     total, saved = schedule.total, schedule.checkpoint_every
-    if total and 0 < examples < config.data.batch_size:
-        raise UserError(
-            f"config.data.batch_size is {config.data.batch_size:,}, but config.data.mixture has {examples:,} images, "
-            "so that a batch would have some twice; make it smaller"
-        )
+    if total:
+        _check_batch(config.data, sizes)
     for name, part in config.data.mixture.items() if total else ():
         if (every := part.hard_images_every) and (not saved or every % saved):
             raise UserError(
@@ -54,6 +53,18 @@ def check(config: Config, folder: epath.Path, examples: int) -> None:
             extended = _extend(config, before, folder, step, examples)
     if jax.process_index() == 0:
         _note(config, folder, extended)
+
+
+def _check_batch(data: Data, sizes: Mapping[str, int]) -> None:
+    weights = {name: part.weight for name, part in data.mixture.items()}
+    for name, weight in weights.items():
+        share = data.batch_size if data.turns == "batches" else data.batch_size * weight / sum(weights.values())
+        if 0 < sizes[name] < share:
+            raise UserError(
+                f"config.data.batch_size is {data.batch_size:,}, of which config.data.mixture.{name} gives "
+                f"{share:,.0f} images, but it has {sizes[name]:,}, so that a batch would have some twice; make "
+                "batch_size or the part's weight smaller"
+            )
 
 
 def _extend(config: Config, before: Config, folder: epath.Path, step: int, examples: int) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -24,6 +25,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
+from naturel_jax.losses.batch import Batch
 from naturel_jax.training import first_batch, frozen, interpolation, loop, observe, optim, ready, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
@@ -58,7 +60,8 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         warm_up_collectives(mesh)
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
-        ready.check(config, folder, sum(len(source.items) for source in sources))
+        sizes = [len(source.items) for source in sources]
+        ready.check(config, folder, dict(zip(config.data.mixture, sizes, strict=True)))
         benchmarks = read_benchmarks(config)
         init = trained_base(config, folder, run)
         trained_on = images_trained_on(init, folder, sources)
@@ -101,8 +104,7 @@ def make_training(
     tx = optim.make_optimizer(config.optim, params, learning_rate)
     averages = bool(config.optim.ema) or config.optim.name in optim.AVERAGING
     base = config.objective.needs_base and not config.objective.of_average and start.adapter is None
-    kept = {"ema": averages, "base": base, "norms": bool(config.optim.skip_above)}
-    state = train.make_state(params, tx, mesh, **kept)
+    state = train.make_state(params, tx, mesh, ema=averages, base=base, norms=bool(config.optim.skip_above))
     state = state if start.adapter is None else state._replace(base=start.params)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
@@ -144,8 +146,14 @@ def train_and_evaluate(
                 save(done, state, wait=True)
             raise
 
+    rates = np.asarray(training.learning_rate(np.arange(schedule.total)))  # once: the device is busy with steps later
+
+    def prepare(state: train.State, batch: Batch) -> None:
+        with metrics.paused():
+            preemption.abandonable(lambda: training.step.lower(state, batch).compile())
+
     def log(done: int, values: dict[str, float]) -> None:
-        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
+        metrics.train(done, values | {"lr": float(rates[done - 1])})
 
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
@@ -163,7 +171,7 @@ def train_and_evaluate(
                     log=log,
                     flops=lambda batch: training.loss.step_flops(batch).model,
                     stop_requested=preemption.stop_requested,
-                    prepare=lambda *step: preemption.abandonable(lambda: training.step.lower(*step).compile()),
+                    prepare=prepare,
                     profile=trace,
                 )
             except loop.NotFinite as error:

@@ -164,7 +164,7 @@ def test_a_line_of_the_log_has_few_of_many_scores(tmp_path, caplog, path):
         run.train(2, dict(values))
         run.evaluation(2, scores)
         run.close()
-    assert re.search(r"step 2 of 5: loss 0\.2500, gradient norm 2\.5, rate 1e-05, [\d,]+ images/s$", caplog.text, re.M)
+    assert re.search(r"step 2 of 5: loss 0\.2500, gradient norm 2\.5, lr 1e-05, [\d,]+ images/s$", caplog.text, re.M)
     shown = "mine/0 0.000, other/0 0.000, naturel/complex 0.750, mine/1 0.100, mine/2 0.200, mine/3 0.300"
     assert f"step 2: {shown}; 13 more in metrics.jsonl" in caplog.text
     step, evaluation = without_times(read_json_lines(path))

@@ -1,5 +1,6 @@
 """What is found before a run trains, and runs that become longer."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -57,7 +58,7 @@ def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
     storage.write_json(workdir / recorded.INTERPOLATED, {"best": 0.5})
     assert run_folder.read_finished(workdir, longer) is None
     with caplog.at_level("INFO", "naturel_jax"):
-        ready.check(longer, workdir, 200)
+        ready.check(longer, workdir, {"main": 200})
     assert (
         "has 4 steps, and goes on to 8 instead of 4; its learning rate so far is that of the longer run" in caplog.text
     )
@@ -68,7 +69,7 @@ def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
     with pytest.raises(UserError, match=r"interpolated\.json names no best share"):
         runs.share(f"{tmp_path}@interpolated:best")
     assert json.loads((workdir / "interpolated_4_steps.json").read_text())["best"] == 0.5
-    ready.check(longer, workdir, 200)  # killed before its next checkpoint, it starts again
+    ready.check(longer, workdir, {"main": 200})  # killed before its next checkpoint, it starts again
     assert len(notes(workdir)) == 1
 
 
@@ -86,7 +87,7 @@ def test_scores_of_a_model_that_is_trained_later_are_kept(tmp_path):
     workdir, evaluated = epath.Path(tmp_path), tiny(duration="0 steps")
     run_folder.write_config(workdir, evaluated)
     run_folder.write_finished(workdir, evaluated, finished.Finished({"naturel/simple": 0.5}, {}, {}, {}, {}))
-    ready.check(tiny(), workdir, 200)
+    ready.check(tiny(), workdir, {"main": 200})
     assert json.loads((workdir / "scores_0_steps.json").read_text())["scores"] == {"naturel/simple": 0.5}
     assert json.loads((workdir / "config.json").read_text())["config"]["duration"] == "4 steps"
     assert not (workdir / "scores.json").exists() and notes(workdir) == []
@@ -95,16 +96,16 @@ def test_scores_of_a_model_that_is_trained_later_are_kept(tmp_path):
 @pytest.mark.parametrize("changes", [{"optim__schedule": "cosine"}, {"optim__warmup": "50%"}], ids=str)
 def test_other_rates_of_a_longer_run_are_said_and_noted(changes, tmp_path, caplog):
     workdir = begun(tmp_path, tiny(**changes), 3)
-    ready.check(tiny(duration="64 examples", **changes), workdir, 200)
+    ready.check(tiny(duration="64 examples", **changes), workdir, {"main": 200})
     assert not notes(workdir) and not caplog.text, "these are the same 4 steps"
-    ready.check(tiny(duration="8 steps", **changes), workdir, 200)
+    ready.check(tiny(duration="8 steps", **changes), workdir, {"main": 200})
     rates = r"step 3 had \S+, the next has \S+\. It will not be the run that 8 steps from the start would have been"
     assert re.search(f"has 3 steps, and goes on to 8 instead of 4. So far, .*shorter run: {rates}", caplog.text)
     assert notes(workdir) == [{"step": 3, "duration": "4 steps", "same_rates": False}]
     with pytest.raises(
         UserError, match=r"was '4 steps' \(4 steps\) in .*, is '2 steps' \(2\): a run can become longer"
     ):
-        ready.check(tiny(duration="2 steps", **changes), workdir, 200)
+        ready.check(tiny(duration="2 steps", **changes), workdir, {"main": 200})
 
 
 @pytest.mark.slow
@@ -151,7 +152,10 @@ def test_run_that_becomes_longer_is_the_longer_run(tmp_path):
     [
         ({"wandb": "project"}, r"config\.wandb is 'project', but wandb is not installed: pip install"),
         ({"duration": "1 epochs", "optim__warmup": "50 steps"}, r"config\.optim\.warmup is 50 steps; the run has 13"),
-        ({"data__batch_size": 208}, r"batch_size is 208, but config\.data\.mixture has 200 images"),
+        (
+            {"data__batch_size": 208},
+            r"batch_size is 208, of which config\.data\.mixture\.main gives 208 images, but it has 200",
+        ),
         ({"eval__benchmarks": ("naturel", "pairs:none.jsonl")}, r"none\.jsonl"),
     ],
     ids=str,
@@ -190,9 +194,9 @@ def test_hard_images_are_mined_again_from_checkpoints_that_are_saved(every, save
     config, workdir = tiny(checkpoint__every=saved, **changes), epath.Path(tmp_path)
     run_folder.write_config(workdir, config)
     if not expected:
-        return ready.check(config, workdir, 200)
+        return ready.check(config, workdir, {"main": 200})
     with pytest.raises(UserError, match=expected):
-        ready.check(config, workdir, 200)
+        ready.check(config, workdir, {"main": 200})
 
 
 def test_start_that_failed_leaves_neither_its_tokenizer_nor_its_scores(tmp_path):
@@ -204,3 +208,26 @@ def test_start_that_failed_leaves_neither_its_tokenizer_nor_its_scores(tmp_path)
         assert (workdir / "metrics.jsonl").exists(), "the same run goes on after its first evaluation"
     with run_folder.leased(workdir, tiny()):
         assert {path.name for path in workdir.iterdir()} == {"config.json", "lease.json"}
+
+
+@pytest.mark.parametrize(
+    ("weight", "turns", "sizes", "named"),
+    [
+        (
+            1.0,
+            "images",
+            {"main": 60, "more": 4},
+            r"16, of which config\.data\.mixture\.more gives 8 images, but it has 4,",
+        ),
+        (1.0, "batches", {"main": 60, "more": 12}, r"more gives 16 images, but it has 12,"),
+        (0.3, "images", {"main": 60, "more": 4}, None),
+    ],
+)
+def test_batches_that_would_have_images_twice_are_refused(weight, turns, sizes, named, tmp_path):
+    raw = tiny_config.get_config("sigmoid")
+    raw.data.mixture.more = raw.data.mixture.main.copy_and_resolve_references()
+    raw.data.mixture.more.weight, raw.data.turns, raw.data.batch_size = weight, turns, 16
+    config, workdir = c.load(raw), epath.Path(tmp_path)
+    run_folder.write_config(workdir, config)
+    with pytest.raises(UserError, match=named) if named else contextlib.nullcontext():
+        ready.check(config, workdir, sizes)

@@ -153,12 +153,6 @@ class Planner:
             raise UserError(
                 f"config.data.batch_size is {batch_size}: not a multiple of the {shards} devices that share a batch"
             )
-        fewest = min(parts, key=lambda part: len(part.items)).items
-        if whole_batches and len(fewest) < batch_size:
-            raise UserError(
-                f"config.data.turns is 'batches', but {fewest.name} has {len(fewest):,} images, fewer than "
-                f"config.data.batch_size, {batch_size:,}: a batch would have some twice; make it smaller"
-            )
         self.parts, self.processor = list(parts), processor
         self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
         self._whole_batches = whole_batches
