@@ -64,8 +64,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def run_all(config: config_lib.Config | config_lib.Suite, workdir: str, recipe: Sequence[str] = ()) -> None:
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
-    in ``workdir`` after each; ``recipe``: see there. Finished runs are not repeated. Raises UserError if two of its
-    rows share a name."""
+    in ``workdir`` after each; ``recipe``: what differs from the config file. Finished runs are not repeated. Raises
+    UserError if two of its rows share a name."""
     from naturel_jax.cli.suite import SuiteReport  # importing it touches devices
     from naturel_jax.training import ready
     from naturel_jax.training.run import run

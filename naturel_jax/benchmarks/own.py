@@ -246,9 +246,10 @@ def captions(path: str) -> Iterator[str]:
             f"{path}: expected a file with the suffix {', '.join(OPENERS)}, or a prepared NatuRel folder, such as "
             "data/naturel/full/4.0.0"
         )
+    chosen = choose(RecordFields())
     for place, number, row in _rows(file):
         try:
-            yield from to_record(row, choose(RecordFields()), str(number)).positives
+            yield from to_record(row, chosen, str(number)).positives
         except BadRecord as error:
             raise UserError(f"{path}, {place} {number}: {error}") from error
 

@@ -3,6 +3,7 @@ of pairs, choices, groups or retrieval is one row here and needs no code.
 """
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -94,8 +95,8 @@ NATURALBENCH = entry(
 def _mmvp(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
     """A record for every two lines, whose columns are a number, a category and a statement, under any name. Both images
     are in the folder of the first line's category."""
-    lines = iter(rows)
-    for first, second in zip(lines, lines, strict=False):
+    lines, none = iter(rows), dict[str, str]()
+    for first, second in itertools.zip_longest(lines, lines, fillvalue=none):
         cells = [*list(first.values())[:3], *list(second.values())[:3]]
         yield dict(zip(("id_0", "category", "text_0", "id_1", "category_1", "text_1"), cells, strict=False))
 
@@ -200,7 +201,7 @@ def _productivity(kind: str) -> Entry:
 
 
 def _systematicity(kind: str) -> Entry:
-    """Compounds that LAION-400M has or has not: of the three data sets with such files, the one of ViTs."""
+    """Compounds seen or unseen in LAION-400M: of CREPE's three pretraining sets, the one that its ViTs have seen."""
     files = {
         seen: f"syst_hard_negatives/syst_vg_hard_negs_{seen}_compounds_in_laion.csv" for seen in ("seen", "unseen")
     }

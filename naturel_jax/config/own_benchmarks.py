@@ -65,6 +65,7 @@ def or_user_defined(known: Allowed) -> Allowed:
     return Allowed(
         lambda: f"any of{known.expected().removeprefix('one of')}; or your own: {', '.join(KINDS.values())}",
         lambda names: all(known.test(name) or parse_name(name) for name in names),
+        known.extended,
     )
 
 

@@ -82,6 +82,9 @@ class Data:
     crop_scale: tuple[float, float] = setting(
         (0.9, 1.0), "area of the random resized crop; (1.0, 1.0): the largest centred square of each image", AREA
     )
+    mirror: bool = setting(
+        True, "mirror half of the images; never one whose captions or facts have the English words left or right"
+    )
     patch_dropout: float = setting(
         0.0,
         "share of each image's patches that a training step drops, drawn again each time (FLIP, arXiv 2212.00794); 0: "
@@ -135,7 +138,11 @@ class Objective:
         may_change=True,
     )
     tile: int = setting(4096, "captions per tile on a device", at_least(1))
-    chunks: int = setting(1, "gradient accumulation with the exact loss of the whole batch", at_least(1))
+    chunks: int = setting(
+        1,
+        "parts of the batch that are embedded one after the other, with the loss of the whole (GradCache)",
+        at_least(1),
+    )
 
     @property
     def needs_base(self) -> bool:

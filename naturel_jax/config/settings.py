@@ -24,10 +24,12 @@ _MOST_REPETITIONS = 5  # in a pattern for parameters, whose paths have less than
 
 
 class Allowed(NamedTuple):
-    """The values that a field accepts: in words, for messages, and as a predicate."""
+    """The values that a field accepts: in words, for messages, and as a predicate. ``extended``: users' modules may add
+    names to them."""
 
     expected: Callable[[], str]
     test: Callable[[Any], bool]
+    extended: bool = False
 
 
 NAME = Allowed(lambda: "a name", bool)
@@ -101,7 +103,7 @@ def key_of(table: str, *others: str) -> Allowed:
     def keys() -> list[str]:
         return [*pkgutil.resolve_name(table), *others]
 
-    return Allowed(lambda: f"one of: {', '.join(map(repr, keys()))}", lambda x: x in keys())
+    return Allowed(lambda: f"one of: {', '.join(map(repr, keys()))}", lambda x: x in keys(), extended=True)
 
 
 def setting(
@@ -132,8 +134,9 @@ def to_config_dict(settings: Any) -> ConfigDict:
     return ConfigDict({field.name: convert(getattr(settings, field.name)) for field in dataclasses.fields(settings)})
 
 
-def parse(kind: type[T], raw: Mapping[str, Any], path: str = "config") -> T:
-    """The section ``kind`` with the values ``raw``; omitted fields keep their defaults.
+def parse(kind: type[T], raw: Mapping[str, Any], path: str = "config", *, saved: bool = False) -> T:
+    """The section ``kind`` with the values ``raw``; omitted fields keep their defaults. ``saved``: names that a table
+    does not have are accepted, since a module that this process has not imported may have added them.
 
     Raises UserError naming the field, its value and what is expected.
     """
@@ -141,21 +144,23 @@ def parse(kind: type[T], raw: Mapping[str, Any], path: str = "config") -> T:
     if unknown := sorted(raw.keys() - hints.keys()):
         raise UserError(f"{path} has no field {unknown[0]!r}; {nearest(unknown[0], dict(meanings(kind)))}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{key: _parse_field(fields[key], hints[key], value, f"{path}.{key}") for key, value in raw.items()})
+    return kind(
+        **{key: _parse_field(fields[key], hints[key], value, f"{path}.{key}", saved) for key, value in raw.items()}
+    )
 
 
-def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str) -> Any:
+def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str, saved: bool) -> Any:
     if dataclasses.is_dataclass(hint):
-        return parse(typing.cast(type, hint), _mapping(value, path), path)
+        return parse(typing.cast(type, hint), _mapping(value, path), path, saved=saved)
     if table := field.metadata.get("kinds"):
-        return {key: _parse_kind(table, key, inner, path) for key, inner in _mapping(value, path).items()}
+        return {key: _parse_kind(table, key, inner, path, saved) for key, inner in _mapping(value, path).items()}
     if typing.get_origin(hint) is typing.get_origin(Mapping[str, Any]):
         inner = typing.get_args(hint)[1]
-        return {key: _parse_field(field, inner, v, f"{path}.{key}") for key, v in _mapping(value, path).items()}
+        return {key: _parse_field(field, inner, v, f"{path}.{key}", saved) for key, v in _mapping(value, path).items()}
     allowed: Allowed | None = field.metadata.get("allowed")
     try:
         converted = _convert(value, hint)
-        if allowed is None or allowed.test(converted):
+        if allowed is None or allowed.test(converted) or (saved and allowed.extended):
             return converted
     except TypeError:
         pass
@@ -163,11 +168,13 @@ def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str) -> 
     raise UserError(f"{path} is {value!r}; expected {expected} ({field.metadata['meaning']})")
 
 
-def _parse_kind(table: str, key: str, value: Any, path: str) -> Any:
+def _parse_kind(table: str, key: str, value: Any, path: str, saved: bool) -> Any:
     """The section ``value`` as the dataclass that ``table`` has under ``key``."""
     if not (allowed := key_of(table)).test(key):
+        if saved:
+            return _mapping(value, f"{path}.{key}")
         raise UserError(f"{path} has {key!r}; expected {allowed.expected()}")
-    return parse(pkgutil.resolve_name(table)[key], _mapping(value, f"{path}.{key}"), f"{path}.{key}")
+    return parse(pkgutil.resolve_name(table)[key], _mapping(value, f"{path}.{key}"), f"{path}.{key}", saved=saved)
 
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:

@@ -55,4 +55,4 @@ def from_json(saved: dict[str, Any]) -> Config:
             f"its config has version {version}; this naturel_jax reads up to {VERSION}: install a newer one"
         )
     migrated = functools.reduce(lambda fields, migrate: migrate(fields), MIGRATIONS[version:], fields)
-    return parse(Config, migrated, "saved config")
+    return parse(Config, migrated, "saved config", saved=True)

@@ -1,16 +1,15 @@
 """The batch that a training step takes, and how often each (image, caption) cell counts as positive or negative.
 
 A batch holds distinct images and captions. In the *expanded batch*, the conventional one, each has as many rows as its
-multiplicity says. The *sentinel* is the blank image that recipes use as a negative of every image: one row, with
-multiplicity B, the batch size. A caption is true of an image if it asserts a fact, such as a triplet, that the image
-shows, or was sampled for it as a positive. On devices, all leading axes are split over the batch axes of the mesh.
-docs/design.md explains why.
+multiplicity says. The *sentinel* is the blank image that recipes use as a negative of every image: one row in each
+shard of the batch, with as many copies as the shard's images. A caption is true of an image if it asserts a fact, such
+as a triplet, that the image shows, or was sampled for it as a positive. On devices, all leading axes are split over the
+batch axes of the mesh. docs/design.md explains why.
 
 Shape letters: I images, H, W pixels, U distinct captions, K captions sampled per image, T facts shown per image, A
-facts asserted per caption, L tokens, P patches that are kept, D embedding, B the batch size.
+facts asserted per caption, L tokens, P patches that are kept, D embedding.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +24,7 @@ Array = Any  # a NumPy array on the host, a jax.Array on devices
 class ImageLabels(NamedTuple):
     """What the losses need to know about each image. Rows of ids are padded with -1.
 
-    mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
+    mult_I: copies of the image in the expanded batch (float32; 0 for padding; the sentinel's: those of its shard);
     positives_IK, negatives_IK: ids of the captions sampled for it, for all its copies; shows_IT: ids of the facts it
     shows. Ids are int32. ``exchanged_I``: bool, whether it is a hard image that has the captions of the image it was
     mined for with positive and negative exchanged; None: the run has none.
@@ -103,33 +102,15 @@ def _hits(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
     return sum((ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])), start=zeros_IU)
 
 
-def _published(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
-    del match_IU, total_IU
-    return Counts(sampled_IU, jnp.ones_like(sampled_IU))
-
-
-def _match_positive(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
-    return Counts(jnp.where(match_IU, total_IU, 0), jnp.ones_like(sampled_IU))
-
-
-def _match_ignore(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
-    del total_IU
-    return Counts(sampled_IU, jnp.where(match_IU, 0, 1).astype(sampled_IU.dtype))
-
-
 # As published, a caption sampled for another image is a negative even if it is true of this one. The match-aware
 # variants count it as a positive or leave it out.
-COUNTING: dict[str, Callable[[jax.Array, jax.Array, jax.Array], Counts]] = {
-    "published": _published,
-    "match_positive": _match_positive,
-    "match_ignore": _match_ignore,
-}
+COUNTING = ("published", "match_positive", "match_ignore")
 
 
 def cell_counts(
     images: ImageLabels, captions: CaptionLabels, counting: str, hard_negative_weight: float = 1.0
 ) -> Counts:
-    """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
+    """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is one of ``COUNTING``.
 
     A caption matches an image of which it is true. ``hard_negative_weight`` multiplies the weight of captions sampled
     as negatives of this image.
@@ -139,8 +120,10 @@ def cell_counts(
     match_IU = sampled_IU > 0
     for a in range(captions.asserts_UA.shape[1]):
         match_IU |= _hits(images.shows_IT, captions.asserts_UA[:, a]) > 0
-    counts = COUNTING[counting](sampled_IU, match_IU, images.mult_I[:, None] * captions.mult_U)
-    if hard_negative_weight == 1.0:
-        return counts
-    hard_IU = _hits(images.negatives_IK, captions.id_U) > 0
-    return counts._replace(others_IU=jnp.where(hard_IU, hard_negative_weight, 1.0) * counts.others_IU)
+    total_IU = images.mult_I[:, None] * captions.mult_U
+    positive_IU = jnp.where(match_IU, total_IU, 0) if counting == "match_positive" else sampled_IU
+    others_IU = jnp.where(match_IU & (counting == "match_ignore"), 0, 1).astype(dtype)
+    if hard_negative_weight != 1.0:
+        hard_IU = _hits(images.negatives_IK, captions.id_U) > 0
+        others_IU *= jnp.where(hard_IU, hard_negative_weight, 1.0)
+    return Counts(positive_IU, others_IU)

@@ -21,7 +21,7 @@ from naturel_jax.losses.batch import CaptionLabels, ImageLabels, cell_counts
 from naturel_jax.losses.parts import over_positives
 from naturel_jax.losses.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
-_FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
+FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
 
 
 def cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
@@ -84,9 +84,9 @@ class _Stats(NamedTuple):
     weight: jax.Array
 
 
-def _weighted_exponents(logits: jax.Array, weights: jax.Array) -> jax.Array:
+def weighted_exponents(logits: jax.Array, weights: jax.Array) -> jax.Array:
     """``logits + log(weights)``, or the floor where the weight is 0."""
-    return jnp.where(weights > 0, logits + jnp.log(jnp.where(weights > 0, weights, 1.0)), _FLOOR)
+    return jnp.where(weights > 0, logits + jnp.log(jnp.where(weights > 0, weights, 1.0)), FLOOR)
 
 
 class Cells(NamedTuple):
@@ -117,7 +117,7 @@ def _softmax_cells(
 
 
 def _stats(cells: Cells, weight_IU: jax.Array, axis: int) -> _Stats:
-    lse = jax.nn.logsumexp(_weighted_exponents(cells.logits_IU, weight_IU), axis=axis)
+    lse = jax.nn.logsumexp(weighted_exponents(cells.logits_IU, weight_IU), axis=axis)
     return _Stats(lse, cells.positive_IU.sum(axis), weight_IU.sum(axis))
 
 
@@ -138,7 +138,7 @@ def _log_sums_primal(
 
     def empty(mult: jax.Array) -> _Stats:
         zeros = jnp.zeros(mult.shape, images.values.dtype)
-        return _Stats(zeros + _FLOOR, zeros, zeros)
+        return _Stats(zeros + FLOOR, zeros, zeros)
 
     rows, columns = empty(images.labels.mult_I), empty(captions.labels.mult_U)
     return sweep(visit, _add, layout, images, captions, rows, columns, scale)
@@ -163,8 +163,8 @@ def _log_sums_backward(
         logits_IU, _, row_weight_IU, column_weight_IU = make_cells(
             images.values, captions.values, image_labels, caption_labels, scale
         )
-        row = jnp.exp(_weighted_exponents(logits_IU, row_weight_IU) - row_lse_I[:, None]) * row_upstream_I[:, None]
-        column = jnp.exp(_weighted_exponents(logits_IU, column_weight_IU) - column_lse_U) * column_upstream_U
+        row = jnp.exp(weighted_exponents(logits_IU, row_weight_IU) - row_lse_I[:, None]) * row_upstream_I[:, None]
+        column = jnp.exp(weighted_exponents(logits_IU, column_weight_IU) - column_lse_U) * column_upstream_U
         return jnp.sum(row) + jnp.sum(column)
 
     one = jnp.ones((), scale.dtype)

@@ -32,8 +32,8 @@ REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,  # everything
     "attention": _POLICIES.save_from_both_policies(
         _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(splash.RESIDUALS)
-    ),  # products with weights, and what attention returns
-    "dots": _POLICIES.dots_with_no_batch_dims_saveable,  # products with weights
+    ),  # weight matmuls, and what attention returns
+    "dots": _POLICIES.dots_with_no_batch_dims_saveable,  # weight matmuls
     "offload": _POLICIES.offload_dot_with_no_batch_dims("device", "pinned_host"),  # the same, in host memory
     "full": _POLICIES.nothing_saveable,  # the inputs of each block
 }

@@ -111,8 +111,8 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
     arguments = memory.per_device((state, batch))
     found = transfers(training.start.params, mesh, dtype, chunks)
     for remat in memory.AUTO:
-        temporaries = memory.temporaries(memory.with_remat(model, remat), state.params, batch, mesh, chunks, state.base)
-        temporaries += known[name].memory
+        estimate = memory.estimate(memory.with_remat(model, remat), state.params, batch, mesh, chunks, state.base)
+        temporaries = sum(estimate) + known[name].memory
         traffic = arguments + memory.per_device(state) + 2 * temporaries
         device_flops = step.computed(remat, chunks) / mesh.size
         bound = compiled.roofline(kind, dtype, device_flops, traffic, found)

@@ -38,7 +38,7 @@ def calibrated(state: State, loss: Loss, batch: Batch) -> State:
 
     @jax.jit
     def best(params: Params, base: Params | None, batch: Batch) -> jax.Array:
-        zimg_ID, zcap_UD = loss.embed(loss.whole(params, base), batch)
+        zimg_ID, zcap_UD = loss.embed(loss.merged(params, base), batch)
         return calibrate_bias(lambda bias: loss.from_embeddings(params | {"logit_bias": bias}, zimg_ID, zcap_UD, batch))
 
     bias = jax.device_put(best(state.params, state.base, batch), state.params["logit_bias"].sharding)

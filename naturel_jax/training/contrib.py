@@ -31,7 +31,7 @@ def muon(options: Optim) -> optax.GradientTransformation:
 
         return jax.tree_util.tree_map_with_path(of_leaf, params)
 
-    whole = optax.contrib.muon(
+    tx = optax.contrib.muon(
         1.0,
         beta=options.b1,
         eps=options.eps,
@@ -40,10 +40,10 @@ def muon(options: Optim) -> optax.GradientTransformation:
         muon_weight_dimension_numbers=axes,
         consistent_rms=_RMS,
     )
-    return optax.chain(whole, optax.scale(-1.0))
+    return optax.chain(tx, optax.scale(-1.0))
 
 
 def prodigy(options: Optim) -> optax.GradientTransformation:
     """Prodigy (arXiv 2306.06101), which finds the rate itself; ``config.optim.lr`` and the schedule multiply it."""
-    whole = optax.contrib.prodigy(1.0, betas=(options.b1, options.b2), eps=options.eps, safeguard_warmup=True)
-    return optax.chain(whole, optax.scale(-1.0))
+    tx = optax.contrib.prodigy(1.0, betas=(options.b1, options.b2), eps=options.eps, safeguard_warmup=True)
+    return optax.chain(tx, optax.scale(-1.0))

@@ -68,17 +68,17 @@ class Loss:
         chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, if ``params`` are
         adapters of them or ``needs_base``; of these the average if ``of_average``."""
         base_z = self.embed(base, batch) if base is not None and self.needs_base else None
-        whole = functools.partial(self.whole, base=base)
+        merged = functools.partial(self.merged, base=base)
         if self.chunks > 1:
-            return value_and_grad_in_chunks(self, whole, params, batch, base_z)
+            return value_and_grad_in_chunks(self, merged, params, batch, base_z)
 
         def loss(params: Params) -> tuple[jax.Array, Values]:
-            params = whole(params)
+            params = merged(params)
             return self.with_terms(params, *self.embed(params, batch), batch, base_z)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    def whole(self, params: Params, base: Params | None) -> Params:
+    def merged(self, params: Params, base: Params | None) -> Params:
         """The model's parameters: ``params``, or adapters merged with their ``base``. ``stop_gradient`` on frozen ones
         lets XLA drop their part of the backward pass; the lowest frozen blocks have none anyway."""
 
@@ -169,23 +169,23 @@ def _grad_norm(part: Callable[[Embedded], jax.Array], z: Embedded) -> jax.Array:
 
 
 def value_and_grad_in_chunks(
-    loss: Loss, whole: Callable, params: Params, batch: Batch, base: tuple[jax.Array, jax.Array] | None
+    loss: Loss, merged: Callable, params: Params, batch: Batch, base: tuple[jax.Array, jax.Array] | None
 ) -> tuple[tuple[jax.Array, Values], Params]:
     """The exact loss and gradient of the whole batch in the memory of one chunk (GradCache, arXiv 2101.06983).
 
     The embeddings of the whole batch are computed first, without keeping activations; then the gradient of the loss
-    with respect to the embeddings; then, chunk by chunk, the gradient with respect to the parameters. ``whole``:
-    ``Loss.whole`` with its base; ``base``: see ``Embedded``.
+    with respect to the embeddings; then, chunk by chunk, the gradient with respect to the parameters. ``merged``:
+    ``Loss.merged`` with its base; ``base``: see ``Embedded``.
     """
-    zimg_ID, zcap_UD = loss.embed(whole(params), batch)
+    zimg_ID, zcap_UD = loss.embed(merged(params), batch)
     of_embeddings = jax.value_and_grad(
-        lambda params, zimg, zcap: loss.with_terms(whole(params), zimg, zcap, batch, base), (0, 1, 2), has_aux=True
+        lambda params, zimg, zcap: loss.with_terms(merged(params), zimg, zcap, batch, base), (0, 1, 2), has_aux=True
     )
     value, (gradient, dzimg_ID, dzcap_UD) = of_embeddings(params, zimg_ID, zcap_UD)
 
     def add_gradients(gradient: Params, encode: Callable, rows: Any, upstream: jax.Array) -> Params:
         def add(gradient: Params, chunk: tuple[Any, jax.Array]) -> tuple[Params, None]:
-            _, vjp = jax.vjp(lambda params: encode(whole(params), chunk[0]), params)
+            _, vjp = jax.vjp(lambda params: encode(merged(params), chunk[0]), params)
             return jax.tree.map(jnp.add, gradient, vjp(chunk[1])[0]), None
 
         return jax.lax.scan(add, gradient, _split((rows, upstream), loss.chunks))[0]

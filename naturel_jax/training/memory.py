@@ -132,11 +132,6 @@ class Estimate(NamedTuple):
     activations: int
 
 
-def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int, base: Params | None = None) -> int:
-    """The sum of ``estimate``, with the same arguments."""
-    return sum(estimate(model, params, batch, mesh, chunks, base))
-
-
 def estimate(
     model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int, base: Params | None = None
 ) -> Estimate:
@@ -157,13 +152,13 @@ def estimate(
 
 def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int) -> str:
     """The first policy of ``AUTO`` with which a step fits into the memory of the devices; the last if none fits. "none"
-    on a CPU, or if the memory is not known. Arguments: see ``temporaries``. All processes choose the same."""
+    on a CPU, or if the memory is not known. Arguments: see ``estimate``. All processes choose the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
     chosen, needed = len(AUTO) - 1, 0
     for number, policy in enumerate(AUTO):
-        estimated = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks, state.base)
+        estimated = sum(estimate(with_remat(model, policy), state.params, batch, mesh, chunks, state.base))
         needed = per_device((state, batch)) + math.ceil(estimated * MARGINS.get(policy, MARGIN))
         if needed <= limit:
             chosen = number

@@ -270,7 +270,8 @@ def test_mmvp_vlm(tmp_path):
     files.mmvp(tmp_path)
     benchmark = read("mmvp_vlm", tmp_path)
     (item,) = benchmark.items
-    assert item.captions == ("a photo of a red cat", "a photo of a blue cat") and benchmark.problems == ()
+    assert item.captions == ("a photo of a red cat", "a photo of a blue cat")
+    assert benchmark.problems == ("Questions.csv record 1: has no field 'id_1'",), "a line without a second one"
     assert [image.read() for image in item.images] == [files.png(1), files.png(2)]
     # Images x captions. Official: caption 1 takes image 1 if its share is above a half, caption 2 image 2 if not.
     for s, right in (([[0.5, 0.4], [0.4, 0.4]], 1), ([[0.4, 0.4], [0.4, 0.5]], 0), ([[0.5, 0.5], [0.4, 0.4]], 0)):

@@ -230,6 +230,21 @@ def test_json_round_trip():
         versions.from_json(later)
 
 
+def test_saved_configs_keep_the_names_of_modules_that_are_not_imported():
+    """Such as those of a user's loss, term and benchmark, when another command reads the run."""
+    saved = versions.to_json(c.load(tiny()))
+    saved["objective"] |= {"name": "my_loss", "terms": {"my_term": {"weight": 2.0}}}
+    saved["eval"]["benchmarks"] = ("my_suite",)
+    read = versions.from_json(saved)
+    assert (read.objective.name, read.eval.benchmarks) == ("my_loss", ("my_suite",))
+    assert versions.to_json(read) == saved
+    saved["data"]["batch_size"] = -3
+    with pytest.raises(UserError, match=r"saved config\.data\.batch_size is -3"):
+        versions.from_json(saved)
+    with pytest.raises(UserError, match=r"config\.objective\.name is 'my_loss'; expected one of"):
+        c.load(tiny(objective__name="my_loss"))
+
+
 def test_fields_that_must_not_change_when_continuing():
     names = set(fixed(c.load(tiny())))
     assert {"seed", "optim.lr", "data.batch_size", "data.mixture.main.recipe", "objective.name"} <= names

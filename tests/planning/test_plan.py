@@ -271,7 +271,7 @@ def test_auto_recomputes_no_more_than_the_memory_asks_for(training, monkeypatch)
     fixed = memory.per_device((state, batch))
     needs = {}
     for name in memory.AUTO:
-        temporaries = memory.temporaries(memory.with_remat(model, name), state.params, batch, mesh, 1)
+        temporaries = sum(memory.estimate(memory.with_remat(model, name), state.params, batch, mesh, 1))
         needs[name] = fixed + math.ceil(memory.MARGINS.get(name, memory.MARGIN) * temporaries)
 
     def chosen(limit):

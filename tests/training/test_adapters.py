@@ -129,7 +129,7 @@ def test_plan_counts_adapters(base):
     batch, model = lora.pipeline.shapes(0), lora.loss.model
     mesh = lora.pipeline.sharding.mesh
     own, alone = (
-        memory.temporaries(model, lora.state.params, batch, mesh, 1, base) for base in (lora.state.base, None)
+        sum(memory.estimate(model, lora.state.params, batch, mesh, 1, base)) for base in (lora.state.base, None)
     )
     blocks = sum(
         tower.depth * 3 * tower.width**2 for tower in (model.config.image.transformer, model.config.text.transformer)

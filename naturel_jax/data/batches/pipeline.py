@@ -216,6 +216,7 @@ def make_pipeline(
         trim_eos=model.text.eos_id if model.text.causal else None,
         chunks=config.objective.chunks,
         whole_batches=config.data.turns == "batches",
+        mirror=config.data.mirror,
     )
     data, count = config.data, model.image.grid**2
     crops = HostCrops(sources, _crops(data, model.image, processor))

@@ -133,6 +133,7 @@ class Planner:
     ``chunks``: number of gradient-accumulation chunks per block; ``trim_eos``: for a causal tower that pools at its end
     token, the id of that token; captions are then trimmed to the longest in the batch, which does not affect the
     embeddings. None keeps the full context. ``whole_batches``: each batch is of one part, and these take turns.
+    ``mirror``: images may be mirrored.
 
     Raises UserError if the batch size does not divide evenly, or a recipe does not fit its items.
     """
@@ -148,6 +149,7 @@ class Planner:
         trim_eos: int | None,
         chunks: int = 1,
         whole_batches: bool = False,
+        mirror: bool = True,
     ):
         if batch_size % shards:
             raise UserError(
@@ -155,7 +157,7 @@ class Planner:
             )
         self.parts, self.processor = list(parts), processor
         self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
-        self._whole_batches = whole_batches
+        self._whole_batches, self._mirror = whole_batches, mirror
         self._mixture = Mixture([part.weight for part in self.parts])
         self._orders = [Shuffled(len(part.items), seed, s) for s, part in enumerate(self.parts)]
         ends = np.cumsum([0, *(len(part.items.texts) for part in self.parts)]).tolist()
@@ -322,7 +324,8 @@ class Planner:
         mult_I = spread(copies_R.astype(np.float32), 0)
         if self._sentinel:
             mult_I[start_S + images_S] = np.bincount(block_R, copies_R, self.shards)
-        columns = [source_R, item_R, 2 * step * self.batch_size + place_R, ~keeps_side[place_R], joined_R]
+        may_mirror_R = ~keeps_side[place_R] & self._mirror
+        columns = [source_R, item_R, 2 * step * self.batch_size + place_R, may_mirror_R, joined_R]
         return ImageRows(*map(spread, columns, BLANK)), ImageLabels(
             mult_I=mult_I,
             positives_IK=spread(positives.padded(self._max_positives, -1), -1),

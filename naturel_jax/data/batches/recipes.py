@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from itertools import compress
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from naturel_jax.data.items.items import Captions, Items
 from naturel_jax.data.items.ragged import Ragged, spans
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Kind
+
+N = TypeVar("N", int, float)
 
 Words = list[str]
 Rewrite = Callable[[Words, np.random.Generator], Words]
@@ -76,7 +78,10 @@ class Recipe:
     @property
     def most(self) -> tuple[float, float]:
         """The most positives and negatives that it samples for an image; infinite where it samples all."""
-        positives, negatives = (math.inf if count == "all" else count for count in (self.positives, self.negatives))
+        return self._with_made(*(math.inf if count == "all" else count for count in (self.positives, self.negatives)))
+
+    def _with_made(self, positives: N, negatives: N) -> tuple[N, N]:
+        """How many captions an image has with those that are made from the sampled ones."""
         if self.joins:
             return positives + 1, 1
         return positives, positives if self.rewrite_to_negative or self.swaps else negatives
@@ -98,9 +103,7 @@ class Recipe:
                 raise UserError(self._misfit_message(items, first + int(short.argmax())))
             max_positives = max(max_positives, _maximum(self.positives, positives[used]))
             max_negatives = max(max_negatives, _maximum(self.negatives, negatives[used]))
-        if self.joins:
-            return max_positives + 1, 1
-        return max_positives, max_positives if self.rewrite_to_negative or self.swaps else max_negatives
+        return self._with_made(max_positives, max_negatives)
 
     def _check_tags(self, items: Items) -> None:
         needs = f"recipe {self.name!r} (config.data.mixture) needs"

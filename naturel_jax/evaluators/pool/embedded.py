@@ -123,8 +123,8 @@ def _rows(path: Path) -> int:
 
 
 def _unit(path: Path, z_KD: np.ndarray) -> np.ndarray:
-    """The rows at length 1, float32: float16 leaves lengths of about 0.9998. Raises UserError for rows that have
-    none."""
+    """The rows at length 1, float32: float16 leaves lengths of about 0.9998. Rows of zeros stay zeros. Raises
+    UserError for rows that are not finite."""
     z_KD = z_KD.astype(np.float32, copy=False)
     length_K1 = np.linalg.norm(z_KD, axis=1, keepdims=True)
     if not np.isfinite(length_K1).all():

@@ -96,7 +96,7 @@ def load_or_build(pool: EmbeddedPool, budget: int) -> Index:
     """The index of ``pool``, in its folder; built if there is none for these embeddings, or not as it was written.
     ``budget``: bytes of memory.
 
-    Raises UserError if FAISS is not installed.
+    Raises UserError if FAISS is not installed, or the description of the index is no JSON.
     """
     faiss = library("faiss", "mine")
     path = pool.folder / NAME

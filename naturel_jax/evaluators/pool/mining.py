@@ -124,7 +124,7 @@ class DatasetInPool:
                 found[n] = self._number(near[others]), cosines[others]
             if asked >= min(len(self._pool), _MOST):
                 break
-            left, asked = np.array([n for n in left if _usable(*found[n]) < count], int), 4 * asked
+            left, asked = np.array([n for n in left if _usable(*found[n]) < count], int), min(4 * asked, _MOST)
         return found
 
     def _nearest(self, numbers: np.ndarray, asked: int) -> tuple[np.ndarray, np.ndarray]:

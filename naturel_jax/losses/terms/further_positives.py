@@ -14,9 +14,8 @@ import jax.numpy as jnp
 
 from naturel_jax.config.settings import one_of, setting
 from naturel_jax.losses.batch import CaptionLabels, cell_counts
+from naturel_jax.losses.objectives import FLOOR, weighted_exponents
 from naturel_jax.losses.terms.term import Embedded, Term, caption_rows
-
-_FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are
 
 
 class _Units(NamedTuple):
@@ -60,11 +59,11 @@ class FurtherPositives(Term):
         others_IJ = cell_counts(images, labels, self.counting).others_IU
         others_IJ = jnp.where(jnp.eye(len(mult_J), dtype=bool), 1, others_IJ)  # an image's own is always there
         logits_IJ = z.scale * jnp.einsum("id,jd->ij", z.zimg_ID, z.zcap_UD[rows_J], precision="highest")
-        foil_I = jnp.full(len(mult_J), _FLOOR, logits_IJ.dtype)
+        foil_I = jnp.full(len(mult_J), FLOOR, logits_IJ.dtype)
         if k < images.negatives_IK.shape[1]:
             zfoil_ID = z.zcap_UD[caption_rows(z, images.negatives_IK[:, k, None])[:, 0]]
             logit_I = z.scale * jnp.einsum("id,id->i", z.zimg_ID, zfoil_ID, precision="highest")
-            foil_I = jnp.where(images.negatives_IK[:, k] >= 0, logit_I, _FLOOR)
+            foil_I = jnp.where(images.negatives_IK[:, k] >= 0, logit_I, FLOOR)
         image_mult_I = jnp.where(images.positives_IK[:, 0] >= 0, images.mult_I, 0)
         return _Units(logits_IJ, image_mult_I, mult_J, others_IJ, foil_I)
 
@@ -73,9 +72,7 @@ def _softmax(z: Embedded, units: _Units) -> jax.Array:
     del z
 
     def log_sums(mult: jax.Array, axis: int) -> jax.Array:
-        weight_IJ = mult * units.others_IJ
-        log_weight_IJ = jnp.where(weight_IJ > 0, jnp.log(jnp.where(weight_IJ > 0, weight_IJ, 1)), _FLOOR)
-        return jax.nn.logsumexp(units.logits_IJ + log_weight_IJ, axis=axis)
+        return jax.nn.logsumexp(weighted_exponents(units.logits_IJ, mult * units.others_IJ), axis=axis)
 
     to_texts_I = jnp.logaddexp(log_sums(units.mult_J, 1), units.foil_I)
     to_images_J = log_sums(units.image_mult_I[:, None], 0)

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from naturel_jax.config.settings import at_least, fraction, one_of, setting
+from naturel_jax.losses.objectives import FLOOR
 from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, masked_mean, mean_over_images
-
-_FLOOR = -1e30  # logit of a class that is left out: finite, so that differences with it are
 
 
 class _Own(NamedTuple):
@@ -65,13 +64,13 @@ class OwnFoils(Term):
 
 def _softmax(options: OwnFoils, z: Embedded, own: _Own) -> jax.Array:
     del options, z
-    foils_I = jax.nn.logsumexp(jnp.where(own.is_foil_IN, own.foil_IN, _FLOOR), axis=1)
+    foils_I = jax.nn.logsumexp(jnp.where(own.is_foil_IN, own.foil_IN, FLOOR), axis=1)
     return jnp.logaddexp(foils_I[:, None], own.positive_IP) - own.positive_IP
 
 
 def _focal(options: OwnFoils, z: Embedded, own: _Own) -> jax.Array:
     del z
-    filler = 0.0 if options.missing == "zero_logit" else _FLOOR
+    filler = 0.0 if options.missing == "zero_logit" else FLOOR
     foil_IN = jnp.where(own.is_foil_IN, own.foil_IN, filler)
     foil_IPN = jnp.broadcast_to(foil_IN[:, None], (*own.positive_IP.shape, foil_IN.shape[1]))
     log_p_IPC = jax.nn.log_softmax(jnp.concatenate([own.positive_IP[..., None], foil_IPN], axis=2))

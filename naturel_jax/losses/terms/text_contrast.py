@@ -11,9 +11,8 @@ import jax.numpy as jnp
 
 from naturel_jax.config.settings import one_of, setting
 from naturel_jax.losses.batch import CaptionLabels, cell_counts
+from naturel_jax.losses.objectives import weighted_exponents
 from naturel_jax.losses.terms.term import Embedded, Term, caption_rows, masked_mean, mean_over_images
-
-_FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +39,12 @@ class TextContrast(Term):
         others_IJ = cell_counts(images, first, self.counting).others_IU
         separate = self.counting == "match_ignore"  # the sums hold negatives only
         weight_IJ = first.mult_U * others_IJ
-        log_weight_IJ = jnp.where(weight_IJ > 0, jnp.log(jnp.where(weight_IJ > 0, weight_IJ, 1)), _FLOOR)
         zfirst_JD = z.zcap_UD[rows_IK[:, 0]]
 
         def cost(rows_I: jax.Array) -> jax.Array:
             logits_IJ = z.scale * jnp.einsum("id,jd->ij", z.zcap_UD[rows_I], zfirst_JD, precision="highest")
             own_I = jnp.diagonal(logits_IJ)
-            lse_I = jax.nn.logsumexp(logits_IJ + log_weight_IJ, axis=1)
+            lse_I = jax.nn.logsumexp(weighted_exponents(logits_IJ, weight_IJ), axis=1)
             return (jnp.logaddexp(lse_I, own_I) if separate else lse_I) - own_I
 
         is_row_IK = is_positive_IK[:, 1:]

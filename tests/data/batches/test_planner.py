@@ -287,6 +287,7 @@ def test_images_are_mirrored_only_if_captions_stay_true(clip, name):
     plan = planner(clip, name, batch_size=12).plan(0)
     mirrors = {row.item % 4: row.mirror for row in plan.rows if row != BLANK}
     assert mirrors == {0: True, 1: True, 2: True, 3: False}  # only the last mentions left and right
+    assert not any(row.mirror for row in planner(clip, name, batch_size=12, mirror=False).plan(0).rows)
 
 
 def test_caption_that_mentions_a_side_prevents_mirroring(clip):
