@@ -12,7 +12,7 @@ from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metric, Origin, Overlap, Source, by_value
 from naturel_jax.data.items import prepared
 from naturel_jax.data.seen import identity
-from tfds_naturel.captions.relations import converse
+from tfds_naturel.captions.relations import is_mirrored
 from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, Polarity, Triplet
 
 SOURCE = Source(
@@ -87,8 +87,7 @@ class Pair(NamedTuple):
     def mirrored(self, shown: Container[Triplet]) -> dict[str, str]:
         """A tag for whether the false caption claims one of the triplets that the split's photos have ``shown``."""
         claim = Triplet.parse(self.asserts) if self.asserts and self.triplet else None
-        is_mirrored = claim is not None and (claim in shown or converse(claim) in shown)
-        return {f"{self.kind} mirrored": ("no", "yes")[is_mirrored]} if self.triplet else {}
+        return {f"{self.kind} mirrored": ("no", "yes")[is_mirrored(claim, shown)]} if self.triplet else {}
 
 
 def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id: str) -> Image:

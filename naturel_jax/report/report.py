@@ -26,6 +26,7 @@ from naturel_jax.report import (
     provenance,
     published,
     tables,
+    text_alone,
     ties,
 )
 from naturel_jax.report.contents import Report, Section
@@ -91,15 +92,19 @@ def of_results(
     ``galleries``, ``bases``: see ``write``."""
     best: set[tuple[str, str]] = set()
     official, agreement, changes = [], overview.Agreement(), overview.Changes(bases)
+    by_readers: dict[str, Cell] = {}
     for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
         of_benchmark = [result for result in all_results if result.benchmark == benchmark]
         items = {result.model: _items(places[result.model], benchmark) for result in of_benchmark}
         best |= _best(of_benchmark, items)
         agreement.add(of_benchmark, items)
         changes.add(of_benchmark, items)
+        for result in of_benchmark:
+            by_readers |= text_alone.cells(result, items[result.model])
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
             official.append(benchmark)
     rows = [*_measured(all_results, best, galleries), *published.rows(official), *_blind(all_results)]
+    rows += text_alone.row(by_readers)
     rows += chance_row({name: value for result in all_results for name, value in (result.chance or {}).items()})
     tied = [f"{r.model} on {r.benchmark}: {r.ties:,} of {r.items:,}" for r in all_results if r.ties]
     folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
@@ -334,6 +339,11 @@ def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[
         ),
         ("In italics, with a source: published scores on the same items.", PUBLISHED in kinds),
         ("In italics, without a source: baselines that read the captions and never see an image.", BLIND in kinds),
+        (
+            f"{text_alone.NAME.capitalize()}: how many of such pairs of the caption bank they told by their text; the "
+            "interval counts the pairs that they read.",
+            any(row.name == text_alone.NAME for row in report.rows),
+        ),
         ("Chance: the expected score of a guess.", CHANCE in kinds),
         (f"Ties, items whose right and wrong answers score the same: {tied}.", bool(tied)),
     ]

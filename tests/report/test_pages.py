@@ -18,6 +18,9 @@ from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import Page, browser
+from tests.helpers.open_images_files import image_id, photo, row, write_release
+from tfds_naturel import build
+from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import readers, review
 from tfds_naturel.audit.attack import Pair
 from tfds_naturel.captions import bank, decisions, grammar
@@ -459,3 +462,39 @@ def test_questions_to_readers(page, forms, tmp_path):
         "truth-4": "true",
         "choice-1": "2",
     }
+
+
+def test_bindings_and_positions_are_compared_with_their_photos(page, tmp_path):
+    """From annotations in the official form to the count of what is wrong: of each photo, Ada says that the caption
+    above is true, and is not sure of the one below."""
+    sides, materials, rows = [(0.05, 0.3, 0.3, 0.7), (0.65, 0.95, 0.3, 0.7)], ["Plastic", "Wooden"], []
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    for n in range(60):
+        (x, y), (of_x, of_y) = sides[:: (1, -1)[n % 2]], materials[:: (1, -1)[n % 2]]
+        rows += [row(n, "Chair", "is", of_x, x), row(n, "Table", "is", of_y, y), row(n, "Chair", "at", "Table", x, y)]
+        (tmp_path / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(n, 120, 90))
+    write_release(tmp_path / "annotations", rows, range(60))
+    flags = ("--manual_dir", tmp_path, "--data_dir", tmp_path / "data", "--unofficial", "--name", "photos")
+    build.main(["full", *map(str, flags)])
+    dataset, asked = tmp_path / "data" / "naturel" / "photos" / "4.0.0", tmp_path / "asked"
+    audit.main(["--review", str(asked), "--dataset", str(dataset), "--sample", "12", "--assign", "Ada"])
+
+    check(page, (asked / "review.html").as_uri(), "NatuRel captions: bindings and positions")
+    page.click("#people button")
+    images = page.run("[...document.querySelectorAll('figure img')].map(image => image.naturalWidth)")
+    boxes = page.run("[...document.querySelectorAll('.box')].map(box => box.textContent)")
+    assert images == [120] and sorted(boxes) == ["Chair", "Table"]
+    for _ in range(12):
+        page.press("y")
+        page.press("m")
+    assert "24 of 24 answered" in page.run(COUNT)
+    (tmp_path / "answers-Ada.csv").write_text(page.run("csv()"))
+    audit.main(["--readers", str(asked), "--score", str(tmp_path / "answers-Ada.csv")])
+    _, wrong, unsure = (asked / "answers.md").read_text().split("\n## ")
+    for kind in ("binding", "position"):
+        key = [item for item in readers.read_key(asked / "key.tsv").values() if item.source == kind]
+        below = {label: [not int(i.item[6:]) % 2 for i in key if i.label == label] for label in ("true", "false")}
+        number, true_below = len(below["true"]), sum(below["true"])
+        assert number > 3 and f"| {kind}, true | {number} | 0.000 (0.000-" in wrong
+        assert f"| {kind}, false | {number} | {true_below / number:.3f} (" in wrong  # these are above
+        assert f"| {kind}, true | {number} | {true_below / number:.3f} (" in unsure

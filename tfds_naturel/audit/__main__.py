@@ -242,6 +242,7 @@ def _readers(options: argparse.Namespace) -> None:
     if options.score:
         report = "\n".join(readers.report(options.readers, options.score))
         (options.readers / "answers.md").write_text(report, encoding="utf-8")
+        readers.write_text_alone(options.readers, options.score)
         print(report)
         return
     subsets = other_benchmarks.sugarcrepe(options.sugarcrepe).values() if options.sugarcrepe else ()

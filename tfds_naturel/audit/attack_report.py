@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from tfds_naturel.audit import attack
 from tfds_naturel.audit.attack import MODELS, Pair, Score, View
 from tfds_naturel.captions.bank import FIXED, Bank
-from tfds_naturel.captions.relations import converse
+from tfds_naturel.captions.relations import is_mirrored
 from tfds_naturel.common import escape
 from tfds_naturel.common.schema import Caption, Triplet
 
@@ -45,11 +45,6 @@ def all_pairs(bank: Bank) -> list[Pair]:
     """The complex pairs in all their wordings, grouped by triplet."""
     pairs = (pair for captions in bank.values() for pair in zip(captions[::2], captions[1::2], strict=True))
     return [_pair(positive, negative, bank) for positive, negative in pairs if positive.kind == "complex"]
-
-
-def is_mirrored(claim: Triplet | None, listed: Container[Triplet]) -> bool:
-    """Whether what a false caption claims is itself one of the ``listed`` triplets, and so true of other photos."""
-    return claim is not None and (claim in listed or converse(claim) in listed)
 
 
 def _pair(positive: Caption, negative: Caption, bank: Bank) -> Pair:

@@ -10,7 +10,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import check_size, full_rows, read_tsv, reading_csv, separator
 
 PEOPLE = 0.25  # captions by people, as a share of ours
+FEW = 10  # pairs: of fewer of a relation, no share is given
+TEXT_ALONE = "text_alone.tsv"  # in the folder of the questions
 KINDS = {
     "natural": Kind("How natural is it?", tuple((n, n, n) for n in "12345")),
     "truth": Kind("Is it true?", tuple((value, value, value[0]) for value in ("true", "false", "open"))),
@@ -62,6 +64,7 @@ PHOTO_FORM = FORM._replace(
     kinds={"photo": ON_PHOTOS},
     filters=(),
 )
+_Name = TypeVar("_Name", str, tuple[str, str])
 _Z = 1.96  # standard errors on each side of a 95% interval
 
 
@@ -264,6 +267,46 @@ def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]
     return [*lines, ""] if marks else []
 
 
+def write_text_alone(folder: Path, answers: Sequence[Path]) -> None:
+    """Writes to ``folder`` which share of the bank's pairs the readers told from text alone, by relation and
+    ``mirrored``, with its 95% interval. Relations with fewer than ``FEW`` pairs are taken together, as ``other``."""
+    items = read_key(folder / "key.tsv")
+    found = _grouped(
+        items, [read_answers(path, items) for path in answers], "choice", lambda i: (i.mirrored, i.relation), _is_right
+    )
+    cells: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for (mirrored, relation), shares in found.items():
+        if mirrored:  # bindings and positions are not
+            cells[mirrored, relation if len(shares) >= FEW else "other"] += shares
+    rows: list[tuple[str, ...]] = [("mirrored", "relation", "pairs", "share", "low", "high")]
+    for cell, shares in sorted(cells.items()):
+        share = float(np.mean(shares))
+        if len(shares) >= FEW:
+            rows.append((*cell, str(len(shares)), *(f"{value:.4f}" for value in (share, *wilson(share, len(shares))))))
+    if cells:
+        _write_tsv(folder / TEXT_ALONE, rows)
+
+
+def _grouped(
+    items: Mapping[str, Item],
+    readers: Sequence[Mapping[str, str]],
+    question: str,
+    name: Callable[[Item], _Name],
+    counted: Callable[[Item, str], bool],
+) -> dict[_Name, list[float]]:
+    """Name -> for each of its items with answers, the share of them that are ``counted``; names in order."""
+    found: dict[_Name, list[float]] = collections.defaultdict(list)
+    for item in items.values():
+        given = [answers[item.item] for answers in readers if item.item in answers]
+        if item.question == question and given:
+            found[name(item)].append(float(np.mean([counted(item, answer) for answer in given])))
+    return dict(sorted(found.items()))
+
+
+def _is_right(item: Item, answer: str) -> bool:
+    return answer == item.label
+
+
 def _section(
     title: str,
     text: str,
@@ -271,18 +314,13 @@ def _section(
     readers: Sequence[Mapping[str, str]],
     question: str,
     names: Sequence[Callable[[Item], str]],
-    counted: Callable[[Item, str], bool] = lambda item, answer: answer == item.label,
+    counted: Callable[[Item, str], bool] = _is_right,
 ) -> list[str]:
     """A table of the share of answers that are ``counted`` (default: right ones), each item with the mean of its
     readers, in the groups of ``names``."""
     shares: dict[str, list[float]] = {}
     for name in names:
-        of_name: dict[str, list[float]] = collections.defaultdict(list)
-        for item in items.values():
-            given = [answers[item.item] for answers in readers if item.item in answers]
-            if item.question == question and given:
-                of_name[name(item)].append(float(np.mean([counted(item, answer) for answer in given])))
-        shares |= dict(sorted(of_name.items()))
+        shares |= _grouped(items, readers, question, name, counted)
     rows = [
         f"| {escape.markdown(name)} | {len(of)} | {_share(float(np.mean(of)), len(of))} |"
         for name, of in shares.items()

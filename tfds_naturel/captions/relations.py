@@ -5,6 +5,7 @@ negatives assert (``drop``, ``ignore``, ...), as opposites of labels that have n
 """
 
 import dataclasses
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ def converse(triplet: Triplet) -> Triplet | None:
     if relation is None or not (relation.converse or relation.symmetric):
         return None
     return Triplet(triplet.object, relation.converse or triplet.relation, triplet.subject)
+
+
+def is_mirrored(claim: Triplet | None, listed: Container[Triplet]) -> bool:
+    """Whether what a false caption claims is itself one of the ``listed`` triplets, and so true of other photos."""
+    return claim is not None and (claim in listed or converse(claim) in listed)
 
 
 def excluded(triplet: Triplet, claim: Triplet) -> bool:

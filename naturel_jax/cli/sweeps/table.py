@@ -14,7 +14,7 @@ from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.grids import Planned
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import leakage, report, seeds
+from naturel_jax.report import leakage, report, seeds, text_alone
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from naturel_jax.storage.locks import locked
@@ -37,7 +37,7 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
         differences = _differences(groups, scores, baseline) if baseline in groups else []
         found = {run.key: _finished(out, run) for run in done}
         made = Report(
-            [*_rows(groups, scores), *_text_only(found), *report.chance_row(scores.chance)],
+            [*_rows(groups, scores), *_text_only(found), *_by_readers(out, done), *report.chance_row(scores.chance)],
             left_out=[*_unfinished(runs, states), *scores.left_out],
             trained_on=_trained_on(groups, found),
             seeds={group: len(of_group) for group, of_group in groups.items()},
@@ -103,6 +103,16 @@ def _text_only(found: Mapping[str, Finished]) -> list[ModelRow]:
     """The row of n-grams, which see no image."""
     cells = {metric: Cell(value) for one in found.values() for metric, value in one.text_only.items()}
     return [ModelRow("n-grams", BLIND, cells)] if cells else []
+
+
+def _by_readers(out: Path, done: Sequence[Planned]) -> list[ModelRow]:
+    """The row of readers who see no image, on the items of the first run."""
+    cells: dict[str, Cell] = {}
+    for at in [seeds.of_run(out / run.key) for run in done[:1]]:
+        for result in results.load(at.out):
+            if result.model == at.model and result.benchmark in text_alone.BENCHMARKS:
+                cells |= text_alone.cells(result, results.load_items(at.out, at.model, result.benchmark))
+    return text_alone.row(cells)
 
 
 def _differences(groups: Groups, scores: seeds.Scores, baseline: str) -> list[seeds.Difference]:

@@ -9,7 +9,7 @@ import pytest
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import attack, attack_report, other_benchmarks
 from tfds_naturel.audit.attack import Pair
-from tfds_naturel.captions import bank, grammar
+from tfds_naturel.captions import bank, grammar, relations
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
 
@@ -110,7 +110,7 @@ def test_the_audit_tells_mirrored_pairs_apart(monkeypatch):
     pairs, views = attack_report.bank_pairs(listed), attack_report.bank_views(listed)
     assert [pair.mirrored for pair in pairs] == ["yes"] * 3 + ["no"] * 3
     converse = {Triplet("Desk", "on", "Cat")}
-    assert attack_report.is_mirrored(under, converse) and not attack_report.is_mirrored(None, converse)
+    assert relations.is_mirrored(under, converse) and not relations.is_mirrored(None, converse)
     lines = attack_report.section(pairs, attack_report.attack_all(pairs, views), views, {})
     assert {"| `on` | 3 | 1.00 |", "| `under` | 3 | 0.00 |", "| all | 6 | 0.50 |"} <= set(lines)
     rows = [line.split(" | ")[:3] for line in lines if line.startswith(("| yes", "| no"))]
