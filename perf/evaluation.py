@@ -5,6 +5,9 @@ benchmarks' own scripts (OpenCLIP, one item or a batch of 32 at a time, no shari
     python -m perf.evaluation                                  # 42,119 items; hours on a CPU, because of the loop
     python -m perf.evaluation --share 0.003 --batch_size 16    # that share of images and items, and smaller batches
 
+On a busy machine, pin it to one core (``taskset -c 0``): where other work takes turns on the cores, threads wait for
+each other in every small batch, so the loop looks slower than it is.
+
 Prints the seconds both take, their ratio, how many photos and crops there are, how many each decodes, and the largest
 difference between cosines. Needs the ``torch`` extra.
 """
