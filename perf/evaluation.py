@@ -2,11 +2,14 @@
 generated photos: B/32 with random weights, evaluated by us and by a PyTorch loop over the suites like those of the
 benchmarks' own scripts (OpenCLIP, one item or a batch of 32 at a time, no sharing).
 
-    python -m perf.evaluation                 # 42,119 items; hours on a CPU, because of the loop
-    python -m perf.evaluation --share 0.01    # that share of images and items, in the same proportions
+    python -m perf.evaluation                                  # 42,119 items; hours on a CPU, because of the loop
+    python -m perf.evaluation --share 0.003 --batch_size 16    # that share of images and items, and smaller batches
 
-Prints the seconds both take, their ratio, how many photos and crops each decodes, and the largest difference between
-cosines. Needs the ``torch`` extra.
+On a busy machine, pin it to one core (``taskset -c 0``): where other work takes turns on the cores, threads wait for
+each other in every small batch, so the loop looks slower than it is.
+
+Prints the seconds both take, their ratio, how many photos and crops there are, how many each decodes, and the largest
+difference between cosines. Needs the ``torch`` extra.
 """
 
 import argparse
@@ -174,7 +177,7 @@ def main(arguments: Sequence[str]) -> None:
         encoder, params = load_encoder(f"clip-b32:{root / 'b32.pt'}", dtype="float32", batch_size=options.batch_size)
         embedder = CachedEncoder(encoder, params, root / "embeddings")
         tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
-        total, decodes = np.zeros((2, 2)), np.zeros(2, int)
+        total, decodes, distinct = np.zeros((2, 2)), np.zeros(2, int), set()
         suites = {name: registry.read([name], files=root)[0] for name in SUITES}
         compiling, _ = timed(lambda: cosines(suites["vg_relation"].items[:2], encoder.with_params(params))[1])
         print(f"compiled in {compiling[0]:.1f} s, which the times below leave out", flush=True)
@@ -184,6 +187,7 @@ def main(arguments: Sequence[str]) -> None:
             theirs, expected = timed(lambda b=benchmark, n=SUITES[name]: loop(b, model, preprocess, tokenizer, n))
             total += ours, theirs
             decodes += decode.call_count, len(benchmark.items)
+            distinct |= {(image.key, image.box) for item in benchmark.items for image in item.images}
             worst = max(np.abs(m - e).max() for m, e in zip(matrices, expected, strict=True))
             scores = [benchmark.score(benchmark.items, found) for found in (matrices, expected)]
             moved = max(abs(scores[0][metric].value - scores[1][metric].value) for metric in scores[0])
@@ -192,7 +196,10 @@ def main(arguments: Sequence[str]) -> None:
                 f"{compared(ours, theirs)}; cosines differ by {worst:.1e}, scores by {moved:.4f}",
                 flush=True,
             )
-        print(f"all: ours decodes {decodes[0]:,}, the loop {decodes[1]:,}; {compared(*total)}")
+        print(
+            f"all: {len(distinct):,} photos and crops, of which ours decodes {decodes[0]:,}, the loop {decodes[1]:,}; "
+            f"{compared(*total)}"
+        )
 
 
 def compared(ours: np.ndarray, theirs: np.ndarray) -> str:

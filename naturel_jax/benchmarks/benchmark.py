@@ -240,7 +240,7 @@ class Origin(NamedTuple):
 class Verified(NamedTuple):
     """What a reader was tried on: it read ``items`` from the official files without a fault, and scored random cosines
     as the official code does. ``sha256``: of these files one after the other, in the order of their paths; ``part``:
-    which of them, if not all."""
+    which of them, or what of this, if not all."""
 
     sha256: str
     items: int

@@ -6,7 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Outcomes, Overlap, Source, by_value
+from naturel_jax.benchmarks.benchmark import (
+    Benchmark,
+    Item,
+    Metric,
+    Origin,
+    Outcomes,
+    Overlap,
+    Source,
+    Verified,
+    by_value,
+)
 from naturel_jax.benchmarks.files import (
     BenchmarkError,
     Folder,
@@ -20,7 +30,8 @@ from naturel_jax.benchmarks.files import (
 
 SPLITS = ("dev", "test")
 FIELDS = {"image": str, "caption": str, "label": int, "relation": str}
-_FILES = "https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasoning/master/data/splits/random"
+_REPOSITORY = "https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasoning"
+_FILES = f"{_REPOSITORY}/b27a0af0ee1462d2b6b92c8c83e869d9254a241a/data/splits/random"
 
 
 def read(folder: Path) -> Benchmark:
@@ -91,5 +102,11 @@ SOURCE = Source(
             "https://arxiv.org/abs/2205.00363",
             (Overlap("COCO", "the same images, also of training splits"), coco.IN_VISUAL_GENOME),
         ),
+    ),
+    verified=Verified(
+        "c0838f8c3c09c65f5e6d5ecc0f8c3ee713e7c0c8471c7ea47b7781799e450c47",
+        3_292,
+        "2026-11-29",
+        "its files; no official code scores cosines",
     ),
 )

@@ -5,7 +5,7 @@ Shape letters: N items, S models, R resamples.
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +137,7 @@ def forgetting(
     for name in names:
         compared = [models[name], models[pairs[name]]] if pairs else [*models.values()]
         shared[name] = {
-            family: [m for m in all_ if all(m in cells for cells in compared)] for family, all_ in found.items()
+            family: _once([m for m in all_ if all(m in cells for cells in compared)]) for family, all_ in found.items()
         }
 
     def mean(name: str, metrics: Sequence[str]) -> Cell | None:
@@ -156,6 +156,12 @@ def forgetting(
         [family.title, *(_change(mean(name, of_name[family])) for name, of_name in shared.items())] for family in found
     ]
     return [Section(_FORGETTING, ("family", *names.values()), lines, [_CHANGED], plot=plot, key="forgetting")]
+
+
+def _once(metrics: Collection[str]) -> list[str]:
+    """The metrics that a mean is over: photos that are classified with two sets of prompts count once, with CLIP's."""
+    twice = {metric.replace("zeroshot/", "zeroshot_siglip/", 1) for metric in metrics if metric.startswith("zeroshot/")}
+    return [metric for metric in metrics if metric not in twice]
 
 
 def _mean(
@@ -222,7 +228,7 @@ class Agreement:
     """How far models agree, added up one benchmark at a time, since items fill the memory."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        self._found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}  # models -> first metric -> both
 
     def add(self, of_benchmark: Sequence[Result], items: Items) -> None:
         """Adds the results of one benchmark; ``items``: model -> its rows of ``items.parquet``."""
@@ -239,13 +245,13 @@ class Agreement:
                 counts = np.zeros((2, 2))
                 for key in shared:
                     counts[int(right[a][key]), int(right[b][key])] += 1
-                self._found.setdefault((a, b), []).append(share_and_kappa(counts))
+                self._found.setdefault((a, b), {})[first.name] = share_and_kappa(counts)
 
     def section(self, models: Sequence[str]) -> list[Section]:
         """The matrix, if there are two models that share items."""
         if not self._found:
             return []
-        columns_of = {pair: np.array(values).T for pair, values in self._found.items()}
+        columns_of = {pair: np.array([of[name] for name in _once(of)]).T for pair, of in self._found.items()}
         known = {pair: [one[~np.isnan(one)] for one in both] for pair, both in columns_of.items()}  # kappa may be NaN
         means = {pair: [one.mean() if len(one) else np.nan for one in both] for pair, both in known.items()}
         either = means | {pair[::-1]: values for pair, values in means.items()}

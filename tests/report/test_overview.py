@@ -62,6 +62,23 @@ def test_forgetting_is_the_change_since_the_base_in_the_columns_of_both():
     assert overview.forgetting([row("CLIP", vsr__accuracy=0.5)], {}, {}) == []
 
 
+def test_photos_with_two_sets_of_prompts_count_once():
+    """Of dtd, CLIP's prompts: pets, which only has SigLIP's, counts too."""
+    clip, tuned = (
+        row("CLIP", zeroshot__dtd__top1=0.5, zeroshot_siglip__dtd__top1=0.5, zeroshot_siglip__pets__top1=0.5),
+        row("NegCLIP", zeroshot__dtd__top1=0.4, zeroshot_siglip__dtd__top1=0.1, zeroshot_siglip__pets__top1=0.3),
+    )
+    (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP"}, {})
+    assert dict(section.rows)["Zero-shot classification"] == "-0.150 (2)"
+    agreement = overview.Agreement()
+    for name, right in {"vsr": 1, "zeroshot": 1, "zeroshot_siglip": 0}.items():
+        result = Result("CLIP", name, "", 1, None, 0, (), {}, {}, {"score": Metric(f"{name}/dtd/top1", "right")})
+        models = {"CLIP": 1.0, "NegCLIP": float(right)}
+        agreement.add([result], {model: [{"id": 0, "outcome/right": value}] for model, value in models.items()})
+    (section,) = agreement.section(["CLIP", "NegCLIP"])
+    assert section.rows[0][-1] == "1.00"
+
+
 def test_changes_have_the_interval_of_paired_scores_on_shared_images(tmp_path, monkeypatch):
     """The normal interval of a mean over images, of the sum of their changes in all benchmarks: sugarcrepe and cola
     change alike, so it is not narrower for having both. Of bla, the model has 1,500 items of the base's 2,000: each
