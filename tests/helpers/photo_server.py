@@ -12,7 +12,6 @@ from pathlib import Path
 from tests.helpers.open_images_files import image_id, photo, row, write_release
 from tfds_naturel.open_images import journal
 
-
 # Answers that go on, but whose body never begins, or never ends: what they begin with, and what they have again.
 ENDLESS = {
     "informs": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),

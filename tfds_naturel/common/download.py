@@ -85,7 +85,7 @@ async def _check_redirect(client: object, context: object, redirect: aiohttp.Tra
     source = redirect.response.url
     try:
         headers = redirect.response.headers  # as aiohttp reads them
-        target = source.join(yarl.URL(headers.get("Location") or headers.get("URI", "")))
+        target = source.join(yarl.URL(headers.get("Location") or headers.get("URI") or ""))
         await asyncio.to_thread(addresses.check_redirect, str(source), str(target))
     except ValueError as error:
         raise MissingKey(str(error)) from error
@@ -126,7 +126,9 @@ def check_status(response: aiohttp.ClientResponse) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _get(client: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+async def _get(
+    client: aiohttp.ClientSession, url: str, headers: Mapping[str, str]
+) -> AsyncIterator[aiohttp.ClientResponse]:
     """The answer to a request, of whose headers none may be missing when twice the time has passed in which a server
     may be silent: ``sock_read`` begins anew with each byte. Raises TimeoutError."""
     async with asyncio.timeout(2 * client.timeout.sock_read if client.timeout.sock_read else None):
