@@ -127,6 +127,9 @@ _tests("stops in all else", "tests/devices/test_preemption.py", "-k", "not compi
 _tests("failed saves", "tests/checkpoints/test_checkpoint.py", "-k", "failed_save")
 _tests("too little memory", "tests/faults/test_memory.py")
 _tests("hub and other servers", "tests/storage/test_hub.py", "tests/tfds_naturel/open_images/test_fetch_servers.py")
+_tests("prompts that grow", "tests/benchmarks/test_benchmarks_files.py", "-k", "prompts")
+_tests("a run of a stranger for which is mined", "tests/evaluators/pool/test_remining.py", "-k", "stranger")
+_tests("a full disk while images are mined", "tests/tfds_naturel/hard_images/test_mining.py", "-k", "full_disk")
 _tests("paths out of a folder", "tests/data/items/test_data_index.py", "-k", "leave_the_folder")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")
 _tests(

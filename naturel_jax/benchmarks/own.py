@@ -45,6 +45,7 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
 _MOST_BAD = 10_000  # records that are left out and reported
 _MOST_PAIRS = 10_000  # of a true and a false caption of an item, which are compared
 _ROWS = 64  # of a Parquet file, in memory at a time before they are items
+_MOST_ROWS, _ROW = 25_000, 25  # of a Parquet file, and bytes of the file for each further one: an item takes 1 kB
 
 Make = Callable[[str, Row], Item]  # (id, row) -> item
 
@@ -217,8 +218,11 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
     table = OPENERS[path.suffix.lower()](str(path), "", "train")
     if path.suffix.lower() == ".parquet":  # rows may hold images: one at a time
         with reading_arrow(path, "copy or download it again"):
-            rows = arrow.rows(parquet_batches(path, _ROWS, kept=True))
-            yield from (("record", n, row) for n, row in enumerate(rows, 1))
+            size = path.stat().st_size
+            for n, row in enumerate(arrow.rows(parquet_batches(path, _ROWS, kept=True)), 1):
+                if n > (most := _MOST_ROWS + size // _ROW):
+                    raise BenchmarkError(f"{path}: more than {most:,} rows in {size:,} bytes; save it as CSV or JSONL")
+                yield "record", n, row
         return
     shards = [shard.rows for shard in table.shards]
     with path.open("rb") as file:

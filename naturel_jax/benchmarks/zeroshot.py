@@ -130,7 +130,8 @@ def _lines(path: Path) -> list[str]:
 def prompts(dataset: Path, names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The prompts of each class of ``dataset``."""
     of_templates = sum(map(len, templates)) + _PER_PROMPT * len(templates)
-    if (size := len(names) * of_templates + len(templates) * sum(map(len, names))) > _MAX_PROMPTS:
+    marks = sum(template.count("{}") for template in templates)
+    if (size := len(names) * of_templates + marks * sum(map(len, names))) > _MAX_PROMPTS:
         raise BenchmarkError(
             f"{dataset}: {len(templates):,} templates for {len(names):,} classes give prompts of {size:,} characters "
             f"({_PER_PROMPT} more for each); "

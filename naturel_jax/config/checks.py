@@ -138,11 +138,12 @@ def _check_interpolation(config: Config, path: str) -> None:
         )
 
 
-def check_folder(name: str, where: str) -> None:
-    """Raises UserError for the name of a run that is not that of one folder."""
+def check_folder(name: str, where: str, what: str = "run") -> None:
+    """Raises UserError for the name of a run, or ``what`` else, that is not that of one folder."""
     if not re.fullmatch(r"[\w+=,-][\w .+=,-]{0,99}", name):
         raise UserError(
-            f"{where} has a run {name!r}; expected the name of a folder: letters, digits, spaces and any of - _ . + = ,"
+            f"{where} has a {what} {name!r:.200}; expected the name of a folder: letters, digits, spaces and any of "
+            "- _ . + = ,"
         )
 
 
@@ -159,6 +160,8 @@ def _check_part(config: Config, part: Part, path: str, where: str) -> None:
             f"{where}.hard_images_every is {part.hard_images_every}, but {where}.hard_images is ''; name the file that "
             "the run begins with, or set hard_images_every to 0"
         )
+    if part.hard_images_every:
+        check_folder(where.removeprefix(f"{path}.data.mixture."), f"{path}.data.mixture", "part")
     if row.joins and config.data.cache == "embeddings":
         raise UserError(
             f"{path}.data.cache is 'embeddings', but {where}.recipe {part.recipe!r} joins images while the run trains, "

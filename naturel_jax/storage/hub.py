@@ -8,13 +8,16 @@ bytes a second, and is retried only once; redirects are checked (``addresses``),
 they should have, and a file has the checksum that the hub states.
 """
 
+import concurrent.futures
+import functools
 import hashlib
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -28,6 +31,8 @@ else:  # before it moved to the successor, which has the same names
     import httpx
 
 _LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
 _LARGEST_ANSWER = 64 << 20  # bytes of an answer that is not a file, or does not say how large it is
@@ -111,7 +116,7 @@ class _ImpatientClient(httpx.Client):
         if stream and request.method == "GET":
             self._count_attempt(request, limit)
         try:
-            response = super().send(request, stream=True, **options)
+            response = _within(2 * limit, functools.partial(super().send, request, stream=True, **options))
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise _Unusable(f"{request.url} answers packed, which was not asked for")
             sized = stream and "Content-Length" in response.headers
@@ -138,6 +143,26 @@ class _ImpatientClient(httpx.Client):
         self._attempts[request.url] = start, attempts
 
 
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises. Raises ReadTimeout if it takes longer, and leaves it behind: httpx's own timeout
+    begins anew with each byte of a header, which may have any number."""
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError as error:
+        if done.done():  # its own
+            raise
+        raise httpx.ReadTimeout(f"no whole answer in {seconds:.0f} s") from error
+
+
 class _Watched(httpx.SyncByteStream):
     """The body of an answer. Raises ReadTimeout if it is slower than ``SLOWEST``, _Unusable if it is too large."""
 
@@ -146,7 +171,8 @@ class _Watched(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         began, received, total = time.monotonic(), 0, 0
-        for chunk in self._stream:
+        chunks = iter(self._stream)
+        while (chunk := _within(2 * self._window, functools.partial(next, chunks, None))) is not None:
             yield chunk
             received, total = received + len(chunk), total + len(chunk)
             if self._largest is not None and total > self._largest:

@@ -183,3 +183,11 @@ def test_prompts_count_as_strings_not_only_as_characters(tmp_path):
     (tmp_path / "zeroshot/pets/templates.txt").write_text("{}\n" * 100_000)  # 250 MB from 300 kB
     with pytest.raises(BenchmarkError, match="100,000 templates for 40 classes"):
         read("zeroshot", tmp_path)
+
+
+def test_prompts_that_have_a_class_again_and_again_are_counted(tmp_path):
+    (tmp_path / "zeroshot/pets/a").mkdir(parents=True)
+    (tmp_path / "zeroshot/pets/classnames.txt").write_text("a " + "x" * 20_000)
+    (tmp_path / "zeroshot/pets/templates.txt").write_text("{}" * 20_000)  # 400 MB from 60 kB
+    with pytest.raises(BenchmarkError, match="1 templates for 1 classes give prompts of 400,040,032 characters"):
+        read("zeroshot", tmp_path)

@@ -290,6 +290,14 @@ def _parquet(rng: random.Random, sound: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _equal_rows(rng: random.Random, sound: bytes) -> bytes:
+    """The first row, nearly as often as there may be rows."""
+    buffer = io.BytesIO()
+    row = pq.read_table(io.BytesIO(sound)).slice(0, 1)
+    pq.write_table(row.take(np.zeros(35_000, int)), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
 def _no_rows(rng: random.Random, sound: bytes) -> bytes:
     """Many columns and no rows."""
     buffer = io.BytesIO()
@@ -303,6 +311,16 @@ def _arrow(rng: random.Random, sound: bytes) -> bytes:
     codec = rng.choice(("zstd", "lz4"))
     with pa.ipc.new_stream(buffer, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
         writer.write_table(table)
+    return buffer.getvalue()
+
+
+def _shared_dictionary(rng: random.Random, sound: bytes) -> bytes:
+    """Batches of one row, with a dictionary that is checked for each."""
+    names, row = pa.array([f"{n:05x}" for n in range(400_000)]), pa.array([0], pa.int32())
+    schema, buffer = pa.schema([("image", pa.dictionary(pa.int32(), pa.string()))]), io.BytesIO()
+    with pa.ipc.new_stream(buffer, schema) as writer:
+        for _ in range(8000):
+            writer.write_batch(pa.record_batch([pa.DictionaryArray.from_arrays(row, names)], schema=schema))
     return buffer.getvalue()
 
 
@@ -379,6 +397,14 @@ def _scans(rng: random.Random, sound: bytes) -> bytes:
     return data[:last] + data[last:-2] * 300 + data[-2:]
 
 
+def first_of_two(rng: random.Random, sound: bytes) -> bytes:
+    """The same, as the first image of an MPO."""
+    fields = struct.pack("<HHI4sHHIIHHII", 0xB000, 7, 4, b"0100", 0xB001, 4, 1, 2, 0xB002, 7, 32, 50)
+    body = b"MPF\0II*\0" + struct.pack("<IH", 8, 3) + fields + bytes(4 + 32)
+    segment = b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body
+    return segment.join((b"\xff\xd8", _scans(rng, sound)[2:]))
+
+
 def _separate(rng: random.Random, sound: bytes) -> bytes:
     """A JPEG, not progressive, with a scan for each color."""
     buffer = io.BytesIO()
@@ -406,6 +432,13 @@ def _texts(rng: random.Random, sound: bytes) -> bytes:
     return sound[:33] + chunk * 60 + sound[33:]
 
 
+def profiles(rng: random.Random, sound: bytes) -> bytes:
+    """A PNG with colour profiles that unpack to a megabyte each."""
+    body = b"k\0\0" + zlib.compress(b"a" * 1_000_000)
+    chunk = struct.pack(">I", len(body)) + b"iCCP" + body + struct.pack(">I", zlib.crc32(b"iCCP" + body))
+    return sound[:33] + chunk * 4000 + sound[33:]
+
+
 # Kind of a reader's files -> its bombs.
 BOMBS: dict[str, Sequence[Bomb]] = {
     "bytes": (_long_text, lambda rng, sound: bytes(1_000_000), lambda rng, sound: sound * 20),
@@ -418,12 +451,12 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "processor": (_processor, _large_numbers),
     "pickle": (_pickle, _old_pickle, _many_members, _shared_storage),
     "zip": (_zip_bomb, _many_members, _long_headers),
-    "parquet": (_parquet, _no_rows),
-    "arrow": (_arrow,),
+    "parquet": (_parquet, _no_rows, _equal_rows),
+    "arrow": (_arrow, _shared_dictionary),
     "tar": (_tar, _long_text),
     **{f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),) for form in ("GIF", "BMP", "WEBP")},
     "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
-    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif, _separate),
-    "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts),
+    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif, _separate, first_of_two),
+    "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts, profiles),
     "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags, _tile),
 }

@@ -12,10 +12,18 @@ from pathlib import Path
 from tests.helpers.open_images_files import image_id, photo, row, write_release
 from tfds_naturel.open_images import journal
 
+# Answers that go on, but whose body never begins, or never ends: what they begin with, and what they have again.
+ENDLESS = {
+    "informs": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: a\r\n"),
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", b"X: a\r\n"),
+}
+
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves ``files``, after the responses in ``faults[path]``: a status, ``truncate``, ``stall``, ``html``,
-    ``endless``, ``trickle`` or ``silent``. ``always`` is the response to every GET, if it is set.
+    ``endless``, ``trickle``, ``silent`` or a key of ``ENDLESS``. ``always`` is the response to every GET, if it is set.
     """
 
     daemon_threads = True
@@ -25,6 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list] = collections.defaultdict(list)
         self.headers: dict[str, dict[str, str]] = {}
+        self.moved: set[str] = set()  # paths with a redirect, which ``headers`` have
         self.gets: collections.Counter[str] = collections.Counter()
         self.always: int | str | None = None
         self.delay = 0.0
@@ -71,8 +80,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 server.released.wait(10)
             case "endless" | "trickle":
                 self._stream(bytes(1 << 16 if fault == "endless" else 1))
+            case str() if fault in ENDLESS:
+                self._stream(ENDLESS[fault][1], ENDLESS[fault][0])
             case "html":
                 self._answer(b"<html><body>Sign in to the network</body></html>")
+            case _ if self.path in server.moved:
+                self._answer(b"", status=302)
             case _ if body is not None and int(first):
                 self._answer(body[int(first) :], status=206)
             case _:
@@ -89,11 +102,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET" and body:
             self.wfile.write(body if sent is None else sent)
 
-    def _stream(self, chunk):
-        """Sends ``chunk`` again and again, without a length, until the client closes the connection."""
-        self.send_response(200)
-        self.end_headers()
-        while not self.server.released.wait(0 if len(chunk) > 1 else 0.02):
+    def _stream(self, chunk, begin=b"HTTP/1.0 200 OK\r\n\r\n"):
+        """Sends ``chunk`` again and again, after ``begin``, until the client closes the connection."""
+        self.wfile.write(begin)
+        while not self.server.released.wait(0 if len(chunk) > 100 else 0.02):
             self.wfile.write(chunk)
             self.server.sent += len(chunk)
 

@@ -139,6 +139,9 @@ class Hostile(http.server.BaseHTTPRequestHandler):
     change: str
 
     def do_GET(self):
+        while self.change == "header":  # until the client closes the connection
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.02)
         if "/resolve/" in self.path:
             headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT}
             if self.change.startswith("http"):
@@ -175,6 +178,7 @@ class Hostile(http.server.BaseHTTPRequestHandler):
         ("a path", "expected an object with a sound 'sha'"),
         ("http://169.254.169.254/latest", "expected https and a public address"),
         ("https://10.0.0.1/x", "expected https and a public address"),
+        ("header", "no whole answer in 1 s"),
     ],
 )
 def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, message):
@@ -185,6 +189,8 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if change == "header" else ():
+            monkeypatch.setattr(constants, name, 0.5)
         monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"))
         try:
             folder = hub.snapshot("owner/tiny", ["*.json"])

@@ -1,16 +1,19 @@
 """Tokenizers that grow without end are refused before this process opens them; sound ones are not."""
 
+import base64
 import dataclasses
 import json
 import random
+import struct
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
 from naturel_jax.data.text import limited
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.weights import hub, processor_files
 from tests.helpers.bombs import hostile_tokenizer
-from tests.helpers.model_files import tiny
+from tests.helpers.model_files import sentencepiece_model, tiny
 from tfds_naturel.common.errors import UserError
 
 SOUND = train_tokenizer("clip", ["a cat under a table"] * 20, 300, 12)
@@ -71,7 +74,18 @@ def test_random_ids_are_refused():
 
 REPLACE = {"pattern": {"String": "a"}, "content": "aa"}  # without its type, which the library does not need
 WORDS = {"type": "WordPiece", "unk_token": "a", "max_input_chars_per_word": 10**9, "vocab": {"a": 0}}
-GROWS = "its normalizers make more than 64 characters of one"
+GROWS = "its normalizers make more than 128 characters of one"
+CHARSMAP = struct.pack("<I", 4) + bytes(4) + b"z" * 20 + b"\0"  # what it makes of some character has 20
+
+
+def sequence(*steps: dict | str) -> dict:
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [s if isinstance(s, dict) else {"type": s} for s in steps]}
+    }
+
+
+def becomes(letter: str, other: str) -> dict:
+    return {"type": "Replace", "pattern": {"String": letter}, "content": other}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +93,13 @@ GROWS = "its normalizers make more than 64 characters of one"
     [
         ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 8}}, GROWS),
         ({"normalizer": {"type": "Prepend", "prepend": "x" * 1000}}, GROWS),
+        (
+            sequence(*["NFKD", becomes("\u0644", "\ufdfa")] * 2),
+            GROWS,
+        ),  # one letter of the 18 that it is made of, 5 times
+        (sequence(*["NFD", becomes("\u0345", "\u1f82")] * 4), GROWS),
+        (sequence(*["Lowercase", becomes("i", "\u0130")] * 8), GROWS),
+        (sequence(*[{"type": "Precompiled", "precompiled_charsmap": base64.b64encode(CHARSMAP).decode()}] * 2), GROWS),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 10}}, GROWS),
         ({"model": WORDS}, r"model\.max_input_chars_per_word has 1,000,000,000 characters; the limit is 100"),
         ({"model": {"type": "Unigram", "vocab": [["a" * 101, 0.0]]}}, r"model\.vocab: a piece has 101 characters"),
@@ -88,6 +109,20 @@ GROWS = "its normalizers make more than 64 characters of one"
 def test_what_costs_more_in_longer_texts_than_those_of_the_trial_is_refused(change, reason):
     with pytest.raises(UserError, match=f"^a: {reason}"):
         limited.check("a", json.dumps(json.loads(SOUND) | change))
+
+
+def test_unicode_mappings_one_after_another_are_no_growth():
+    steps = sequence("NFKD", "StripAccents", "Lowercase", "NFKC", {"pattern": {"Regex": " {2,}"}, "content": " "})
+    limited.check("a", json.dumps(json.loads(SOUND) | steps))
+
+
+def test_sentencepiece_models_that_grow_are_refused():
+    """Its normalizer makes 600,000 letters of one that is in no text of the trial: 3 GB for a caption."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(sentencepiece_model(["a cat under a table"] * 20, 30))
+    limited.check("a", base64.b64encode(model.SerializeToString()).decode())
+    model.normalizer_spec.precompiled_charsmap = CHARSMAP + b"z" * 600_000
+    with pytest.raises(UserError, match=f"^a: {GROWS}; refused"):
+        limited.check("a", base64.b64encode(model.SerializeToString()).decode())
 
 
 @pytest.mark.parametrize("place", ["vocabulary", "template", "padding"])

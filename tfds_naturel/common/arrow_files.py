@@ -18,7 +18,7 @@ from tfds_naturel.common.files import check_regular
 _AT_ONCE = (16 << 20, 10)  # bytes that are unpacked together: a page, the rows of a batch
 _ALL = (256 << 20, 100)  # bytes of all batches, if one is in memory at a time
 _KEPT = (32 << 20, 20)  # bytes of all batches, if all are kept
-_ROWS = (200_000, 1 / 8)
+_ROWS = (40_000, 1 / 8)
 _VALUES = (2_000_000, 8)
 _LISTED = (500_000, 1 / 2)  # values of lists in a row group: one row may have them all
 _FOOTER = (1 << 18, 1 / 8)  # bytes of a Parquet file's schema and row groups: Arrow makes up to 200 of each
@@ -333,6 +333,7 @@ def stream_batches(path: object, mapped: pa.Buffer) -> Iterator[pa.RecordBatch]:
     for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(mapped)):
         limits.add("bytes of compressed buffers", _compressed(message), _AT_ONCE)
     for batch in pa.ipc.open_stream(pa.BufferReader(mapped)):
+        limits.add("bytes of batches and their dictionaries", batch.get_total_buffer_size(), _ALL)
         batch.validate(full=True)  # Arrow trusts the offsets in a file; a Parquet reader makes its own
         check_batch(limits, batch, kept=False)
         yield batch

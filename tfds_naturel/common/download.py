@@ -6,11 +6,12 @@ server falls silent, and never a partial file under its final name.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,7 +84,8 @@ async def _check_redirect(client: object, context: object, redirect: aiohttp.Tra
     del client, context
     source = redirect.response.url
     try:
-        target = source.join(yarl.URL(redirect.response.headers.get("Location", "")))
+        headers = redirect.response.headers  # as aiohttp reads them
+        target = source.join(yarl.URL(headers.get("Location") or headers.get("URI") or ""))
         await asyncio.to_thread(addresses.check_redirect, str(source), str(target))
     except ValueError as error:
         raise MissingKey(str(error)) from error
@@ -123,9 +125,21 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     response.raise_for_status()
 
 
+@contextlib.asynccontextmanager
+async def _get(
+    client: aiohttp.ClientSession, url: str, headers: Mapping[str, str]
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer to a request, of whose headers none may be missing when twice the time has passed in which a server
+    may be silent: ``sock_read`` begins anew with each byte. Raises TimeoutError."""
+    async with asyncio.timeout(2 * client.timeout.sock_read if client.timeout.sock_read else None):
+        response = await client.get(mirrored(url), headers=headers)
+    async with response:
+        yield response
+
+
 async def get_bytes(client: aiohttp.ClientSession, url: str, limit: int) -> bytes:
     """The body at ``url``. Raises TooLarge beyond ``limit`` bytes, MissingKey, Transient, aiohttp.ClientError."""
-    async with client.get(mirrored(url)) as response:
+    async with _get(client, url, {}) as response:
         check_status(response)
         if (response.content_length or 0) > limit:
             raise TooLarge(f"{url}: {response.content_length:,} bytes, more than {limit:,}")
@@ -141,7 +155,11 @@ async def _chunks(client: aiohttp.ClientSession, response: aiohttp.ClientRespons
     """The body, as it arrives. Raises Transient if it is slower than ``SLOWEST``, TimeoutError if it stops."""
     window = client.timeout.sock_read or 0.0
     start, received = time.monotonic(), 0
-    async for chunk in response.content.iter_chunked(_CHUNK):
+    while True:
+        async with asyncio.timeout(window or None):  # chunks may have headers and trailers without end
+            chunk = await response.content.read(_CHUNK)
+        if not chunk:
+            return
         yield chunk
         received += len(chunk)
         elapsed = time.monotonic() - start
@@ -171,7 +189,7 @@ async def _append(client: aiohttp.ClientSession, url: str, part: Path, size: int
     received = part.stat().st_size if part.exists() else 0
     if received >= size:
         return
-    async with client.get(mirrored(url), headers={"Range": f"bytes={received}-"} if received else {}) as response:
+    async with _get(client, url, {"Range": f"bytes={received}-"} if received else {}) as response:
         check_status(response)
         if response.status != 206:
             received = 0

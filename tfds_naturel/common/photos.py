@@ -13,7 +13,9 @@ MAX_BYTES = 32 << 20
 MAX_PIXELS = 64_000_000  # larger photos are rejected before their pixels are decoded
 _BASE, _PER_BYTE = 48 << 20, 40  # bytes of memory for the pixels of any image, and for each byte of its file
 _MAX_SCANS = 100  # of a progressive JPEG, each of which goes through the whole image; encoders write about ten
+_MAX_PROFILES = 10  # of a PNG, each of which is unpacked; it may have one
 
+_PNG = b"\x89PNG"  # first bytes of a file
 _PROGRESSIVE = re.compile(rb"\xff[\xc2\xca]")
 _OF_SOME_COLORS = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02)")  # a scan of one or two
 
@@ -59,6 +61,12 @@ def check_scans(data: bytes) -> None:
         raise ValueError(f"{scans:,} scans, more than {_MAX_SCANS}")
 
 
+def check_profiles(data: bytes) -> None:
+    """Raises ValueError for a PNG with too many colour profiles."""
+    if data.startswith(_PNG) and (profiles := data.count(b"iCCP")) > _MAX_PROFILES:
+        raise ValueError(f"{profiles:,} colour profiles, more than {_MAX_PROFILES}")
+
+
 def inspect(data: bytes) -> Photo:
     """Decodes a JPEG at reduced size and returns its properties. Raises BadPhoto."""
     width, height, colorspace = _header(data)
@@ -93,9 +101,10 @@ def reencode(data: bytes, short_side: int, quality: int) -> bytes:
 
 def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
     """``reencode`` for a JPEG or PNG of a source other than Open Images. Raises BadPhoto."""
-    if not data.startswith(b"\x89PNG"):
+    if not data.startswith(_PNG):
         return reencode(data, short_side, quality)
     try:
+        check_profiles(data)
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         if image.width * image.height > (most := most_pixels(len(data), _PNG_COST)):
             raise BadPhoto("too_large", f"{image.width} x {image.height} pixels, more than {most:,}")

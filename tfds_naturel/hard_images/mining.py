@@ -301,11 +301,14 @@ def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
     rows, path, left = 0, epath.Path(path), iter(mined)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA, write_page_checksum=True) as writer:
-        while batch := list(itertools.islice(left, _WRITTEN)):
-            rows += len(batch)
-            writer.write_table(
-                pa.Table.from_pylist([dict(zip(_SCHEMA.names, row, strict=True)) for row in batch], _SCHEMA)
-            )
-    part.replace(path)
+    try:
+        with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA, write_page_checksum=True) as writer:
+            while batch := list(itertools.islice(left, _WRITTEN)):
+                rows += len(batch)
+                writer.write_table(
+                    pa.Table.from_pylist([dict(zip(_SCHEMA.names, row, strict=True)) for row in batch], _SCHEMA)
+                )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return rows

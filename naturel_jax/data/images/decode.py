@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.photos import check_scans, jpeg_cost, most_pixels
+from tfds_naturel.common.photos import check_profiles, check_scans, jpeg_cost, most_pixels
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that call other programs
 _PLAIN = (b"P1", b"P2", b"P3")  # Pillow reads their digits in Python, in quadratic time if there are comments
@@ -39,6 +39,7 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
         in_tile = _check_tags(data)
         if data[:2] in _PLAIN:
             raise UserError("image is a plain PPM, PGM or PBM, in decimal digits; save it as a binary one")
+        check_profiles(data)
         # Pillow would read the Exif data of a JPEG for its resolution, which nothing here asks for.
         image = Image.open(io.BytesIO(_EXIF.sub(rb"\1Exif\0-", data)), formats=_FORMATS)
         most = most_pixels(len(data), _cost(image, data))
@@ -57,7 +58,7 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
 
 def _cost(image: Image.Image, data: bytes) -> int:
     """Bytes of memory that a pixel takes until it is RGB, in an array."""
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):  # a JPEG that says that others follow
         check_scans(data)
         return jpeg_cost(data, image.mode == "L") + (0 if image.mode == "RGB" else 4)
     stored = _MODES.get(image.mode, 4)

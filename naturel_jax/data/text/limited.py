@@ -9,6 +9,7 @@ tries a tokenizer, as ``Processor.tokenizer`` has it, from standard input.
 """
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import math
@@ -27,8 +28,9 @@ from tfds_naturel.common.files import parse_json
 _BASE, _PER_BYTE = 64 << 20, 40  # bytes of memory, and for each byte of the tokenizer
 _SECONDS, _BYTES_PER_SECOND = 2, 1 << 20
 _TOO_LARGE = 3  # exit code
-_MAX_GROWTH = 64  # characters that the normalizers may make of one
-_MAX_MAPPED = 256  # bytes that a precompiled normalizer may make of one character; sentencepiece's own make 33
+_MAX_GROWTH = 128  # characters that the normalizers may make of one
+# Most characters that Unicode's mappings make of one. One after another, they make no more than the largest of them.
+_UNICODE = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 4}
 _MAX_WORD = 100  # characters of a word that is looked up, as in BERT, or of a piece
 _TEXTS = ["", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
 _MOST_WAYS = 200_000  # most ways in which a pattern may match from one position; GPT-4o's has 143,000
@@ -53,7 +55,10 @@ def check(name: object, tokenizer: str) -> None:
 def _refusal(tokenizer: str) -> str:
     """Why the tokenizer must not be opened; empty if it may."""
     try:
-        _check_rules(parse_json(tokenizer) if tokenizer.startswith("{") else {})
+        if tokenizer.startswith("{"):
+            _check_rules(parse_json(tokenizer))
+        else:
+            _check_pieces(base64.b64decode(tokenizer))
     except ValueError as error:
         return str(error)
     text = tokenizer.encode(errors="replace")
@@ -70,7 +75,7 @@ def _refusal(tokenizer: str) -> str:
 
 def _check_rules(state: Any) -> None:
     """Raises ValueError if a text could grow without end, or a pattern take forever on one."""
-    growth = 1
+    growth = mapped = 1  # ``mapped``: by Unicode's mappings since the last step of another kind
     state = state if isinstance(state, dict) else {}
     model, truncation = (
         value if isinstance(value := state.get(name), dict) else {} for name in ("model", "truncation")
@@ -83,14 +88,30 @@ def _check_rules(state: Any) -> None:
         if size > _MAX_WORD:
             raise ValueError(f"model.{name} has {size:,} characters; the limit is {_MAX_WORD}")
     for node in _objects([state.get("normalizer"), state.get("pre_tokenizer")]):
-        if (growth := growth * _growth(node)) > _MAX_GROWTH:
-            raise ValueError(f"its normalizers make more than {_MAX_GROWTH} characters of one")
+        if unicode := _UNICODE.get("BertNormalizer" if "handle_chinese_chars" in node else str(node.get("type"))):
+            growth, mapped = growth // mapped * max(mapped, unicode), max(mapped, unicode)
+        elif step := _growth(node):
+            growth, mapped = growth * step, 1
+        _check_growth(growth)
     for node in _objects(state):
         if isinstance(regex := node.get("Regex"), str) and (ways := _ways(regex)) > _MOST_WAYS:
             raise ValueError(f"the pattern {regex!r:.80} can take forever: {ways:,.0f} ways to match a short text")
-        mapped = node.get("precompiled_charsmap")
-        if isinstance(mapped, str) and max(map(len, _strings(base64.b64decode(mapped)))) > _MAX_MAPPED:
-            raise ValueError(f"its normalizer makes more than {_MAX_MAPPED} bytes of a character")
+
+
+def _check_growth(growth: int) -> None:
+    if growth > _MAX_GROWTH:
+        raise ValueError(f"its normalizers make more than {_MAX_GROWTH} characters of one")
+
+
+def _check_pieces(model: bytes) -> None:
+    """Raises ValueError if a text could grow without end before sentencepiece cuts it. A file that is no model passes:
+    opening it says why."""
+    from google.protobuf.message import DecodeError  # slow to import, and most tokenizers do not need it
+    from sentencepiece import sentencepiece_model_pb2
+
+    with contextlib.suppress(DecodeError):
+        found = sentencepiece_model_pb2.ModelProto.FromString(model)
+        _check_growth(_longest(found.normalizer_spec.precompiled_charsmap))
 
 
 def _lengths(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
@@ -105,8 +126,8 @@ def _lengths(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _growth(node: Mapping[str, Any]) -> int:
-    """Characters that a step before the model may make of one. The library knows a step without ``type`` by its
-    fields."""
+    """Characters that a step before the model may make of one; 0 for what is no such step. The library knows a step
+    without ``type`` by its fields."""
     pattern, content = node.get("pattern"), node.get("content")
     if isinstance(content, str) and isinstance(pattern, dict):
         replaced = pattern.get("String")
@@ -114,7 +135,9 @@ def _growth(node: Mapping[str, Any]) -> int:
         return max(1, math.ceil(len(content) / shortest) if shortest else 1 + len(content))
     if isinstance(before := node.get("prepend"), str):  # also before each part of a text
         return 1 + len(before)
-    return 2 if node.get("type") == "ByteLevel" else 1
+    if isinstance(charsmap := node.get("precompiled_charsmap"), str):
+        return _longest(base64.b64decode(charsmap))
+    return 2 if node.get("type") == "ByteLevel" else 0
 
 
 @dataclasses.dataclass
@@ -165,11 +188,11 @@ def _repeated(ways: float, count: str) -> float:
     return (ways + (fewest < most)) ** min(most, 20) if ways < _MOST_WAYS else math.inf
 
 
-def _strings(charsmap: bytes) -> list[bytes]:
-    """The replacement strings of a precompiled sentencepiece normalizer. They come after a trie, whose size comes
-    first."""
+def _longest(charsmap: bytes) -> int:
+    """Characters of the longest string that a precompiled sentencepiece normalizer makes of a character; its own, 18.
+    The strings come after a trie, whose size comes first."""
     size = int.from_bytes(charsmap[:4], "little")
-    return charsmap[4 + size :].split(b"\0")
+    return max(len(string.decode(errors="replace")) for string in charsmap[4 + size :].split(b"\0"))
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

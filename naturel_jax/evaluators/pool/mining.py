@@ -77,7 +77,7 @@ def save(
 ) -> None:
     """Writes the file ``path``, and ``<path>.json`` with what it has, what was left out and its checksum; prints it.
     ``about``: the index."""
-    with object_folders.made_locally(path) as out:
+    with object_folders.made_locally(path) as out, storage.naming(path):
         rows, checksum = mining.save(out, mined), once.checksum(Path(out))
         object_folders.publish(out, path)
     counts = {reason: number for reason, number in dropped.most_common() if number}

@@ -9,13 +9,14 @@ from collections import Counter
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.config import versions
+from naturel_jax.config import check_folder, versions
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import remined
 from naturel_jax.data.items import prepared
 from naturel_jax.devices import preemption
 from naturel_jax.evaluators.pool import mining as pool
 from naturel_jax.evaluators.watch import new_steps
+from naturel_jax.weights.processor_files import malformed
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 
@@ -37,7 +38,8 @@ def watch(workdir: epath.Path, count: int, seed: int, margins: mining.Margins, d
     storage.check_writable(folder := workdir / remined.FOLDER, flag="--watch")
     with storage.lease(folder):
         for step in new_steps(workdir):
-            config = versions.from_json(storage.read_json(workdir / "config.json")["config"])
+            with malformed(path := workdir / "config.json"):
+                config = versions.from_json(storage.read_json(path)["config"])
             again = {name: part for name, part in config.data.mixture.items() if part.hard_images_every}
             if not again:
                 raise UserError(
@@ -45,6 +47,7 @@ def watch(workdir: epath.Path, count: int, seed: int, margins: mining.Margins, d
                     "is mined again; set it when the run begins"
                 )
             for name, part in again.items():
+                check_folder(name, f"{workdir}: config.data.mixture", "part")
                 path = remined.file(workdir, name, step)
                 if step % part.hard_images_every or remined.is_mined(path):
                     continue

@@ -19,10 +19,11 @@ from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import normalize
 from naturel_jax.weights import hub, processor_files
+from tests.helpers.bombs import first_of_two, profiles
 from tests.helpers.image_files import photo
 from tests.helpers.model_files import gemma_tokenizer, sentencepiece_model
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.photos import MAX_PIXELS
+from tfds_naturel.common.photos import MAX_PIXELS, BadPhoto, to_jpeg
 
 WORDS = (
     "the a cat dog table under on person holds guitar horse left right of chair ball red small bottle woman man rides",
@@ -241,6 +242,18 @@ def test_decompression_bombs_are_rejected_before_decoding():
     Image.new("1", (9000, MAX_PIXELS // 9000 + 1)).save(buffer, "PNG")
     with pytest.raises(UserError, match="the limit for so many bytes is"):
         open_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize(("bomb", "reason"), [(first_of_two, "scans, more than 100"), (profiles, "profiles, more")])
+def test_parts_that_are_unpacked_each_by_itself_are_bombs(bomb, reason):
+    """A JPEG that is the first image of an MPO, and a PNG: both took longer than their sizes allow."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    data = bomb(random.Random(0), buffer.getvalue())
+    with pytest.raises(UserError, match=reason):
+        open_image(data)
+    with pytest.raises(BadPhoto, match=reason):
+        to_jpeg(data, 32, 90)
 
 
 def test_boxes_beyond_an_image_are_no_bombs(clip_processor):

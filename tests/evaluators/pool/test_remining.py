@@ -1,5 +1,6 @@
 """naturel-mine --watch beside a run: real processes, that are killed and stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from etils import epath
 from naturel_jax import config as c
 from naturel_jax import mine
 from naturel_jax.checkpoints import checkpoint
+from naturel_jax.config import versions
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import remined
 from naturel_jax.evaluators.pool import remining
@@ -139,6 +141,32 @@ def test_a_run_that_mines_nothing_again_is_refused(tmp_path):
         UserError, match=r"--watch .*: no part of config\.data\.mixture of this run has hard_images_every"
     ):
         remining.watch(workdir, 8, 0, Margins(), "float32", 64)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({}, r"config\.json: malformed \(KeyError"),
+        ([], r"config\.json: malformed \(TypeError"),
+        ({"config": {"version": "3"}}, r"config\.json: malformed \(TypeError"),
+        ({"config": {"version": 99}}, r"config\.json: its config has version 99"),
+        ({"config": None}, r"has a part '\.\./\.\./\.\./x'; expected the name of a folder"),
+    ],
+)
+def test_config_of_a_stranger_neither_breaks_nor_leaves_the_workdir(tmp_path, saved, message):
+    workdir = tmp_path / "a" / "run"
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+    if saved == {"config": None}:
+        raw = tiny_config.get_config()
+        raw.data.mixture.main.hard_images, raw.data.mixture.main.hard_images_every = "a.parquet", 5
+        config = versions.to_json(c.load(raw))
+        saved = {
+            "config": config | {"data": config["data"] | {"mixture": {"../../../x": config["data"]["mixture"]["main"]}}}
+        }
+    (workdir / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=message):
+        remining.watch(epath.Path(workdir), 8, 0, Margins(), "float32", 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

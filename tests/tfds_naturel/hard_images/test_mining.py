@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -15,6 +18,7 @@ from naturel_jax.data.batches import hard_images
 from naturel_jax.weights import export
 from tests.helpers import open_images_files
 from tests.helpers.model_files import tiny
+from tests.helpers.worlds import ROOT
 from tfds_naturel import build
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
@@ -274,3 +278,23 @@ def test_contrast_does_not_show_the_triplet_and_shows_the_false_claim_if_it_can(
     assert other_claim is not None and other_claim.image in (1, 2) and not other_claim.mirrored
     assert denial is not None and denial.image in (1, 2) and denial.mirrored
     assert contrasts.find(4, DOG_ON_TABLE, None) is None
+
+
+def test_full_disk_is_named_and_nothing_is_left_on_it(tmp_path):
+    """A process of its own may write files of 4 kB at most."""
+    code = (
+        "import resource; from collections import Counter; from etils import epath\n"
+        "from naturel_jax.evaluators.pool import mining as pool; from tfds_naturel.hard_images import mining\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, -1))\n"
+        "rows = ((str(n) * 9, 'Cat|on|Table', [str(-n)], ['swap']) for n in range(9999))\n"
+        "pool.save(epath.Path('a.parquet'), rows, None, Counter(), mining.Margins(), {})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.fspath(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stderr.splitlines()[-1].endswith("File too large: 'a.parquet'"), run.stderr
+    assert not list(tmp_path.iterdir())

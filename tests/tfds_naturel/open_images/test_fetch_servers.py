@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.helpers.open_images_files import image_id, write_release
-from tests.helpers.photo_server import entries, serving, url_of, world
+from tests.helpers.photo_server import ENDLESS, entries, serving, url_of, world
 from tfds_naturel.common import download, photos
 from tfds_naturel.common.errors import Stopped, UserError
 from tfds_naturel.open_images import fetch
@@ -83,7 +83,7 @@ def test_many_missing_photos_are_recorded_if_the_server_has_others(server, tmp_p
     assert sum(entry.status == "missing" for entry in entries(tmp_path).values()) == 75
 
 
-@pytest.mark.parametrize("fault", ["silent", "trickle"])
+@pytest.mark.parametrize("fault", ["silent", "trickle", *ENDLESS])
 def test_server_that_does_not_answer_ends_the_run(server, tmp_path, monkeypatch, fault):
     monkeypatch.setattr(fetch, "MAX_CONSECUTIVE_FAILURES", 4)
     arguments = [*world(server, tmp_path, 20), "--attempts", "2", "--stall", "0.2"]
@@ -142,6 +142,20 @@ def test_silent_server_of_annotations_ends_the_run(server, small, fault):
     server.always = fault
     with pytest.raises(Stopped, match="run the same command again"):
         fetch.main(arguments)
+
+
+@pytest.mark.parametrize("header", ["Location", "URI"])
+def test_redirects_to_other_addresses_are_not_followed(server, header):
+    """aiohttp takes an address from either."""
+    policy = download.Policy(attempts=1, stall=1)
+
+    async def fetched() -> bytes:
+        async with download.session(policy, 1) as client:
+            return await download.get_bytes(client, f"{server.url}/a", 1 << 20)
+
+    server.headers["/a"], server.moved = {header: "http://169.254.169.254/latest"}, {"/a"}
+    with pytest.raises(download.MissingKey, match=r"redirects to http://169.254.169.254/latest; expected https and a"):
+        asyncio.run(fetched())
 
 
 def test_compressed_bodies_are_not_unpacked(server, tmp_path):
