@@ -113,7 +113,14 @@ def _read(path: epath.Path, workdir: epath.Path, identity: str, inputs: Mapping[
     ``workdir`` before, nor of a benchmark that has changed since. ``inputs``: benchmark -> digest of its items. Files
     of earlier versions have neither. Raises UserError for another run's file."""
     run = os.fspath(storage.absolute(workdir))
-    none = {"version": results.VERSION, "run": run, "benchmarks": [], "scores": {}, "inputs": {}, "checkpoint": identity}
+    none = {
+        "version": results.VERSION,
+        "run": run,
+        "benchmarks": [],
+        "scores": {},
+        "inputs": {},
+        "checkpoint": identity,
+    }
     if not storage.exists(path):
         return none
     saved = storage.read_json(path)

@@ -240,7 +240,9 @@ def test_member_or_column_that_is_there_twice_is_named(tmp_path):
     assert rows[0]["txt"] == b"a cup"
     assert [str(row) for row in rows[1:]] == ["b has two members 'txt'", "c has two members '__key__'"]
     (tmp_path / "my.csv").write_text("filepath,caption,,caption,\na.jpg,a cup,,a dog,\n")
-    with pytest.raises(UserError, match=r"my\.csv: not a readable table \(two columns are called 'caption'; rename one"):
+    with pytest.raises(
+        UserError, match=r"my\.csv: not a readable table \(two columns are called 'caption'; rename one"
+    ):
         datasets.open_source(f"csv:{tmp_path}/my.csv", str(tmp_path), "train")
 
 
