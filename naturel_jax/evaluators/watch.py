@@ -48,7 +48,7 @@ def watch(
     storage.check_writable(out, flag="--out")
     for step in new_steps(workdir):
         path = out / f"{step}.json"
-        if (meta := _unless_removed(workdir, step, lambda: runs.read_meta(workdir, step)[1])) is None:
+        if (meta := _unless_removed(workdir, step, functools.partial(runs.read_meta, workdir, step))) is None:
             continue
         identity = hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
         inputs = {benchmark.name: results.pair_fingerprint(dtype, benchmark) for benchmark in benchmarks}

@@ -116,8 +116,8 @@ def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) 
             known = len(source.items) <= training_images.MOST
             if known and (name := training_images.changed(source, recorded)):
                 raise UserError(
-                    f"{source.items.name}: the image {name} is another one than when the run in {folder} began; restore "
-                    "it, or use another --workdir"
+                    f"{source.items.name}: the image {name} is another one than when the run in {folder} began; "
+                    "restore it, or use another --workdir"
                 )
 
     return run_folder.record_trained_on(folder, find, check)

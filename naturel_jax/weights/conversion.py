@@ -15,7 +15,6 @@ from naturel_jax.weights.tables import flatten
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 
-
 _LARGEST = 1 << 14  # pixels of an image's side
 
 

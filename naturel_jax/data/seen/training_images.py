@@ -61,8 +61,8 @@ def of_source(source: Source) -> TrainedOn:
 
 
 def changed(source: Source, known: TrainedOn) -> str:
-    """The name of an image of ``source`` with other bytes than ``known`` has, among a few, evenly spread; "" if there is
-    none, or if ``known`` has no bytes. Images that cannot be read do not count: training reports them."""
+    """The name of an image of ``source`` with other bytes than ``known`` has, among a few, evenly spread; "" if there
+    is none, or if ``known`` has no bytes. Images that cannot be read do not count: training reports them."""
     for n in sample(source.items) if known.read else ():
         with contextlib.suppress(ValueError, OSError):
             if not known.has([identity.content(source.read_image(n))])[0]:
