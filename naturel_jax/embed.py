@@ -27,6 +27,8 @@ from naturel_jax.evaluators.results import model_fingerprint
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 
+_MOST = 1 << 24  # rows of a part, and of a batch
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
@@ -55,8 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     options = make_parser().parse_args(arguments)
-    if options.batch_size < 1 or options.rows < 1:
-        raise UserError(f"--batch_size {options.batch_size} --rows {options.rows}: expected at least 1 of each")
+    if not all(1 <= number <= _MOST for number in (options.batch_size, options.rows)):
+        raise UserError(f"--batch_size {options.batch_size} --rows {options.rows}: expected 1 to {_MOST:,} of each")
     share, named = processes.parse_share(options.share, os.environ), (field.split("=", 1) for field in options.fields)
     fields = parse(Fields, {part: "".join(name) for part, *name in named}, "--fields")
     processes.check_limits()

@@ -11,6 +11,7 @@ OCDBT metadata files, since these end in their own CRC-32C; zlib's CRC-32 costs 
 import json
 import os
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -19,7 +20,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.storage import blocks
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import check_regular, parse_json
 
 NAME = "manifest.json"
 SINCE = 2  # checkpoints have a manifest since this version of the meta item
@@ -103,6 +104,7 @@ def _to_text(fields: dict[str, Any]) -> str:
 def read(folder: epath.Path) -> dict[str, Any] | None:
     """The fields of the manifest in ``folder``, if there is one. Raises Damaged if it is not as ``write`` left it."""
     try:
+        check_regular(Path(folder / NAME))
         content = (folder / NAME).read_bytes()
     except FileNotFoundError:
         return None

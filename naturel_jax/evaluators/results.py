@@ -247,7 +247,10 @@ def _read(path: Path) -> Result:
         row = storage.unsealed(parse_json(storage.read(epath.Path(path))))
         check_version(path, row.pop("version", 0))
         metrics = {name: _metric(fields) for name, fields in row.pop("metrics", {}).items()}
-        return Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
+        result = Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
+        if path.parent != folder_of(path.parents[2], result.model, result.benchmark):
+            raise ValueError(f"those of {result.model!r:.80} on {result.benchmark!r:.80} belong into another folder")
+        return result
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

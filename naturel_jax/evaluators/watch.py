@@ -1,11 +1,13 @@
 """Evaluates the checkpoints of a run as they appear: ``<out>/<step>.json`` for each."""
 
 import functools
+import hashlib
+import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from etils import epath
 from jax.sharding import Mesh
@@ -26,6 +28,8 @@ from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 POLL_SECONDS = 5.0
 
 
@@ -33,7 +37,8 @@ def watch(
     workdir: epath.Path, benchmarks: Sequence[Benchmark], out: epath.Path, *, batch_size: int, dtype: str
 ) -> None:
     """Evaluates every checkpoint in ``workdir``, old and new, until the run has ended (its ``scores.json`` exists) and
-    its last checkpoint is evaluated. Benchmarks already finished in ``out`` are skipped.
+    its last checkpoint is evaluated. Benchmarks already finished in ``out`` are skipped, unless the checkpoint, the
+    benchmark or ``dtype`` is another now.
 
     A checkpoint that the run removes before it is read (it keeps only the newest ones) is skipped. Raises UserError
     if ``out`` holds the scores of another run.
@@ -43,13 +48,15 @@ def watch(
     storage.check_writable(out, flag="--out")
     for step in new_steps(workdir):
         path = out / f"{step}.json"
-        saved = _read(path, workdir)
-        missing = [benchmark.name for benchmark in benchmarks if benchmark.name not in saved["benchmarks"]]
+        if (meta := _unless_removed(workdir, step, functools.partial(runs.read_meta, workdir, step))) is None:
+            continue
+        identity = hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
+        inputs = {benchmark.name: results.pair_fingerprint(dtype, benchmark) for benchmark in benchmarks}
+        missing = [name for name in inputs if name not in _read(path, workdir, identity, inputs)["benchmarks"]]
         if not missing:
             print(f"step {step}: already done", flush=True)
             continue
-        if (found := _load(workdir, step, mesh)) is None:
-            print(f"step {step}: the run removed this checkpoint before it was read; skipped", flush=True)
+        if (found := _unless_removed(workdir, step, functools.partial(_load, workdir, step, mesh))) is None:
             continue
         loaded, trained_on = found
         if evaluator is None:
@@ -57,10 +64,12 @@ def watch(
             held_out = [hold_out(benchmark, trained_on) for benchmark in benchmarks]
             evaluator = Evaluator(model, loaded.processor, held_out, mesh=mesh, batch_size=batch_size)
         score = functools.partial(evaluator.scores, loaded.params, missing)
-        scores = saved["scores"] | preemption.abandonable(score)
-        left_out = saved.get("left_out", {}) | evaluator.left_out
-        done = {"benchmarks": [*saved["benchmarks"], *missing], "scores": scores, "left_out": left_out}
-        fields = saved | {"step": step, **done}
+        new = preemption.abandonable(score)
+        saved = _read(path, workdir, identity, inputs)  # another process may have added other benchmarks
+        scores, left_out = saved["scores"] | new, saved.get("left_out", {}) | evaluator.left_out
+        names = list(dict.fromkeys([*saved["benchmarks"], *missing]))
+        done = {"benchmarks": names, "scores": scores, "left_out": left_out}
+        fields = saved | {"step": step, **done, "inputs": saved["inputs"] | inputs}
         storage.write_json(path, fields)
         headline = {metric: value for metric, value in scores.items() if is_headline(metric)}
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
@@ -82,26 +91,48 @@ def new_steps(workdir: epath.Path) -> Iterator[int]:
             time.sleep(POLL_SECONDS)
 
 
-def _load(workdir: epath.Path, step: int, mesh: Mesh) -> tuple[Loaded, TrainedOn] | None:
-    """A checkpoint and its training images; None if it has been removed in the meantime."""
+def _load(workdir: epath.Path, step: int, mesh: Mesh) -> tuple[Loaded, TrainedOn]:
+    """A checkpoint and its training images."""
+    trained_on = runs.trained_on(workdir, step)
+    return weights.load(f"run:{workdir}@{step}", sharding_for=param_sharding(mesh)), trained_on
+
+
+def _unless_removed(workdir: epath.Path, step: int, read: Callable[[], T]) -> T | None:
+    """What ``read`` reads of a checkpoint; None, and a line about it, if it has been removed in the meantime."""
     try:
-        trained_on = runs.trained_on(workdir, step)
-        return weights.load(f"run:{workdir}@{step}", sharding_for=param_sharding(mesh)), trained_on
+        return read()
     except Exception:  # Orbax and TensorStore raise many kinds for files that disappear
         if step in checkpoint.saved_steps(workdir):
             raise
+        print(f"step {step}: the run removed this checkpoint before it was read; skipped", flush=True)
         return None
 
 
-def _read(path: epath.Path, workdir: epath.Path) -> dict[str, Any]:
-    """The finished scores of a step. Raises UserError for another run's file."""
+def _read(path: epath.Path, workdir: epath.Path, identity: str, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """The finished scores of a step: none of another checkpoint than ``identity``, such as of a run that was in
+    ``workdir`` before, nor of a benchmark that has changed since. ``inputs``: benchmark -> digest of its items. Files
+    of earlier versions have neither. Raises UserError for another run's file."""
     run = os.fspath(storage.absolute(workdir))
+    none = {
+        "version": results.VERSION,
+        "run": run,
+        "benchmarks": [],
+        "scores": {},
+        "inputs": {},
+        "checkpoint": identity,
+    }
     if not storage.exists(path):
-        return {"version": results.VERSION, "run": run, "benchmarks": [], "scores": {}}
+        return none
     saved = storage.read_json(path)
     if not isinstance(saved, dict) or not {"run", "benchmarks", "scores"} <= saved.keys():
         raise UserError(f"{path}: not the scores of a checkpoint; move it away to evaluate it again")
     results.check_version(path, saved.get("version", 0))
     if saved["run"] != run:
         raise UserError(f"{path}: holds scores of {saved['run']}, not of {run}; choose another --out")
-    return saved
+    if saved.get("checkpoint", identity) != identity:
+        return none
+    before = saved.get("inputs", {})
+    changed = {name for name in inputs if before.get(name, inputs[name]) != inputs[name]}
+    kept = {metric: value for metric, value in saved["scores"].items() if metric.partition("/")[0] not in changed}
+    names = [name for name in saved["benchmarks"] if name not in changed]
+    return none | saved | {"benchmarks": names, "scores": kept}

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from naturel_jax.benchmarks.files import Fields, Record, records
 from naturel_jax.report.tables import PUBLISHED, Cell, ModelRow
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json, read_tsv
+from tfds_naturel.common.files import check_regular, load_json, read_tsv
 
 
 class ItemSet(NamedTuple):
@@ -103,6 +103,7 @@ def read(path: Path | None) -> dict[str, Checkpoint]:
     file."""
     if path is None:
         return {}
+    check_regular(path)
     rows = load_json(f"--known {path}", path.read_bytes(), f"expected {_FORM}")
     try:
         return {key: _parsed(key, fields) for key, fields in _records("the file", "the file's", rows, _FIELDS)}

@@ -50,7 +50,6 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     hooks = huggingface_hub.get_session().event_hooks
     huggingface_hub.set_client_factory(lambda: _ImpatientClient(event_hooks=hooks, follow_redirects=True))
-    began = time.time()
     try:
         path = huggingface_hub.snapshot_download(
             repository,
@@ -58,7 +57,7 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
             revision=revision or None,
             allow_patterns=list(patterns),
         )
-        _check_files(Path(path), began)
+        _check_files(Path(path))
     # The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to.
     except (httpx.HTTPError, OSError, _Unusable, ValueError, TypeError, LookupError, AttributeError) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
@@ -66,12 +65,12 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
     return Path(path)
 
 
-def _check_files(folder: Path, began: float) -> None:
-    """Checks the files that were downloaded since ``began``: the cache names each after the checksum that the hub
-    states, git's or SHA-256. Raises _Unusable, and removes a file that has another one."""
+def _check_files(folder: Path) -> None:
+    """Checks all files, since a download that was interrupted checked none: the cache names each after the checksum
+    that the hub states, git's or SHA-256. Raises _Unusable, and removes a file that has another one."""
     for path in folder.rglob("*"):
         blob = path.resolve()
-        if not blob.is_file() or blob.stat().st_mtime < began - 1:
+        if not blob.is_file():
             continue
         if (actual := _checksum(blob)) != blob.name:
             blob.unlink()
@@ -117,6 +116,9 @@ class _ImpatientClient(httpx.Client):
             self._count_attempt(request, limit)
         try:
             response = _within(2 * limit, functools.partial(super().send, request, stream=True, **options))
+            for tag in ("ETag", "X-Linked-Etag"):  # the cache calls a file so
+                if re.search(r"[/\\]", response.headers.get(tag, "").removeprefix("W/")):
+                    raise _Unusable(f"{request.url} answers with {tag} {response.headers[tag]!r:.80}, which is a path")
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise _Unusable(f"{request.url} answers packed, which was not asked for")
             sized = stream and "Content-Length" in response.headers

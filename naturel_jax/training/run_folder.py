@@ -234,14 +234,19 @@ def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> 
             )
 
 
-def record_trained_on(folder: epath.Path, find: Callable[[], TrainedOn]) -> TrainedOn:
+def record_trained_on(
+    folder: epath.Path, find: Callable[[], TrainedOn], check: Callable[[TrainedOn], None]
+) -> TrainedOn:
     """The images that the run trains on, from the first process's ``find``; once there is a checkpoint, as recorded in
-    the folder. Raises UserError for a damaged record."""
+    the folder, which ``check`` may refuse. Raises UserError for a damaged record."""
     path = folder / trained_on.FOLDER
 
     def record() -> None:
-        if not checkpoint.saved_steps(folder) or trained_on.load(path) is None:
+        found = trained_on.load(path) if checkpoint.saved_steps(folder) else None
+        if found is None:
             find().save(path)
+        else:
+            check(found)
 
     preemption.on_first_process(record)
     recorded = trained_on.load(path)

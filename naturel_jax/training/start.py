@@ -102,7 +102,8 @@ def _run_or_wait(run: Run, base: Config, folder: epath.Path) -> None:
 
 @preemption.interruptible()
 def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) -> TrainedOn:
-    """The images of ``sources``, and those that ``init`` was trained on, if it is a run or the export of one."""
+    """The images of ``sources``, and those that ``init`` was trained on, if it is a run or the export of one. Raises
+    UserError if ``folder`` holds a run that has begun with other images."""
     before = weights.trained_on(init) if init else TrainedOn()
     if not sources:
         return before
@@ -110,7 +111,16 @@ def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) 
     def find() -> TrainedOn:
         return TrainedOn.union([before, *map(training_images.of_source, sources)])
 
-    return run_folder.record_trained_on(folder, find)
+    def check(recorded: TrainedOn) -> None:
+        for source in sources:
+            known = len(source.items) <= training_images.MOST
+            if known and (name := training_images.changed(source, recorded)):
+                raise UserError(
+                    f"{source.items.name}: the image {name} is another one than when the run in {folder} began; "
+                    "restore it, or use another --workdir"
+                )
+
+    return run_folder.record_trained_on(folder, find, check)
 
 
 @preemption.interruptible()

@@ -15,8 +15,12 @@ from naturel_jax.weights.tables import flatten
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 
+_LARGEST = 1 << 14  # pixels of an image's side
+
 
 def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: float) -> Params:
+    if not 0 <= alpha <= 1:
+        raise UserError(f"--alpha is {alpha}, expected a number from 0 to 1")
     base = weights.load(source)
     if base.config != config:
         names = [field.name for field in dataclasses.fields(config)]
@@ -63,6 +67,8 @@ def convert(args: argparse.Namespace) -> None:
     if args.size is not None:
         if args.size < config.image.patch:
             raise UserError(f"--size {args.size} is smaller than one patch of SRC: {config.image.patch} pixels")
+        if args.size > _LARGEST:
+            raise UserError(f"--size {args.size} is larger than {_LARGEST:,} pixels")
         config, params = resize_positions(config, params, args.size)
         processor = dataclasses.replace(processor, size=args.size)
         if processor.resize == "naflex":

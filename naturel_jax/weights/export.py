@@ -131,7 +131,7 @@ def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params
     fields = hf.write_config(config, options.dtype, processor_files.special_ids(processor, family))
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
     arrays = _arrays(hf.TABLES[family.name], params, options.dtype)
-    safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata=_TORCH)
+    _save_tensors(folder / "model.safetensors", arrays, _TORCH)
     if family.name == "clip":
         (folder / "modules.json").write_text(json.dumps(_SENTENCE_TRANSFORMERS, indent=2) + "\n", "utf-8")
 
@@ -151,7 +151,7 @@ def _write_openclip(
     fields = {"model_cfg": model, "preprocess_cfg": processor_files.openclip_preprocess(processor)}
     (folder / openclip.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
     arrays = _arrays(openclip.TABLES[family_of(config).name], params, options.dtype)
-    safetensors.numpy.save_file(arrays, folder / "open_clip_model.safetensors", metadata=_TORCH)
+    _save_tensors(folder / "open_clip_model.safetensors", arrays, _TORCH)
 
 
 def _write_big_vision(
@@ -180,7 +180,15 @@ def _write_peft(folder: Path, config: TwoTowerConfig, processor: Processor, para
     (folder / peft.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
     arrays = _arrays(peft.table(family_of(config), params), adapter.params, options.dtype)
     metadata = {**_TORCH, peft.DIGEST: adapter.digest}
-    safetensors.numpy.save_file(arrays, folder / peft.WEIGHTS_FILE, metadata=metadata)
+    _save_tensors(folder / peft.WEIGHTS_FILE, arrays, metadata)
+
+
+def _save_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file. Raises OSError if the disk does not take it, where the library has its own error."""
+    try:
+        safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def obstacles(config: TwoTowerConfig) -> dict[str, str]:

@@ -33,6 +33,7 @@ from naturel_jax.weights.tables import Rule, Shape
 from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded
 from naturel_jax.weights.torch_files import open_torch
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import check_regular
 
 ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
 _DEPTH = 8  # models of which each is the base of the next
@@ -290,6 +291,7 @@ def _open_tensors(path: Path) -> Tensors:
         return open_sharded(path, _OPENERS[suffix])
     if path.suffix not in _OPENERS:
         raise UserError(f"{path}: suffix {path.suffix!r} is none of {', '.join(_OPENERS)}")
+    check_regular(path)
     return _OPENERS[path.suffix](path)
 
 

@@ -149,6 +149,12 @@ def test_a_manifest_names_only_its_files_and_covers_them(change, expected, tmp_p
         manifest.check(epath.Path(tmp_path), ["params"])
 
 
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / manifest.NAME)
+    with pytest.raises(UserError, match="not a regular file"):
+        manifest.check(epath.Path(tmp_path), ["params"])
+
+
 def test_checkpoint_without_a_manifest_is_accepted_only_from_before_there_were_any(workdir):
     newest = workdir / "checkpoints" / "20"
     (newest / "manifest.json").unlink()

@@ -209,6 +209,7 @@ def test_list_of_another_version_is_rejected(table, capsys):
     [
         (["--fields", "images=x"], r"--fields has no field 'images'; did you mean 'image'\?"),
         (["--fields", "image=path", "--split", "test"], "split 'test': a JSONL file has no splits"),
+        (["--workers", "-3"], "--workers is -3, expected 1 to 1,024"),
     ],
 )
 def test_mistakes_on_the_command_line(flags, match, table):

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -133,6 +134,16 @@ def test_rows_of_another_evaluation_are_not_taken_for_the_result(tmp_path):
     assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
     (tmp_path / "CLIP/bench/items.parquet").write_bytes(b"cut short")
     assert results.finished(tmp_path, "CLIP", "bench", "fingerprint") is None
+
+
+def test_a_copied_folder_is_not_taken_for_another_model(tmp_path):
+    """Its row would be there twice, under the name of the model that it was copied from."""
+    saved = save(tmp_path)
+    shutil.copytree(tmp_path / "CLIP", tmp_path / "SigLIP")
+    with pytest.raises(UserError, match=r"SigLIP/bench/scores\.json: .*'CLIP' on 'bench' belong into another folder"):
+        results.load(tmp_path)
+    shutil.rmtree(tmp_path / "SigLIP")
+    assert results.load(tmp_path) == [saved]
 
 
 def test_file_versions(tmp_path):

@@ -127,3 +127,48 @@ def test_scores_of_another_benchmark_are_added(ended, tmp_path):
     assert first["scores"].items() <= both["scores"].items()
     with pytest.raises(UserError, match=r"1\.json: holds scores of .*/run, not of .*/other; choose another --out"):
         watch(epath.Path(shutil.copytree(workdir, tmp_path / "other")), benchmarks, out, batch_size=8, dtype="float32")
+
+
+def test_scores_of_what_was_there_before_are_not_kept(ended, tmp_path, capsys):
+    """Of items before they were edited, of another dtype, and of the run that was in the folder before."""
+    workdir, benchmarks = ended
+    out = epath.Path(tmp_path / "out")
+
+    def evaluate(chosen, dtype="float32"):
+        watch(workdir, chosen, out, batch_size=8, dtype=dtype)
+        return capsys.readouterr().out, json.loads((out / "1.json").read_text())
+
+    _, first = evaluate(benchmarks)
+    assert evaluate(benchmarks)[0].count("already done") == 2
+    files.winoground(tmp_path, items=2)
+    printed, second = evaluate(registry.read(["winoground"], files=tmp_path))
+    assert "already done" not in printed and second["benchmarks"] == ["vg_relation", "winoground"]
+    assert second["scores"]["vg_relation/macro"] == first["scores"]["vg_relation/macro"]
+    assert "already done" not in evaluate(registry.read(["winoground"], files=tmp_path), "bfloat16")[0]
+
+    shutil.rmtree(workdir / "checkpoints")
+    trained_on = from_used({})
+    trained_on.save(epath.Path(workdir) / FOLDER)
+    model, _, processor = tiny()
+    checkpoints = checkpoint.Checkpoints(workdir, keep=10)
+    meta = checkpoint_meta.make_meta({}, model.config, processor, trained_on.meta())
+    checkpoints.save(1, {"params": params_of(7)}, meta, wait=True)
+    checkpoints.close()
+    printed, third = evaluate(benchmarks[1:])
+    assert "already done" not in printed and third["benchmarks"] == ["vg_relation"]
+    assert all(name.startswith("vg_relation/") for name in third["scores"])
+
+
+def test_benchmarks_of_two_processes_are_kept(ended, tmp_path, monkeypatch):
+    workdir, benchmarks = ended
+    out = epath.Path(tmp_path / "out")
+    scores = Evaluator.scores
+
+    def beside(self, params, names):
+        if list(names) == ["winoground"]:
+            watch(workdir, benchmarks[1:], out, batch_size=8, dtype="float32")
+        return scores(self, params, names)
+
+    monkeypatch.setattr(Evaluator, "scores", beside)
+    watch(workdir, benchmarks[:1], out, batch_size=8, dtype="float32")
+    assert json.loads((out / "1.json").read_text())["benchmarks"] == ["vg_relation", "winoground"]

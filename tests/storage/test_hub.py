@@ -144,6 +144,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
             time.sleep(0.02)
         if "/resolve/" in self.path:
             headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT}
+            if self.change.startswith(('"', "W/")):
+                return self.answer(200, CONTENT, headers | {"ETag": self.change})
             if self.change.startswith("http"):
                 linked = {"X-Linked-Etag": f'"{STATED}"', "X-Linked-Size": str(len(CONTENT))}
                 return self.answer(302, b"", headers | linked | {"Location": self.change})
@@ -173,6 +175,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
     [
         ("", ""),
         ("checksum", f"the hub states {STATED}"),
+        ('"../../../written"', "answers with ETag '\"../../../written\"', which is a path"),
+        ('W/"/tmp/written"', "which is a path"),
         ("broken", "answers broken JSON"),
         ("no id", "expected an object with a sound 'id'"),
         ("a path", "expected an object with a sound 'sha'"),
@@ -188,7 +192,7 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if change == "header" else ():
             monkeypatch.setattr(constants, name, 0.5)
         monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"))
@@ -197,7 +201,24 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
             assert not message and (folder / "config.json").read_bytes() == CONTENT
         except UserError as error:
             assert message and message in str(error) and "\n" not in str(error)
-            assert not list(tmp_path.rglob("config.json"))
+            assert not list(tmp_path.rglob("config.json")) and not list(tmp_path.rglob("written*"))
+
+
+def test_a_file_of_an_earlier_download_is_checked(tmp_path, monkeypatch):
+    """One that a connection that broke later, or a kill, has left."""
+    Hostile.change = ""
+    with loopback.running(Hostile) as address:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        url = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"))
+        file = hub.snapshot("owner/tiny", ["*.json"]) / "config.json"
+        file.write_bytes(CONTENT.replace(b"1", b"2"))
+        os.utime(file, (0, 0))
+        with pytest.raises(UserError, match=f"the hub states {STATED}; download discarded"):
+            hub.snapshot("owner/tiny", ["*.json"])
+        assert (hub.snapshot("owner/tiny", ["*.json"]) / "config.json").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(

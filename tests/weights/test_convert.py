@@ -107,6 +107,8 @@ def test_size_resamples_positions_and_updates_the_processor(tmp_path):
         (["run:{n}", "{out}"], "transformers reads every tokenizer of a Siglip2Model as Gemma's"),
         (["run:{n}", "{out}", "--to", "openclip"], "OpenCLIP has no NaFlex model; export to hf or run"),
         (["{a}", "{out}", "--size", "8"], "--size 8 is smaller than one patch of SRC: 12 pixels"),
+        (["{a}", "{out}", "--size", "99999999"], "--size 99999999 is larger than 16,384 pixels"),
+        (["{a}", "{out}", "--interpolate", "{a}", "--alpha", "50"], "--alpha is 50.0, expected a number from 0 to 1"),
         (["{a}", "{out}", "--interpolate", "{s}"], "is a different model from SRC: image, text, "),
     ],
 )

@@ -179,6 +179,13 @@ def test_broken_checkpoint_errors(tmp_path, monkeypatch, kind):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+def test_a_pipe_is_refused_where_it_would_be_waited_for(suffix, tmp_path):
+    os.mkfifo(tmp_path / f"a{suffix}")
+    with pytest.raises(UserError, match="not a regular file"):
+        weights.load(f"clip-b32:{tmp_path}/a{suffix}")
+
+
 def npz_of(change):
     def build(path: Path) -> None:
         arrays = tables.write(big_vision.table(False, False), tiny("tiny-siglip").params)

@@ -1,5 +1,6 @@
 """Exports, loaded in the libraries that they are written for."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from naturel_jax import weights
 from naturel_jax.weights import export
 from tests.helpers.model_files import assert_same, tiny
+from tests.helpers.worlds import ROOT
 from tfds_naturel.common.errors import UserError
 
 
@@ -39,6 +41,24 @@ def test_exports_reject_what_a_format_cannot_store(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path):
+    """``ulimit -f`` is to a process what a full disk is."""
+    code = f"""
+import resource
+from pathlib import Path
+from naturel_jax.weights import export
+from tests.helpers.model_files import tiny
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    export.save(Path({os.fspath(tmp_path / "out")!r}), *tiny("tiny-clip"), form="hf")
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert "model.safetensors: " in done.stdout and "File too large" in done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_loading_does_not_hold_a_second_copy():
     """For ViT-L/14, memory grows by the parameters plus the largest one, not by twice the parameters."""
     script = Path(__file__).parents[2] / "perf" / "loading.py"

@@ -8,6 +8,7 @@ traceback.
 import argparse
 import atexit
 import contextlib
+import io
 import logging
 import os
 import resource
@@ -48,6 +49,8 @@ def set_up_logging() -> None:
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs ``main(arguments)`` (default: ``sys.argv[1:]``) and exits with one of the codes above."""
     set_up_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not closed, nor replaced by a notebook or test
+        sys.stdout.reconfigure(errors="backslashreplace")  # else a name that the terminal has no letters for ends it
     try:
         code = main(sys.argv[1:] if arguments is None else arguments) or DONE
     except Unavailable as error:
@@ -67,6 +70,9 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
             code = USER_ERROR
         elif isinstance(error, KeyError) and str(error.args[0]).endswith("://"):  # raised by etils for https://...
             print(f"{command()}: error: a path is at {error.args[0]}, which is not read or written", file=sys.stderr)
+            code = USER_ERROR
+        elif isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # by Arrow for a path
+            print(f"{command()}: error: the name {error.object!a:.200} is not UTF-8; rename it", file=sys.stderr)
             code = USER_ERROR
         elif shortage := _out_of_memory(error):
             print(f"{command()}: error: {shortage}", file=sys.stderr)

@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -79,18 +80,26 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         return list(full_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE)[1])
 
 
+def header(rows: Iterator[list[str]]) -> list[str]:
+    """The first of ``rows``, the names of a table's columns; [] without rows. Raises csv.Error if two are the same."""
+    names = next(rows, [])
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise csv.Error(f"two columns are called {twice[0]!r:.80}; rename one")
+    return names
+
+
 def dict_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
     """Column names of a CSV file, and its rows as ``csv.DictReader`` gives them, but without the fields that a row
     lacks: many short rows under a long line of names would fill the memory."""
     reader = csv.reader(file, **dialect)
-    names = next(reader, [])
+    names = header(reader)
     return names, (dict(zip(names, row, strict=False)) for row in reader if row)
 
 
 def full_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
     """What ``dict_rows`` returns. Raises csv.Error at a row with fewer or more cells than the line of names."""
     reader = csv.reader(file, **dialect)
-    names = next(reader, [])
+    names = header(reader)
 
     def rows() -> Iterator[dict[str, str]]:
         for row in filter(None, reader):

@@ -50,10 +50,14 @@ def number(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
+def content(data: bytes) -> int:
+    """A 64-bit hash of an encoded image's bytes."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
+
+
 def look(data: bytes, perceptual: bool = True) -> Seen:
     """The hashes of an encoded image, whether or not it can be decoded."""
-    content = int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
-    return Seen(content, _perceptual(data) if perceptual else None)
+    return Seen(content(data), _perceptual(data) if perceptual else None)
 
 
 def _perceptual(data: bytes) -> int | None:

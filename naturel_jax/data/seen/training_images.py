@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
+from naturel_jax.data.items.decoded_writer import sample
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen import identity, trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
@@ -27,8 +28,8 @@ _BLOCK = 4096  # images between checks for a stop request
 def of_source(source: Source) -> TrainedOn:
     """The images of ``source`` that are trained on.
 
-    Their bytes are read once, if they are at most ``MOST``, and the result is kept in the source's cache. May raise
-    Stopped.
+    Their bytes are read once, if they are at most ``MOST``, and the result is kept in the source's cache; they are read
+    again if some have ``changed``. May raise Stopped.
     """
     items, origin = source.items, source.origin
     folder = epath.Path(origin.cache) / trained_on.FOLDER
@@ -41,7 +42,14 @@ def of_source(source: Source) -> TrainedOn:
                 made.save(folder)
         return made
 
-    known = once.load_or_make(Path(folder), lambda: trained_on.load(folder), make) if origin.cache else make()
+    def load() -> TrainedOn | None:
+        found = trained_on.load(folder)
+        if found and (name := changed(source, found)):
+            _LOG.warning("%s: the image %s is another one than before; all are read again", items.name, name)
+            return None
+        return found
+
+    known = once.load_or_make(Path(folder), load, make) if origin.cache else make()
     if not known.read and len(items) > MOST:
         _LOG.warning(
             "%s: %s images are too many to read before training, so copies of them under other names are not left out "
@@ -50,6 +58,16 @@ def of_source(source: Source) -> TrainedOn:
             f"{len(items):,}",
         )
     return TrainedOn.union([known, trained_on.from_used(origin.used)])
+
+
+def changed(source: Source, known: TrainedOn) -> str:
+    """The name of an image of ``source`` with other bytes than ``known`` has, among a few, evenly spread; "" if there
+    is none, or if ``known`` has no bytes. Images that cannot be read do not count: training reports them."""
+    for n in sample(source.items) if known.read else ():
+        with contextlib.suppress(ValueError, OSError):
+            if not known.has([identity.content(source.read_image(n))])[0]:
+                return source.items.image_ids[n]
+    return ""
 
 
 def names(image_ids: Sequence[str], left_out: np.ndarray) -> Iterator[str]:

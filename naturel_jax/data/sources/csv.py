@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
-from tfds_naturel.common.files import reading_csv, separator
+from tfds_naturel.common.files import header, reading_csv, separator
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -22,7 +22,7 @@ def _rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=separator(file), strict=True)
         with reading_csv(path):
-            names = next(reader, [])
+            names = header(reader)
         while True:
             try:
                 row = next(reader)

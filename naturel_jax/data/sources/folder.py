@@ -36,8 +36,8 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
 def _rows(folder: Path, images: Sequence[Path], texts: Sequence[Path]) -> Iterator[Row]:
     for image, text in zip(images, texts, strict=True):
         name = str(image.relative_to(folder))
-        if not text.exists():
-            yield BadRecord(f"{name} has no captions: {text.name} does not exist", {"image": name})
+        if not text.is_file():  # reading a pipe or device would not end
+            yield BadRecord(f"{name} has no captions: {text.name} does not exist or is no file", {"image": name})
             continue
         lines = text.read_bytes().splitlines()
         yield {"image": name, "positives": [line for line in lines if line.strip()] or ""}

@@ -15,7 +15,7 @@ from naturel_jax.data.items.records import Row, Shard, Table
 from naturel_jax.data.sources import arrow
 from tfds_naturel.common.arrow_files import stream_batches
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import check_regular, parse_json
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -53,6 +53,7 @@ def _file_name(state: Path, file: Any) -> str:
 
 def _listed(path: Path, field: str) -> list[Any]:
     """The list in ``field`` of a JSON file."""
+    check_regular(path)
     try:
         values = parse_json(path.read_text())[field]
     except (ValueError, LookupError, TypeError) as error:

@@ -18,6 +18,7 @@ from tfds_naturel.common.files import parse_json
 
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
 _DAMAGE = (ValueError, LookupError, OverflowError, RecursionError)  # what tarfile raises besides its own errors
+_TWICE = "__twice__"  # the field of a row that names another of which there are two
 _LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size
 _LARGEST_GLOBAL = 1 << 12  # characters of the headers that tarfile adds to those of each member; git's have 52
 
@@ -70,7 +71,10 @@ def rows(path: Path) -> Iterator[Row]:
                     yield _merged(row)
                     row = {}
                 row["__key__"] = key
-                row[field.lower()] = _value(path, tar, member, field.lower())
+                if (field := field.lower()) in row:
+                    row[_TWICE] = field
+                else:
+                    row[field] = _value(path, tar, member, field)
             _check_end(path, tar.offset)
     except (tarfile.TarError, *_DAMAGE) as error:
         if isinstance(error, UserError):
@@ -100,6 +104,8 @@ def _value(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, field: str
 
 def _merged(row: dict[str, Any]) -> Row:
     """The row with the fields of its ``json`` member added."""
+    if _TWICE in row:
+        return BadRecord(f"{row['__key__']} has two members {row[_TWICE]!r:.80}")
     if "json" not in row:
         return row
     try:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -97,6 +97,7 @@ def make_app(playground: Playground, shown: Mapping[str, Any], hosts: Collection
             UserError: lambda request, error: _error(400, str(error)),
             OSError: lambda request, error: _error(500, str(error)),  # an item cannot be written
             HTTPException: lambda request, error: _error(error.status_code, error.detail),
+            ClientDisconnect: lambda request, error: _error(400, "the page was closed"),  # while it sent a photo
         },
     )
 

@@ -174,6 +174,28 @@ def test_images_are_read_once_or_by_the_check(photos, monkeypatch, caplog):
     assert (checked.images, checked.read, checked.checksum()) == (4, 4, first.checksum())
 
 
+def test_images_replaced_under_their_names_are_noticed(photos, caplog):
+    """The index knows the paths of images, not what is in them: scores would leave out those that were there before,
+    and a run would go on with others."""
+    first = found()
+    source = datasets.open_source("jsonl:train/my.jsonl", "data", "train")
+    assert training_images.changed(source, first) == "" == training_images.changed(source, TrainedOn.of(["coco:4"]))
+    files.write(photos / "train/3.png", files.png(992))
+    assert training_images.changed(source, first) == "3.png"
+    second = found()
+    assert "the image 3.png is another one than before; all are read again" in caplog.text
+    assert second.has([identity.content(files.png(n)) for n in (991, 992)]).tolist() == [False, True]
+    (photos / "train/3.png").unlink()
+    assert training_images.changed(source, second) == ""
+
+    save_run(photos / "run", {})
+    second.save(epath.Path(photos / "run/trained_on"))
+    assert images_trained_on("", epath.Path(photos / "run"), [source]).meta() == second.meta()
+    files.write(photos / "train/3.png", files.png(993))
+    with pytest.raises(UserError, match=r"the image 3.png is another one than when the run in .*run began; restore it"):
+        images_trained_on("", epath.Path(photos / "run"), [source])
+
+
 def test_other_collections(tmp_path):
     """ARO's images are Visual Genome's, Winoground's items have names; video frames and renderings have none."""
     files.visual_genome(tmp_path, items=6)

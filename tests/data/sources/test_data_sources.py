@@ -1,6 +1,8 @@
 """Every source by name: the same records in each format give the same items, batches and losses, also when resumed."""
 
+import io
 import json
+import os
 import tarfile
 
 import absl.flags
@@ -209,6 +211,39 @@ def test_sidecar_texts(tmp_path):
     source = datasets.open_source(f"folder:{tmp_path}", str(tmp_path / "data"), "train", max_bad=0.1)
     assert len(source.items) == files.COUNT - 1 and source.items.left_out.tolist() == [0]
     assert list(source.items.texts)[:2] == ["caption 1", "another 1"]
+
+
+def test_texts_that_are_no_files_are_bad_records(tmp_path):
+    """Not a wait for a pipe's other end, or all memory full of a device's zeros."""
+    for path in files.photos(tmp_path):
+        (tmp_path / path).with_suffix(".txt").write_text("a cup\n")
+    pipe, device, folder = sorted(tmp_path.rglob("*.txt"))[:3]
+    for path in (pipe, device, folder):
+        path.unlink()
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    source = datasets.open_source(f"folder:{tmp_path}", str(tmp_path / "data"), "train", max_bad=0.5)
+    assert source.items.left_out.tolist() == [0, 1, 2]
+
+
+def test_member_or_column_that_is_there_twice_is_named(tmp_path):
+    """Which of the two was meant is not known."""
+    members = {"a.jpg": files.image(0), "a.txt": b"a cup", "b.jpg": files.image(1), "b.txt": b"a dog"}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in [*members.items(), ("b.TXT", b"a cat"), ("c.__key__", b"d")]:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    (shard,) = datasets.open_unindexed(f"webdataset:{tmp_path}/a.tar", str(tmp_path), "train").shards
+    rows = list(shard.rows())
+    assert rows[0]["txt"] == b"a cup"
+    assert [str(row) for row in rows[1:]] == ["b has two members 'txt'", "c has two members '__key__'"]
+    (tmp_path / "my.csv").write_text("filepath,caption,,caption,\na.jpg,a cup,,a dog,\n")
+    with pytest.raises(
+        UserError, match=r"my\.csv: not a readable table \(two columns are called 'caption'; rename one"
+    ):
+        datasets.open_source(f"csv:{tmp_path}/my.csv", str(tmp_path), "train")
 
 
 def test_images_of_a_compressed_arrow_file_are_copied(tmp_path):

@@ -1,5 +1,6 @@
 """``naturel-try``: its server from outside, what it refuses, what it saves, and its page in a browser."""
 
+import asyncio
 import io
 import json
 import subprocess
@@ -62,6 +63,21 @@ def test_scores_are_their_closed_form(client):
     np.testing.assert_allclose(found["cosine"], cosines, atol=1e-6)
     np.testing.assert_allclose(found["sigmoid"], 1 / (1 + np.exp(1 - 2 * cosines)), atol=1e-6)
     np.testing.assert_allclose(found["softmax"], np.exp(2 * cosines) / np.exp(2 * cosines).sum(), atol=1e-6)
+
+
+def test_a_page_that_closes_in_an_upload_leaves_no_traceback(client):
+    """As a browser does that is sent elsewhere while it uploads."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/photos", "query_string": b"", "scheme": "http"}
+    asyncio.run(client.app(scope | {"headers": [(b"host", HOST.encode())]}, receive, send))
+    assert sent[0]["status"] == 400
 
 
 @pytest.mark.parametrize(

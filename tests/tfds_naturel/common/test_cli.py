@@ -43,6 +43,11 @@ def test_a_long_value_leaves_the_file_and_the_fix_in_the_message():
         ("ImportError('cannot import name')", 1, "ImportError: cannot import name"),
         ("epath.Path('https://host/run')", 2, "error: a path is at https://, which is not read or written"),
         ("ImportError('Please install gcsfs')", 2, "error: Please install gcsfs: run `pip install gcsfs`"),
+        (
+            r"UnicodeEncodeError('utf-8', 'da\udcff', 2, 3, 'surrogates not allowed')",
+            2,
+            r"the name 'da\udcff' is not UTF-8; rename it",
+        ),
         ("Unavailable('gs://b: the store failed')", 75, "gs://b: the store failed"),
     ],
 )
@@ -64,6 +69,15 @@ def test_flags_that_need_a_disk_say_so(capsys):
         with pytest.raises(SystemExit, match="2"):
             main([flag, "gs://bucket/x", *others])
         assert f"argument {flag}: 'gs://bucket/x' is not on a disk; expected a path" in capsys.readouterr().err
+
+
+def test_a_name_that_the_terminal_has_no_letters_for_is_printed():
+    """Of another alphabet, or of a file that is not called in UTF-8."""
+    code = r"from tfds_naturel.common import cli; cli.run(lambda _: print('\u202e \u03b1 \udcff'))"
+    for encoding, shown in (("ascii", rb"\u202e \u03b1 \udcff"), ("utf-8", "\u202e \u03b1 ".encode() + rb"\udcff")):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=environment)
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, shown, b"")
 
 
 def test_output_that_cannot_be_written_does_not_change_the_exit_code():
