@@ -139,9 +139,12 @@ class Hostile(http.server.BaseHTTPRequestHandler):
     change: str
 
     def do_GET(self):
-        while self.change == "header":  # until the client closes the connection
-            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            time.sleep(0.02)
+        with contextlib.suppress(ConnectionError):  # the client closes the connection
+            while self.change == "header":
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                time.sleep(0.02)
+        if self.change == "header":
+            return
         if "/resolve/" in self.path:
             headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT}
             if self.change.startswith(('"', "W/")):
