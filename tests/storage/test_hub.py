@@ -236,6 +236,8 @@ def test_a_file_of_an_earlier_download_is_checked(tmp_path, monkeypatch):
         ("https://huggingface.co/x", "https://127.0.0.1/x", False),
         ("https://huggingface.co/x", "https://169.254.169.254/x", False),
         ("https://huggingface.co/x", "https://[::ffff:10.0.0.1]/x", False),
+        ("https://huggingface.co/x", "https://[64:ff9b::10.0.0.1]/x", False),
+        ("https://huggingface.co/x", "https://[64:ff9b::8.8.8.8]/x", True),
         ("https://huggingface.co/x", "file:///etc/passwd", False),
         ("http://127.0.0.1:1/x", "http://192.168.0.1/x", False),
     ],

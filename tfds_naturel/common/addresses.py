@@ -5,6 +5,8 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # whose last 32 bits are an IPv4 address (RFC 6052)
+
 
 class Refused(ValueError):
     """A redirect that is not followed."""
@@ -34,5 +36,11 @@ def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]
         found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
         return []
-    addresses = [ipaddress.ip_address(str(address).partition("%")[0]) for address in found]
-    return [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    return [_inner(ipaddress.ip_address(str(address).partition("%")[0])) for address in found]
+
+
+def _inner(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 address stands for, if it does."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return getattr(address, "ipv4_mapped", None) or address

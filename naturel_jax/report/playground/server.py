@@ -51,7 +51,8 @@ def listen(port: int) -> socket.socket:
 def serve(playground: Playground, shown: Mapping[str, Any], listening: socket.socket) -> None:
     """Answers requests until Ctrl-C or SIGTERM. ``shown``: what the page has besides photos and scores."""
     port = listening.getsockname()[1]
-    app = make_app(playground, shown, {f"{ADDRESS}:{port}", f"localhost:{port}"})
+    names = {ADDRESS, "localhost"}
+    app = make_app(playground, shown, {f"{name}:{port}" for name in names} | (names if port == 80 else set()))
     config = uvicorn.Config(app, lifespan="off", ws="none", proxy_headers=False, log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listening])
 
