@@ -15,6 +15,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from etils import epath
+
+from naturel_jax import storage
 from naturel_jax.benchmarks import own, registry, shortcuts
 from naturel_jax.benchmarks.download import download
 from naturel_jax.benchmarks.files import MORE, annotations_only
@@ -25,6 +28,8 @@ from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
+
+_DIR = "benchmarks_data"  # if no other is named
 
 
 def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, BenchmarkFields]) -> str:
@@ -95,7 +100,7 @@ def map_shortcuts(
 def main(arguments: Sequence[str]) -> None:
     """The command line. Raises Stopped if some files are left for another run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", default="benchmarks_data", help="folder with the official files")
+    parser.add_argument("--dir", default=_DIR, help="folder with the official files")
     parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/4.0.0")
     parser.add_argument("--download", nargs="+", default=[], choices=sorted(BENCHMARKS), metavar="NAME")
     parser.add_argument(
@@ -108,6 +113,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.download and in_store(options.dir):
         raise UserError(f"--dir {options.dir}: downloads go to a disk; copy the folder to the store afterwards")
+    if not options.download and not storage.exists(epath.Path(options.dir)) and options.dir != _DIR:
+        raise UserError(f"--dir {options.dir}: no such folder; expected one with official files")
     files, naturel = staging.stage(options.dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
     if options.seen and not options.shortcuts:

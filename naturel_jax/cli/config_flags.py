@@ -49,18 +49,24 @@ def locate(value: str) -> str:
 
 
 def _located(argv: Sequence[str]) -> list[str]:
-    """``argv`` with the value of ``--config`` located. Also makes modules next to the config file importable."""
-    argv = list(argv)
-    for n, arg in enumerate(argv):
-        if match := re.fullmatch(r"(--?config)(=(.*))?", arg, re.DOTALL):
-            if match[2] is None and n + 1 == len(argv):
-                break  # absl's message says that the value is missing
-            at, prefix, value = (n, f"{match[1]}=", match[3]) if match[2] else (n + 1, "", argv[n + 1])
-            argv[at] = prefix + locate(value)
-            folder = Path(value.partition(":")[0]).resolve().parent
+    """``argv`` with the value of ``--config`` located, in the same word. Also makes modules next to the config file
+    importable. Raises UserError for the config that a run has saved."""
+    located, words = list[str](), iter(argv)
+    for word in words:
+        match = re.fullmatch(r"(--?config)(?:=(.*))?", word, re.DOTALL)
+        value = (next(words, None) if match[2] is None else match[2]) if match else None
+        if match and value is not None:  # without a value, absl's message says that it is missing
+            path = Path(value.partition(":")[0])
+            if path.suffix == ".json":
+                raise UserError(
+                    f"--config {value}: a config file is Python; the command that began a run continues it, with the "
+                    "fields that it sets"
+                )
             # As `python FILE` and `python -m` do, but last, so that no file there hides an installed package.
-            sys.path += [path for path in (str(folder), os.getcwd()) if path not in sys.path]
-    return argv
+            sys.path += [folder for folder in (str(path.resolve().parent), os.getcwd()) if folder not in sys.path]
+            word = f"{match[1]}={locate(value)}"
+        located.append(word)
+    return located
 
 
 def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -38,6 +38,8 @@ FOREIGN = {
     "train_data": "--config=finetune:csv:my.csv, or --config.data.mixture.main.dataset=csv:my.csv",
     "warmup": "--config.optim.warmup='50 steps'",
     "warmup_steps": "--config.optim.warmup='50 steps'",
+    "wandb": "--config.wandb=PROJECT",
+    "wandb_project_name": "--config.wandb=PROJECT",
     "wd": "--config.optim.weight_decay=0.2",
     "weight_decay": "--config.optim.weight_decay=0.2",
     "workers": "--config.data.threads=8",

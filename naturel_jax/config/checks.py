@@ -36,7 +36,10 @@ def check(config: Config, path: str = "config") -> Config:
     _check_sampled(config, path)
     own_benchmarks.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
-        raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
+        raise UserError(
+            f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not; add them there, or leave them "
+            "out (--config.eval.during='{}' for all)"
+        )
     _check_interpolation(config, path)
     _check_objective(config, path)
     _check_optimizer(config, path)

@@ -20,6 +20,7 @@ from tfds_naturel.common.errors import UserError
 T = TypeVar("T")
 
 _OPTIONAL = "~"  # stands for a question mark that makes a part optional, in no path
+_ALIKE = 0.9  # share of the letters of two names that are the same, in order: one is a mistyped form of the other
 _MOST_REPETITIONS = 5  # in a pattern for parameters, whose paths have less than 100 characters
 
 
@@ -229,16 +230,19 @@ def joined(words: Sequence[str]) -> list[str]:
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str:
-    """'did you mean ...?' with the field spelled most like ``name``, or whose meaning contains its words; of equals,
-    the first."""
+    """'did you mean ...?' with the field spelled most like ``name`` or, if none is like it, whose meaning contains its
+    words; of equals, the first."""
     words = set(re.split(r"[._]", name.rpartition(".")[2].lower()))
 
-    def similarity(candidate: str) -> float:
-        described = set(re.findall(r"[a-z]+", f"{candidate} {known[candidate]}".lower()))
-        spelled = max(difflib.SequenceMatcher(None, name, c).ratio() for c in (candidate, candidate.rpartition(".")[2]))
-        return max(spelled, 0.99 * len(words & described) / len(words))
+    def spelled(candidate: str) -> float:
+        return max(difflib.SequenceMatcher(None, name, c).ratio() for c in (candidate, candidate.rpartition(".")[2]))
 
-    return f"did you mean {max(known, key=similarity)!r}?"
+    def described(candidate: str) -> float:
+        meaning = set(re.findall(r"[a-z]+", f"{candidate} {known[candidate]}".lower()))
+        return max(spelled(candidate), 0.99 * len(words & meaning) / len(words))
+
+    likeliest = max(known, key=spelled)
+    return f"did you mean {likeliest if spelled(likeliest) > _ALIKE else max(known, key=described)!r}?"
 
 
 def fixed(settings: Any, prefix: str = "") -> dict[str, Any]:

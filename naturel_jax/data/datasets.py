@@ -198,6 +198,8 @@ def directory(data_dir: str, dataset: str, cache_dir: str = "") -> epath.Path:
 
 def _how_to_prepare(name: str, config: str, data_dir: str) -> str:
     """How to prepare a missing dataset."""
+    if (path := epath.Path(f"{name}/{config}" if config else name)).exists():
+        return f"The path {path} is there: name its source before it, such as csv:{path}; one of {', '.join(SOURCES)}"
     if name != "naturel":
         return f"Prepare it there with TFDS (data_dir={data_dir!r}), or name another source: {', '.join(SOURCES)}"
     known = sorted({"full", *WORLDS, *storage.names(epath.Path(data_dir) / "naturel")})

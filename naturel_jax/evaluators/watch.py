@@ -31,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 5.0
+CONFIG = "config.json"  # in the folder of a run
 
 
 def watch(
@@ -75,8 +76,22 @@ def watch(
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
 
 
+def wait_for_run(workdir: epath.Path) -> None:
+    """Returns when a run has begun in ``workdir``. Raises Stopped while it waits."""
+    _say_if_missing(workdir)
+    while not storage.exists(workdir / CONFIG):
+        preemption.check()
+        time.sleep(POLL_SECONDS)
+
+
+def _say_if_missing(workdir: epath.Path) -> None:
+    if not storage.exists(path := workdir / CONFIG):
+        _LOG.warning("%s is not there yet; waiting for a run to begin in %s", path, workdir)
+
+
 def new_steps(workdir: epath.Path) -> Iterator[int]:
     """Each checkpoint's step once, oldest first, until the run has ended. Raises Stopped while it waits."""
+    _say_if_missing(workdir)
     seen = set[int]()
     _LOG.info("watching %s", workdir)
     while True:

@@ -32,7 +32,7 @@ _TARGET = Path(__file__).with_name("gpu_target.txtpb")
 CARDS = {name: card for name, card in ACCELERATORS.items() if card.target}  # cards that programs can be compiled for
 
 _GPUS = re.compile(r"([a-z][a-z0-9-]*?)(?:x([1-9]\d*))?x([1-9]\d*)")
-_EXAMPLES = "a TPU slice such as v5e:2x4, v5p:2x2x1, v6e:4x4 or tpu7x:2x2x1"
+_EXAMPLES = "a TPU slice by its shape, such as v5e:2x4 for v5e-8, v5p:2x2x1, v6e:4x4 or tpu7x:2x2x1"
 
 
 class Gpus(NamedTuple):
@@ -55,9 +55,10 @@ class Gpus(NamedTuple):
 def gpus(topology: str) -> Gpus | None:
     """The GPUs of ``h100x8`` (one host with 8 cards) or ``h100x4x8`` (4 such hosts); None for a TPU slice, which has a
     colon. Raises UserError for anything else."""
-    if ":" in topology:
+    kind, colon, _ = topology.lower().partition(":")
+    if colon and kind not in CARDS:
         return None
-    match = _GPUS.fullmatch(topology)
+    match = _GPUS.fullmatch(topology.lower())
     if not match or match[1] not in CARDS:
         raise UserError(
             f"--topology {topology}: expected {_EXAMPLES}, or GPUs such as h100x8 (a host with 8 cards) or h100x4x8 "

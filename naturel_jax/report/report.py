@@ -331,7 +331,7 @@ def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[
     tied = "; ".join(map(plain, report.ties))
     lines = [
         (f"{interval}, from a bootstrap over {resampled}.", any(cell.interval for cell in cells)),
-        (_of_seeds(report.seeds), MEASURED in kinds),
+        (_of_seeds(report.seeds), any(row.cells for row in report.rows if row.kind == MEASURED)),
         (bold, any(cell.best for cell in cells)),
         (
             f"{tables.INCOMPLETE} Fewer items than published: images unreadable or trained on, or a twin.",

@@ -257,6 +257,8 @@ def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
         return _open_file(file, None)
     if len(archives := sorted(folder.glob("*.npz"))) == 1:
         return _open_file(archives[0], None)
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}: a run of naturel_jax; write run:{folder}")
     names = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
     raise UserError(
         f"{folder}: no checkpoint in a known format. Expected config.json or {openclip.CONFIG_FILE} with its weights, "

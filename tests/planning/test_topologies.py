@@ -30,14 +30,16 @@ def test_names_of_gpus(topology, kind, hosts, cards):
     assert (found.card.kinds[0], found.hosts, found.cards) == (kind, hosts, cards)
 
 
-@pytest.mark.parametrize("topology", ["v5e:2x4", "tpu7x:2x2x1", "h100:2x2"])
+@pytest.mark.parametrize("topology", ["v5e:2x4", "tpu7x:2x2x1"])
 def test_names_with_a_colon_are_of_tpus(topology):
     assert topologies.gpus(topology) is None
 
 
-@pytest.mark.parametrize("topology", ["h100", "h100x", "h100x0", "h100x2x0", "h100x2x2x2", "b100x8", "v5e", "x8", ""])
+@pytest.mark.parametrize(
+    "topology", ["h100", "h100x", "h100x0", "h100:8", "h100x2x0", "h100x2x2x2", "b100x8", "v5e", "x8", ""]
+)
 def test_other_names_are_errors(topology):
-    expected = r"expected a TPU slice such as v5e:2x4.*h100x8 \(a host with 8 cards\).*of a100-40gb, a100, h100, h200"
+    expected = r"expected a TPU slice by its shape, .*h100x8 \(a host with 8 cards\).*of a100-40gb, a100, h100, h200"
     with pytest.raises(UserError, match=rf"--topology {topology}: {expected}"):
         topologies.gpus(topology)
     with pytest.raises(UserError, match="expected a TPU slice"):

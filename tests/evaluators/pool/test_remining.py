@@ -23,7 +23,7 @@ from naturel_jax.evaluators.pool import remining
 from naturel_jax.training import run_folder
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT, Run, compiled_once, data_dir, losses, parameters, two_processes, wait_for
-from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.errors import Stopped, UserError
 from tfds_naturel.hard_images.mining import Margins
 
 EVERY, LAST = 5, 20  # steps of tiny_config
@@ -44,6 +44,7 @@ def folder(tmp_path_factory) -> Path:
 def flags(workdir: Path) -> list[str]:
     fields = {"data.mixture.main.hard_images": workdir.parent / "first.parquet", "checkpoint.keep": 1}
     fields |= {"data.mixture.main.hard_images_every": EVERY, "eval.benchmarks": "()", "eval.during": "{}"}
+    fields["duration"] = "1.6 epochs"  # LAST, which the miner does not know: it mines of all checkpoints
     return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
@@ -141,6 +142,34 @@ def test_a_run_that_mines_nothing_again_is_refused(tmp_path):
         UserError, match=r"--watch .*: no part of config\.data\.mixture of this run has hard_images_every"
     ):
         remining.watch(workdir, 8, 0, Margins(), "float32", 64)
+
+
+def test_checkpoints_that_no_batch_uses_are_left(tmp_path):
+    """Of 20 steps, the last five use what was mined from step 10."""
+    raw = tiny_config.get_config()
+    raw.data.mixture.main.hard_images, raw.data.mixture.main.hard_images_every = "a.parquet", EVERY
+    workdir = epath.Path(tmp_path)
+    run_folder.write_config(workdir, c.load(raw))
+    (tmp_path / "scores.json").write_text("{}")
+    for step in (15, 20):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    remining.watch(workdir, 8, 0, Margins(), "float32", 64)
+    (tmp_path / "checkpoints" / "10").mkdir()
+    with pytest.raises((UserError, OSError)):  # this one would be used, and is empty
+        remining.watch(workdir, 8, 0, Margins(), "float32", 64)
+
+
+def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path, monkeypatch, caplog):
+    """Without a folder, so that a mistyped name leaves nothing."""
+
+    def stop(seconds: float) -> None:
+        raise Stopped("asked to stop")
+
+    monkeypatch.setattr(time, "sleep", stop)
+    with pytest.raises(Stopped):
+        remining.watch(epath.Path(tmp_path / "runs" / "tpyo"), 8, 0, Margins(), "float32", 64)
+    assert "tpyo/config.json is not there yet; waiting for a run to begin in" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
