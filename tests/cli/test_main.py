@@ -92,6 +92,8 @@ def test_overrides_of_the_config_file_are_listed(monkeypatch):
             ["--config=tests/helpers/broken_config.py"],
             ["tests/helpers/broken_config.py line 11: ValueError: first second"],
         ),
+        (["--config", "tests/helpers/broken_config.py"], ["broken_config.py line 11: ValueError"]),
+        (["--config", "runs/mine/config.json"], ["a config file is Python; the command that began a run continues it"]),
         ([TINY, "--cpu_devices=-1"], ["cpu_devices"]),
         ([TINY, "--no_such_flag=1"], ["no_such_flag"]),
         ([], ["--config is missing; for example: --config siglip_tp"]),

@@ -59,7 +59,12 @@ def test_invalid_values_are_rejected_by_field_name(raw, expected):
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        *(("optim.learning_rate", "optim.lr"), ("learning_rate", "optim.lr"), ("optim.lrr", "optim.lr")),
+        *(
+            ("optim.learning_rate", "optim.lr"),
+            ("learning_rate", "optim.lr"),
+            ("optim.lrr", "optim.lr"),
+            ("optm.lr", "optim.lr"),
+        ),
         *(("optim.beta1", "optim.b1"), ("batch_size", "data.batch_size"), ("data.batchsize", "data.batch_size")),
         ("objective.smoothing", "objective.label_smoothing"),
     ],

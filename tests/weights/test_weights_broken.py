@@ -104,6 +104,11 @@ def pop_block(arrays):
         del arrays[key]
 
 
+def as_a_run(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "checkpoints").mkdir()
+
+
 BROKEN = {
     "truncated": (lambda f: truncate(f / "model.safetensors"), r"model\.safetensors: truncated or not a safetensors"),
     "header longer than the file": (header_claims_too_much, r"model\.safetensors: truncated or not"),
@@ -161,6 +166,7 @@ BROKEN = {
     ),
     "another image size": (images("crop_size", 224), r"do not give the model's 48 pixels"),
     "unknown interpolation": (images("resample", 0), r"resample is 0; expected one of"),
+    "a run": (as_a_run, r"model: a run of naturel_jax; write run:.*model$"),
     "no weights": (without("model.safetensors"), r"no checkpoint in a known format.*found README"),
 }
 
