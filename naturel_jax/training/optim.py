@@ -199,17 +199,3 @@ def clamped(
         z = opt_state[0].z
         opt_state = (opt_state[0]._replace(z=z | {name: jnp.clip(z[name], low, high)}), *opt_state[1:])
     return params, opt_state
-
-
-def where(taken: jax.Array, finite: jax.Array, new: Any, old: Any) -> Any:
-    """The state ``new`` if the step is ``taken``, else ``old``. The learning rate's schedule goes on if it is
-    ``finite``, so that a step that is left out does not delay the run's end."""
-
-    def is_schedule(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
-
-    def chosen(new: Any, old: Any) -> Any:
-        condition = finite if is_schedule(new) else taken
-        return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
-
-    return jax.tree.map(chosen, new, old, is_leaf=is_schedule)

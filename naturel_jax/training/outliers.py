@@ -1,9 +1,10 @@
 """Steps whose gradient is far larger than usual, which ``config.optim.skip_above`` leaves out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 _FIRST = 10  # steps that are always taken: their norms say what is usual
 _WINDOW = 100  # steps over which the running mean forgets
@@ -30,3 +31,17 @@ def judge(norms: Norms, norm: jax.Array, finite: jax.Array, skip_above: float) -
     mean = norms.mean + (jnp.where(usual, norm, limit) - norms.mean) / jnp.minimum(steps, _WINDOW)
     seen = Norms(mean, steps, norms.skipped + ~usual)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), seen, norms), usual
+
+
+def state_after(taken: jax.Array, finite: jax.Array, new: Any, old: Any) -> Any:
+    """The state ``new`` if the step is ``taken``, else ``old``. The learning rate's schedule goes on if it is
+    ``finite``, so that a step that is left out does not delay the run's end."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def chosen(new: Any, old: Any) -> Any:
+        condition = finite if is_schedule(new) else taken
+        return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+
+    return jax.tree.map(chosen, new, old, is_leaf=is_schedule)

@@ -104,7 +104,7 @@ def make_step(
             norms, usual = outliers.judge(norms, norm, finite, options.skip_above)
             taken &= usual
         new = State(params, opt_state, average, state.base, norms)
-        state = optim.where(taken, finite, new, state)._replace(norms=norms)
+        state = outliers.state_after(taken, finite, new, state)._replace(norms=norms)
         metrics = {
             "loss": value,
             "grad_norm": norm,

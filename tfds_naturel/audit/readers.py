@@ -169,8 +169,6 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
         raise UserError(
             f"{path}:1: has no {missing[0]}; expected the columns item and answer, tab-separated but in .csv"
         )
-    if twice := [name for name in ("item", "answer") if names.count(name) > 1]:
-        raise UserError(f"{path}: has {names.count(twice[0])} columns {twice[0]}; keep one")
     for number, row in enumerate(rows, 2):
         decisions.check_row(f"{path}:{number}", row)
         if row["item"] not in items:

@@ -89,10 +89,6 @@ def _csv(path: Path) -> dict[str, Decisions]:
             )
         if missing := [column for column in COLUMNS if column not in columns]:
             raise UserError(f"{path}:1: columns {columns!r:.200}; missing {missing}; export it from the page again")
-        if twice := [column for column in (*COLUMNS, "annotator", "reason") if columns.count(column) > 1]:
-            raise UserError(
-                f"{path}:1: {columns.count(twice[0])} columns {twice[0]}; give each person rows of their own"
-            )
         for number, row in enumerate(rows, 2):
             check_row(f"{path}:{number}", row)
             _add(people.setdefault(row.get("annotator") or path.stem, {}), f"{path}:{number}", row)

@@ -180,7 +180,7 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
         ("triplet,text\n", r"a.csv:1: columns \['triplet', 'text'\]; missing \['decision'\]"),
         (
             "triplet,text,decision,decision\nA|on|B,x,accept,reject\n",
-            r"a.csv:1: 2 columns decision; give each",
+            r"a.csv: not a readable table \(two columns are called 'decision'",
         ),
         ("x" * (decisions.MAX_BYTES + 1), r"a.csv: 16,777,217 bytes; expected at most 16,777,216"),
     ],
