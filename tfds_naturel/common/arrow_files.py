@@ -18,7 +18,7 @@ from tfds_naturel.common.files import check_regular
 _AT_ONCE = (16 << 20, 10)  # bytes that are unpacked together: a page, the rows of a batch
 _ALL = (256 << 20, 100)  # bytes of all batches, if one is in memory at a time
 _KEPT = (32 << 20, 20)  # bytes of all batches, if all are kept
-_ROWS = (40_000, 1 / 8)
+_ROWS = (25_000, 1 / 8)
 _VALUES = (2_000_000, 8)
 _LISTED = (500_000, 1 / 2)  # values of lists in a row group: one row may have them all
 _FOOTER = (1 << 18, 1 / 8)  # bytes of a Parquet file's schema and row groups: Arrow makes up to 200 of each
