@@ -91,7 +91,7 @@ def test_a_step_starts_from_the_base_and_is_the_same_in_chunks_on_split_paramete
 
     state, loss, embed = plain.state, plain.loss, jax.jit(plain.loss.embed)
     batch = next(plain.pipeline.batches(0, 1))
-    for ours, theirs in zip(embed(loss.whole(state.params, state.base), batch), embed(state.base, batch), strict=True):
+    for ours, theirs in zip(embed(loss.merged(state.params, state.base), batch), embed(state.base, batch), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     before = jax.device_get(state.base)
     state, metrics = plain.step(state, batch)
