@@ -31,6 +31,8 @@ def check(config: Config, path: str = "config") -> Config:
     if config.data.cache_captions:
         _check_recipes(config.data.mixture, f"{path}.data")
     for name, part in config.data.mixture.items():
+        if part.hard_images_every:
+            check_folder(name, f"{path}.data.mixture", "part")
         _check_part(config, part, path, f"{path}.data.mixture.{name}")
     _check_exchanged(config, path)
     _check_sampled(config, path)
@@ -163,8 +165,6 @@ def _check_part(config: Config, part: Part, path: str, where: str) -> None:
             f"{where}.hard_images_every is {part.hard_images_every}, but {where}.hard_images is ''; name the file that "
             "the run begins with, or set hard_images_every to 0"
         )
-    if part.hard_images_every:
-        check_folder(where.removeprefix(f"{path}.data.mixture."), f"{path}.data.mixture", "part")
     if row.joins and config.data.cache == "embeddings":
         raise UserError(
             f"{path}.data.cache is 'embeddings', but {where}.recipe {part.recipe!r} joins images while the run trains, "

@@ -20,11 +20,7 @@ from tfds_naturel.common.files import read_tsv
 
 NAME = "readers without the image"
 BENCHMARKS = ("naturel", "naturel_unseen")
-_METRICS = (
-    "complex",
-    "complex/mirrored/yes",
-    "complex/mirrored/no",
-)  # no triplet or relation has enough of their pairs
+_METRICS = ("complex", "complex/mirrored/yes", "complex/mirrored/no")  # triplets and relations have too few pairs
 _MOST = 0.9  # share of the pairs that have to be the bank's: the builder rewrites some that are not false of a photo
 
 

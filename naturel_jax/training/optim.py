@@ -1,5 +1,6 @@
 """The optimizer from ``config.optim``: schedule, decay mask, learning-rate multipliers, freezing, averages."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -190,12 +191,12 @@ def averaged(options: config.Optim, average: Params, params: Params, opt_state: 
     return jax.tree.map(lambda old, new: old + (1 - options.ema) * (new - old), average, params)
 
 
-def clamped(
-    options: config.Optim, params: Params, opt_state: Any, name: str, low: float, high: float
-) -> tuple[Params, Any]:
-    """Both with the parameter ``name`` within [low, high], in each copy that the optimizer has of it."""
-    params = params | {name: jnp.clip(params[name], low, high)}
+def clamped(options: config.Optim, params: Params, opt_state: Any, max_scale: float) -> tuple[Params, Any]:
+    """Both with the logit scale within [1, ``max_scale``], in each copy that the optimizer has of it."""
+
+    def within(params: Params) -> Params:
+        return params | {"logit_scale": jnp.clip(params["logit_scale"], 0.0, math.log(max_scale))}
+
     if options.name in AVERAGING:  # else the average, which is computed from z, leaves the bounds
-        z = opt_state[0].z
-        opt_state = (opt_state[0]._replace(z=z | {name: jnp.clip(z[name], low, high)}), *opt_state[1:])
-    return params, opt_state
+        opt_state = (opt_state[0]._replace(z=within(opt_state[0].z)), *opt_state[1:])
+    return within(params), opt_state

@@ -113,8 +113,8 @@ def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) 
 
     def check(recorded: TrainedOn) -> None:
         for source in sources:
-            known = len(source.items) <= training_images.MOST
-            if known and (name := training_images.changed(source, recorded)):
+            was_read = len(source.items) <= training_images.MOST
+            if was_read and (name := training_images.changed(source, recorded)):
                 raise UserError(
                     f"{source.items.name}: the image {name} is another one than when the run in {folder} began; "
                     "restore it, or use another --workdir"

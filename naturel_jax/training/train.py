@@ -4,7 +4,6 @@ Shape letters: U distinct captions.
 """
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -94,7 +93,7 @@ def make_step(
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         if max_scale is not None:
-            params, opt_state = optim.clamped(options, params, opt_state, "logit_scale", 0.0, math.log(max_scale))
+            params, opt_state = optim.clamped(options, params, opt_state, max_scale)
         average = state.ema
         if average is not None:
             average = optim.averaged(options, average, params, opt_state)

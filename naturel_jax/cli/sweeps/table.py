@@ -107,11 +107,12 @@ def _text_only(found: Mapping[str, Finished]) -> list[ModelRow]:
 
 def _by_readers(out: Path, done: Sequence[Planned]) -> list[ModelRow]:
     """The row of readers who see no image, on the items of the first run."""
-    cells: dict[str, Cell] = {}
-    for at in [seeds.of_run(out / run.key) for run in done[:1]]:
-        for result in results.load(at.out):
-            if result.model == at.model and result.benchmark in text_alone.BENCHMARKS:
-                cells |= text_alone.cells(result, results.load_items(at.out, at.model, result.benchmark))
+    if not done:
+        return []
+    at, cells = seeds.of_run(out / done[0].key), dict[str, Cell]()
+    for result in results.load(at.out):
+        if result.model == at.model and result.benchmark in text_alone.BENCHMARKS:
+            cells |= text_alone.cells(result, results.load_items(at.out, at.model, result.benchmark))
     return text_alone.row(cells)
 
 

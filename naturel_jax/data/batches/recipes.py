@@ -20,7 +20,7 @@ from naturel_jax.data.items.ragged import Ragged, spans
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Kind
 
-N = TypeVar("N", int, float)
+_Number = TypeVar("_Number", int, float)
 
 Words = list[str]
 Rewrite = Callable[[Words, np.random.Generator], Words]
@@ -80,7 +80,7 @@ class Recipe:
         """The most positives and negatives that it samples for an image; infinite where it samples all."""
         return self._with_made(*(math.inf if count == "all" else count for count in (self.positives, self.negatives)))
 
-    def _with_made(self, positives: N, negatives: N) -> tuple[N, N]:
+    def _with_made(self, positives: _Number, negatives: _Number) -> tuple[_Number, _Number]:
         """How many captions an image has with those that are made from the sampled ones."""
         if self.joins:
             return positives + 1, 1
