@@ -25,9 +25,6 @@ from naturel_jax.evaluators.embed import load_encoder
 from naturel_jax.evaluators.pool import embedding, files, images
 from naturel_jax.evaluators.results import model_fingerprint
 from tfds_naturel.common import cli
-from tfds_naturel.common.errors import UserError
-
-_MOST = 1 << 24  # rows of a part, and of a batch
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,8 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     options = make_parser().parse_args(arguments)
-    if not all(1 <= number <= _MOST for number in (options.batch_size, options.rows)):
-        raise UserError(f"--batch_size {options.batch_size} --rows {options.rows}: expected 1 to {_MOST:,} of each")
+    cli.check_counts(options, "batch_size", "rows")
     share, named = processes.parse_share(options.share, os.environ), (field.split("=", 1) for field in options.fields)
     fields = parse(Fields, {part: "".join(name) for part, *name in named}, "--fields")
     processes.check_limits()

@@ -32,8 +32,6 @@ from naturel_jax.storage import staging
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 
-_MOST = 1 << 20  # images or captions embedded at a time
-
 
 def parse_models(models: Sequence[str]) -> dict[str, str]:
     """Name -> source of ``name=source`` or ``source``. Raises UserError if two share a name."""
@@ -71,8 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     meaning = "write a page with every benchmark's items and images, which the scores in report.html link to"
     parser.add_argument("--galleries", action="store_true", help=meaning)
     options = parser.parse_args(arguments)
-    if not 1 <= options.batch_size <= _MOST:
-        raise UserError(f"--batch_size is {options.batch_size}, expected 1 to {_MOST:,}")
+    cli.check_counts(options, "batch_size")
     wrong = mistakes.parse(options.mistakes)
     given = [name for name in ("mistakes", "shortcuts", "baseline", "galleries", "known") if getattr(options, name)]
     if options.watch and given:

@@ -68,8 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     options = make_parser().parse_args(arguments)
-    if options.count < 1 or options.batch_size < 1:
-        raise UserError(f"--count {options.count} --batch_size {options.batch_size}: expected at least 1 of each")
+    cli.check_counts(options, "count", "batch_size")
     if options.memory_gb < 0.01:
         raise UserError(f"--memory_gb {options.memory_gb}: expected at least 0.01")
     if options.watch:

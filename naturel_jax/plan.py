@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     words = settings.joined(arguments)
     overrides = [word for word in words if re.match(r"--?config\.", word)]
     args = make_parser().parse_args([word for word in words if word not in overrides])
-    if min(args.processes, args.tokens, args.examples) < 1:
-        raise UserError("--processes, --tokens and --examples must be at least 1")
+    cli.check_counts(args, "processes", "tokens")
+    cli.check_counts(args, "examples", most=1 << 40)
     topologies.prepare(args.topology)
     from naturel_jax import config as config_lib
     from naturel_jax.cli import config_flags

@@ -43,8 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> None:
     """Raises UserError for flags that contradict each other."""
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: expected 1 or more")
+    cli.check_counts(options, "jobs", most=1024)
     if bool(options.search) != (options.trials > 0):
         raise UserError(f"--search {options.search} with --trials {options.trials}: give both, or none of them")
     if options.search and not options.score:

@@ -39,7 +39,6 @@ SOME_BAD = 3  # exit code
 
 _SHOWN = 20  # kinds of reasons
 _JOBS = 16  # per process; progress is logged after each
-_MOST_WORKERS = 1024
 _SIZE = 32  # pixels to which images are decoded, as in training; any size would do
 
 
@@ -54,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tags", metavar="MODEL", help="also tag captions with a spaCy model, for the recipe swaps")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
-    if not 1 <= options.workers <= _MOST_WORKERS:
-        raise UserError(f"--workers is {options.workers}, expected 1 to {_MOST_WORKERS:,}")
+    cli.check_counts(options, "workers", most=1024)
     fields = parse(
         Fields, {part: name for part, _, name in (field.partition("=") for field in options.fields)}, "--fields"
     )

@@ -201,7 +201,7 @@ def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
         ),
         (["--models", "a=x", "--benchmarks", "bivlc"], r"bivlc: contains no \*\.parquet"),
         (["--models", "a=x", "--benchmarks", "naturel"], "naturel needs --naturel, which is not set"),
-        (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 to 1,048,576"),
+        (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 to 16,777,216"),
         (
             ["--models", "a=x", "--batch_size", "99999999999999999999"],
             "--batch_size is 99999999999999999999, expected 1 to",

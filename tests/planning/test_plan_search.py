@@ -241,5 +241,5 @@ def test_text_says_what_is_needed_if_nothing_fits(report):
 
 
 def test_numbers_below_one_are_refused():
-    with pytest.raises(UserError, match="must be at least 1"):
+    with pytest.raises(UserError, match="--examples is 0, expected 1 to"):
         plan.main(["--config=tests/helpers/tiny_config.py", "--topology=h100x8", "--examples=0"])

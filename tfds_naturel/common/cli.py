@@ -130,6 +130,13 @@ def on_disk(text: str) -> Path:
     return Path(text)
 
 
+def check_counts(options: argparse.Namespace, *flags: str, most: int = 1 << 24) -> None:
+    """Raises UserError for a flag that is not a number from 1 to ``most``: libraries end in a traceback for others."""
+    for flag in flags:
+        if not 1 <= (value := getattr(options, flag)) <= most:
+            raise UserError(f"--{flag} is {value}, expected 1 to {most:,}")
+
+
 def leave(code: int) -> NoReturn:
     """Ends the process without waiting for library threads, as ``sys.exit`` would: after a failed save, Orbax's threads
     wait 20 minutes for steps that never come. Exit handlers get ``_EXIT_HANDLERS_S`` seconds: JAX's would wait five

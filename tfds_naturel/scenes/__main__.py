@@ -40,8 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--columns", type=int, default=8)
     options = parser.parse_args(arguments)
-    if options.columns < 1:
-        raise UserError(f"--columns {options.columns}: expected at least 1")
+    cli.check_counts(options, "columns", most=1024)
     if options.sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {options.sheet}: expected a path ending in .png")
     Image.fromarray(sheet(CONFIGS[options.config], options.columns)).save(options.sheet)

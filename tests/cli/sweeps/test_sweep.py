@@ -59,7 +59,7 @@ REFUSED = {  # flags -> message
         "--config.eval.during.naturel=0 steps",
     ): "--prune: config.eval.during",
     ("--share=4/4",): "--share 4/4: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1",
-    ("--jobs=0",): "--jobs 0: expected 1 or more",
+    ("--jobs=0",): "--jobs is 0, expected 1 to 1,024",
 }
 REFUSE = """
 import json, os, sys

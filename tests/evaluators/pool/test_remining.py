@@ -203,7 +203,7 @@ def test_config_of_a_stranger_neither_breaks_nor_leaves_the_workdir(tmp_path, sa
     [
         (["--watch=run", "--model=a"], r"--model is for --dataset: with --watch, the run's config says what is mined"),
         (["--watch=run", "--split=train"], r"--split is for --dataset"),
-        (["--watch=run", "--count=0"], r"--count 0 .*expected at least 1"),
+        (["--watch=run", "--count=0"], r"--count is 0, expected 1 to"),
         (["--dataset=here"], r"--dataset needs --out"),
     ],
 )

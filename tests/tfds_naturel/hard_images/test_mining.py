@@ -254,7 +254,7 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
         (["--split", "dev"], "has no split 'dev'; expected one of: .*train"),
         (["--max_score", "0.9"], "add --pool or --model"),
         (["--range_min", "3", "--range_max", "3"], "expected 0 <= min < max"),
-        (["--count", "0"], "--count 0 .*expected at least 1"),
+        (["--count", "0"], "--count is 0, expected 1 to"),
         (["--beam", "runner=DirectRunner", "--model", "tiny"], "--beam needs --pool in place of --model"),
         (["--beam", "runner=DirectRunner", "--out", "gs://bucket/x.parquet"], "--beam needs .* an --out on a disk"),
         (["--dataset", "/nowhere"], "/nowhere is not a prepared dataset"),

@@ -447,7 +447,7 @@ def test_contact_sheet_command(tmp_path):
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == (2 * 192, 11 * 216) and image.mode == "RGB"
     for arguments, match in {
-        (*command, "--columns", "0"): "--columns 0: expected at least 1",
+        (*command, "--columns", "0"): "--columns is 0, expected 1 to 1,024",
         ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path ending in .png",
         ("--sheet", str(tmp_path / "none" / "sheet.png"), "--columns", "1"): "none/sheet.png",
     }.items():
