@@ -1,5 +1,6 @@
 """Choices that depend on a run's devices: how its towers compute, and what ``auto`` becomes."""
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from naturel_jax.models.two_tower import Model, TwoTowerConfig
 from naturel_jax.training import exchange, memory
 from naturel_jax.training.train import State
 from tfds_naturel.common.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 
 class Choices(NamedTuple):
@@ -45,6 +48,8 @@ def resolve(
         exchanged = saved.get("exchange") or exchange.choose(
             mesh, pipeline.shapes(0), sizes.embed_dim, config.objective.tile
         )
+    if "auto" in (config.compute.remat, config.objective.exchange):
+        _LOG.info("config.compute.remat is %r, config.objective.exchange %r", remat, exchanged)
     return Choices(remat, exchanged)
 
 
