@@ -178,11 +178,19 @@ def test_folder_of_other_embeddings_is_refused(encoder, tmp_path):
     run(encoder, source, out, rows=99)
     with pytest.raises(UserError, match=r"pool\.json: dtype is 'float16', now 'float32'; choose another --out"):
         run(encoder, source, out, rows=99, dtype="float32")
-    with (tmp_path / "my.jsonl").open("a") as file:
-        file.write("{}\n")
     pool = images.open_pool(source, "data", "train", Fields(), 99)
     with pytest.raises(UserError, match="rows is 99, now 100"):
         files.Output(epath.Path(out), images.Pool(pool.table, pool.chosen, 100), {})
+
+
+def test_edit_that_keeps_the_size_of_a_table_is_noticed(tmp_path):
+    source, table = records.write_jsonl(tmp_path), tmp_path / "my.jsonl"
+    pool = images.open_pool(source, "data", "train", Fields(), 99)
+    before, content = pool.digest(), table.read_bytes()
+    table.write_bytes(content.replace(b"0", b"1", 1))
+    assert pool.digest() != before
+    table.write_bytes(content)
+    assert pool.digest() == before
 
 
 KINDS = {  # images, budget in bytes, kind, least recall

@@ -36,6 +36,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 
 _LOOKED_AT = 1000  # images, for a caption
+_HASHED = 1 << 30  # bytes of a source that is identified by its content
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -72,9 +73,16 @@ class Pool:
         return any(entry.caption for entry in itertools.islice(self.entries(0), _LOOKED_AT))
 
     def digest(self) -> str:
-        """Identifies the files of the source by their names and sizes."""
-        files = [(path.name, path.stat().st_size) for path in self.table.files]
-        return hashlib.blake2b(json.dumps(files).encode(), digest_size=12).hexdigest()
+        """Identifies the files of the source by their names and sizes, and by their content if they have at most
+        1 GiB together. Images elsewhere, which a table names, are not looked at."""
+        sizes = [path.stat().st_size for path in self.table.files]
+        hashed = hashlib.blake2b(digest_size=12)
+        for path, size in zip(self.table.files, sizes, strict=True):
+            hashed.update(json.dumps([path.name, size]).encode())
+            if sum(sizes) <= _HASHED:
+                with path.open("rb") as file:
+                    hashed.update(hashlib.file_digest(file, "blake2b").digest())
+        return hashed.hexdigest()
 
     def entries(self, shard: int, wanted: Callable[[Part], bool] = lambda part: True) -> Iterator[Entry]:
         """The images of those parts of a shard that are ``wanted``. If the shard is damaged, the last one has the
