@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         examples=args.examples,
     )
     result = {"name": config.name, "topology": args.topology}
+    print(f"compiling the step of {config.name} for {args.topology}; this may take minutes", file=sys.stderr)
     if args.search:
         result |= search.report(config, devices, make, args.price)
         text, fits = search.to_text, result["fastest"] is not None
