@@ -5,15 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from proofs import soak
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_version_0.tar.gz"
+from tests.helpers import fixtures
 
 
 def test_growth_is_that_of_the_second_half():
@@ -101,8 +99,7 @@ def test_tensorboard_on_a_lost_disk_is_an_error(shim, tmp_path):
 
 @pytest.fixture
 def two_runs(tmp_path) -> tuple[Path, Path]:
-    with tarfile.open(FIXTURE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    fixtures.unpack("run_version_0", tmp_path)
     shutil.copy(tmp_path / "finished_scores.json", tmp_path / "run" / "scores.json")
     return tmp_path / "run", Path(shutil.copytree(tmp_path / "run", tmp_path / "other"))
 

@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,9 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.config import versions
+from tests.helpers import fixtures
 from tests.helpers.worlds import ROOT
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONFIG = """
 from tests.helpers import tiny_config
 
@@ -41,8 +40,7 @@ def get_config():
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("version_0")
     for name, place in (("run_version_0", folder), ("world_2.0.0", folder / "data")):
-        with tarfile.open(FIXTURES / f"{name}.tar.gz") as archive:
-            archive.extractall(place, filter="data")
+        fixtures.unpack(name, place)
     (folder / "config.py").write_text(CONFIG)
     return folder
 

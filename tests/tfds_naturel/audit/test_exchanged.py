@@ -6,12 +6,11 @@ import csv
 import dataclasses
 import json
 import re
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import fixtures
 from tfds_naturel import naturel
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import exchanged, form, readers
@@ -24,7 +23,6 @@ from tfds_naturel.scenes.scene import CONFIGS, draw
 
 CHANGES = {"name": "few_bindings", "sizes": (120, 6, 20, 6), "pairs_per_family": 3}
 CONFIG = dataclasses.replace(CONFIGS["scenes_bindings"], **CHANGES)
-OLD = Path(__file__).parents[2] / "fixtures" / "world_2.0.0.tar.gz"
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +199,7 @@ def test_hostile_words_stay_words(tmp_path):
 
 
 def test_other_datasets_and_flags_are_refused(world, tmp_path, capsys):
-    with tarfile.open(OLD) as archive:
-        archive.extractall(tmp_path, filter="data")
+    fixtures.unpack("world_2.0.0", tmp_path)
     with pytest.raises(UserError, match=r"--dataset .*2.0.0: not NatuRel in its current format, .*build it again"):
         audit.main(["--readers", str(tmp_path / "q"), "--dataset", str(tmp_path / "naturel" / "tiny" / "2.0.0")])
     dataset = ["--dataset", str(world[0])]
