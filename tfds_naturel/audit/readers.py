@@ -256,12 +256,12 @@ def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]
             marks[item.source if item.source == "people" else f"{item.source}, {item.label}"].append(given)
     for name, of_name in sorted(marks.items()):
         means = np.array([np.mean(of_item) for of_item in of_name])
-        margin = _Z * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+        margin = f" ±{_Z * means.std(ddof=1) / len(means) ** 0.5:.2f}" if len(means) > 1 else ""
         good, bad = (
             _share(float(np.mean([np.isin(of_item, counted).mean() for of_item in of_name])), len(means))
             for counted in ((4, 5), (1, 2))
         )
-        lines.append(f"| {name} | {len(means)} | {means.mean():.2f} ±{margin:.2f} | {good} | {bad} |")
+        lines.append(f"| {name} | {len(means)} | {means.mean():.2f}{margin} | {good} | {bad} |")
     return [*lines, ""] if marks else []
 
 
