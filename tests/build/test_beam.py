@@ -49,7 +49,8 @@ def test_shards_are_what_one_process_finds_with_any_index(kind, survey, tmp_path
     one = _file(tmp_path, mining.mine(survey, 3, 7, zimg_ND, search, margins, one_dropped), one_dropped)
     job = beam.Job(tmp_path / "shards", tmp_path / "pool", KINDS[kind], 3, 7, margins)
     options = beam_options.PipelineOptions(["--runner=DirectRunner"])
-    assert _file(tmp_path, beam.mine(job, survey, dropped, options), dropped) == one
+    beam.mine(job, survey, options)
+    assert _file(tmp_path, beam.mined(job, survey, dropped), dropped) == one
     assert len(one[0]) > 10_000 and min(one[1][name] for name in ("not_in_dataset", "relative_margin")) > 0
     shards = sorted(path for path in (tmp_path / "shards").iterdir() if path.name != "survey")
     assert len(shards) == 8
@@ -57,7 +58,8 @@ def test_shards_are_what_one_process_finds_with_any_index(kind, survey, tmp_path
     shards[2].unlink()
     shards[5].write_bytes(shards[5].read_bytes()[:-1])
     again = Counter()
-    assert _file(tmp_path, beam.mine(job, survey, again, options), again) == one
+    beam.mine(job, survey, options)
+    assert _file(tmp_path, beam.mined(job, survey, again), again) == one
     changed = [n for n, path in enumerate(shards) if path.stat().st_mtime_ns != times[n]]
     assert changed == [2, 5], "only what was missing or damaged is mined again"
 

@@ -1,4 +1,5 @@
-"""Mines by Apache Beam: workers divide the images of a dataset, shard by shard, and read the same folders.
+"""Mines shard by shard: Apache Beam's workers, or processes with a share each, divide the images of a dataset and read
+the same folders.
 
 What is mined for an image does not depend on the others, so the shards together are what one process finds. Their
 folder has the survey of the dataset, and a block (``once.write_block``) for each shard that is done.
@@ -10,6 +11,7 @@ import dataclasses
 import functools
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from naturel_jax import __version__
+from naturel_jax.devices.processes import Share
 from naturel_jax.evaluators.pool import index
 from naturel_jax.evaluators.pool.mining import open_dataset
 from naturel_jax.storage import once
@@ -31,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 SHARD = 8 * mining.ROWS  # images
 _SURVEY = "survey"
+_PAUSE_S = 2.0  # between looks at what the others have mined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,22 +65,46 @@ def make_job(
     return Job(once.folder_of(shards(out), key), pool and pool.absolute(), budget, count, seed, margins)
 
 
-def mine(job: Job, survey: Survey, dropped: Counter[str], options: "PipelineOptions") -> Iterator[mining.MinedRow]:
-    """What ``mining.mine`` yields and counts. Workers mine the shards that are not in ``job.folder``."""
-    starts = range(0, len(survey.image_ids), SHARD)
-    left = [start for start in starts if not once.is_whole(_read, job, start)]
-    _LOG.info("%s: %d of %d shards are left", job.folder, len(left), len(starts))
-    if left:
+def mine(job: Job, survey: Survey, options: "PipelineOptions") -> None:
+    """Workers mine the shards that are not in ``job.folder``."""
+    if left := _left(job, survey, Share()):
         import apache_beam  # takes seconds
 
-        job.folder.mkdir(parents=True, exist_ok=True)
-        once.write_block(job.folder / _SURVEY, survey.to_bytes())
         with apache_beam.Pipeline(options=options) as pipeline:
             _ = pipeline | apache_beam.Create(left) | apache_beam.Map(functools.partial(_mine, job))
-    for start in starts:
+
+
+def mine_share(job: Job, survey: Survey, share: Share) -> None:
+    """Mines those of the ``share``'s shards that are not in ``job.folder``. The process of the first share then waits
+    for the others, and logs how many shards are left."""
+    for start in _left(job, survey, share):
+        _mine(job, start)
+    left = [] if share.index else _left(job, survey, Share())
+    while left := [start for start in left if not once.is_whole(_read, job, start)]:
+        _LOG.info("waiting for %d shards of other processes in %s", len(left), job.folder)
+        time.sleep(_PAUSE_S)
+
+
+def mined(job: Job, survey: Survey, dropped: Counter[str]) -> Iterator[mining.MinedRow]:
+    """What ``mining.mine`` yields and counts, once all shards are in ``job.folder``."""
+    for start in _starts(survey):
         rows, counts = _read(job, start)
         dropped.update(counts)
         yield from rows
+
+
+def _starts(survey: Survey) -> range:
+    return range(0, len(survey.image_ids), SHARD)
+
+
+def _left(job: Job, survey: Survey, share: Share) -> list[int]:
+    """The shards of the share that are not whole. If there are any, the survey is in ``job.folder``."""
+    starts = _starts(survey)[share.index :: share.count]
+    left = [start for start in starts if not once.is_whole(_read, job, start)]
+    if left and not once.is_whole(once.read_block, path := job.folder / _SURVEY):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        once.write_block(path, survey.to_bytes())
+    return left
 
 
 def _mine(job: Job, start: int) -> None:

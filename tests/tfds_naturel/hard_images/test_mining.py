@@ -1,17 +1,21 @@
 """Mined negative images: which images qualify, which are excluded, and the file format."""
 
+import ast
 import itertools
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image as PilImage
 
 from naturel_jax import embed, mine
 from naturel_jax.data.batches import hard_images
@@ -224,6 +228,27 @@ def test_mining_a_built_dataset(dataset, tmp_path):
         hard_images.read(out, list(shown))
 
 
+def test_negclips_training_code_reads_what_was_mined(dataset, tmp_path):
+    """As its ``CsvDataset`` does: pandas with ``ast.literal_eval``; a caption and an image are drawn from each list."""
+    rows, *_ = _mine_dataset(dataset, tmp_path / "out.parquet", "--negclip", str(tmp_path / "negclip"))
+    converters = {"neg_caption": ast.literal_eval, "neg_image": ast.literal_eval}
+    found = pd.read_csv(tmp_path / "negclip/train_neg_clip.tsv", sep="\t", converters=converters)
+    images = [Path(path).stem for path in found["filepath"]]
+    negatives = {(row["image_id"], row["triplet"]): row["negatives"] for row in rows}
+    assert (
+        0 < len(found) <= len(negatives) and all(map(len, found["neg_caption"])) and all(map(len, found["neg_image"]))
+    )
+    for image, path, title, wrong, numbers in zip(
+        images, found["filepath"], found["title"], found["neg_caption"], found["neg_image"], strict=True
+    ):
+        with PilImage.open(path) as picture:
+            picture.verify()
+        assert title not in wrong
+        listed = [names for (name, _), names in negatives.items() if name == image]
+        assert any({images[n] for n in numbers} <= set(names) for names in listed)
+    assert {path.stem for path in (tmp_path / "negclip/images").iterdir()} == set(images)
+
+
 @pytest.mark.slow
 def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
     export.save(tmp_path / "tiny", *tiny("tiny-clip"), form="hf")
@@ -257,6 +282,7 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
         (["--count", "0"], "--count is 0, expected 1 to"),
         (["--beam", "runner=DirectRunner", "--model", "tiny"], "--beam needs --pool in place of --model"),
         (["--beam", "runner=DirectRunner", "--out", "gs://bucket/x.parquet"], "--beam needs .* an --out on a disk"),
+        (["--gallery", "-1"], "--gallery -1: expected 0 to 1,000 rows"),
         (["--dataset", "/nowhere"], "/nowhere is not a prepared dataset"),
     ],
 )

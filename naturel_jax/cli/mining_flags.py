@@ -1,0 +1,71 @@
+"""The flags of naturel-mine."""
+
+import argparse
+import dataclasses
+
+from etils import epath
+
+from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.hard_images import mining
+
+
+def parse_margins(options: argparse.Namespace) -> mining.Margins:
+    """The margins of the flags. Raises UserError for an empty range, and for margins without embeddings."""
+    margins = mining.Margins(*(getattr(options, field.name) for field in dataclasses.fields(mining.Margins)))
+    if margins.range_min < 0 or (margins.range_max is not None and margins.range_max <= margins.range_min):
+        raise UserError(f"--range_min {margins.range_min} --range_max {margins.range_max}: expected 0 <= min < max")
+    if margins != mining.Margins() and not (options.model or options.pool or options.watch):
+        raise UserError("margins compare embeddings: add --pool or --model")
+    return margins
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--dataset", help="a prepared folder, .../naturel/<config>/<version>")
+    subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="mine again from this run's checkpoints")
+    parser.add_argument("--split", help="of the dataset. Default: train")
+    parser.add_argument("--out", type=epath.Path, help="the Parquet file")
+    embedded = parser.add_mutually_exclusive_group()
+    embedded.add_argument("--model", help="run:DIR, hf:owner/name, a folder or a file")
+    embedded.add_argument("--pool", type=cli.on_disk, help="what naturel-embed wrote; it may have other images too")
+    parser.add_argument("--memory_gb", type=float, default=4.0, help="with --pool: most memory for the index")
+    parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
+    parser.add_argument("--range_min", type=int, default=0, help="skip this many of the nearest images")
+    parser.add_argument("--range_max", type=int, help="look no further than this. Default: RANGE_MIN + 4 * COUNT")
+    parser.add_argument("--max_score", type=float, help="highest cosine of a negative")
+    positive = "than the positive: of at most 256 other images annotated with the triplet, the nearest"
+    parser.add_argument("--absolute_margin", type=float, help=f"a negative's cosine is lower by this {positive}")
+    parser.add_argument("--relative_margin", type=float, help=f"a negative's cosine is lower by this share {positive}")
+    divided = parser.add_mutually_exclusive_group()
+    divided.add_argument("--beam", metavar="OPTIONS", help="share the images among Beam's workers: runner=DirectRunner")
+    share = "mine only each COUNT-th shard of the images; 0/COUNT waits for the others, and writes the file"
+    divided.add_argument("--share", default="", metavar="INDEX/COUNT", help=share)
+    page = "also write OUT.html, a page with the images of so many rows, drawn at random"
+    parser.add_argument("--gallery", type=int, default=0, metavar="ROWS", help=page)
+    published = "also write DIR/train_neg_clip.tsv and the images, for NegCLIP's own training code"
+    parser.add_argument("--negclip", type=cli.on_disk, metavar="DIR", help=published)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    return parser
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises UserError for flags that do not fit."""
+    cli.check_counts(options, "count", "batch_size")
+    if options.memory_gb < 0.01:
+        raise UserError(f"--memory_gb {options.memory_gb}: expected at least 0.01")
+    if not 0 <= options.gallery <= 1000:
+        raise UserError(f"--gallery {options.gallery}: expected 0 to 1,000 rows, which a page can show")
+    if not options.watch and not options.out:
+        raise UserError("--dataset needs --out, the file to write")
+    if (options.beam is not None or options.share) and (options.model or in_store(options.out)):
+        flag = "--share" if options.share else "--beam"
+        raise UserError(f"{flag} needs --pool in place of --model, made by naturel-embed, and an --out on a disk")
+    others = "split", "out", "model", "pool", "beam", "share", "gallery", "negclip"
+    if given := [name for name in others if options.watch and getattr(options, name)]:
+        raise UserError(f"--{given[0]} is for --dataset: with --watch, the run's config says what is mined")

@@ -1,0 +1,60 @@
+"""Processes that mine a share of the shards each find what one process does, and the first waits for the others."""
+
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from naturel_jax import mine
+from naturel_jax.devices.processes import Share
+from naturel_jax.evaluators.pool import beam
+from naturel_jax.evaluators.pool.mining import open_dataset
+from tests.helpers.pools import write_pool
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.hard_images import mining
+from tfds_naturel.hard_images.survey import Survey
+
+IMAGES = 600
+
+
+def test_shares_are_what_one_process_mines_and_hold_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "ROWS", 32), monkeypatch.setattr(beam, "SHARD", 64)
+    z_ND = write_pool(tmp_path / "pool", IMAGES)
+    shown = [Triplet(a, "on", b) for a in "ABC" for b in "XYZ"]
+    survey = Survey.from_images((str(n), [shown[n % 9]]) for n in range(IMAGES))
+    expected_dropped, dropped = Counter(), Counter()
+    zimg_ND, search, _ = open_dataset(tmp_path / "pool", survey.image_ids, 1 << 30)
+    expected = list(mining.mine(survey, 3, 0, zimg_ND, search, dropped=expected_dropped))
+    job = beam.make_job(tmp_path / "out.parquet", "1", tmp_path / "pool", 1 << 30, 3, 0, mining.Margins())
+
+    first = threading.Thread(target=beam.mine_share, args=(job, survey, Share(0, 3)))
+    first.start()
+    beam.mine_share(job, survey, Share(2, 3))
+    assert first.is_alive(), "the first waits for the second"
+    beam.mine_share(job, survey, Share(1, 3))
+    first.join(60)
+    assert not first.is_alive()
+    assert list(beam.mined(job, survey, dropped)) == expected and dropped == expected_dropped
+    assert len([path for path in job.folder.iterdir() if path.name != "survey"]) == -(-IMAGES // 64)
+
+    cosines = z_ND @ z_ND.T
+    cosines[cosines >= mining.COPY] = -np.inf
+    for n, (_, _, names, kinds) in enumerate(expected):
+        others = [m for m in np.argsort(-cosines[n], kind="stable") if m % 9 != n % 9][:3]
+        assert kinds == ["nearest"] * 3
+        np.testing.assert_allclose(cosines[n, list(map(int, names))], cosines[n, others], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--share=2/2", "--pool=pool"], r"--share 2/2: expected INDEX/COUNT"),
+        (["--share=0/2", "--model=tiny"], "--share needs --pool in place of --model"),
+    ],
+)
+def test_shares_that_do_not_fit_are_refused(flags, match, tmp_path):
+    with pytest.raises(UserError, match=match):
+        mine.main(["--dataset", str(tmp_path), f"--out={tmp_path / 'x.parquet'}", *flags])
+    assert not list(tmp_path.iterdir())
