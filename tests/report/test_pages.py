@@ -119,6 +119,9 @@ def test_report_on_every_suite_has_all_columns_in_every_format(page, tmp_path, m
     columns = [name for family in families.values() for name in family]
     assert len(names) > 40 and len(columns) > 80 and len(families) == 4
     page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    for size in (DESK, PHONE):
+        page.resize(*size)
+        assert page.fits(), size
     heads = page.run("[...document.querySelectorAll('.beside th')].map(e => e.textContent)")
     text, tex = ((out / f"report.{suffix}").read_text() for suffix in ("md", "tex"))
     assert not re.search(r"\bnan\b", text + tex)
