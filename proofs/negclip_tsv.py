@@ -44,8 +44,8 @@ def main(arguments: Sequence[str]) -> None:
     run("tfds_naturel.build", "negclip_tsv", "--manual_dir", FOLDER, "--data_dir", FOLDER / "data")
     main_part, workdir = "--config.data.mixture.main", f"--workdir={FOLDER / 'run'}"
     files = [f"{main_part}.dataset=naturel/negclip_tsv", f"{main_part}.hard_images={DATASET / 'hard_images.parquet'}"]
-    small = ["--config.init=", "--config.preset=tiny-clip", "--config.duration=1 epochs", "--config.optim.warmup=5 steps"]
-    small += ["--config.eval.benchmarks=()", "--config.eval.during={}"]
+    small = ["--config.init=", "--config.preset=tiny-clip", "--config.eval.benchmarks=()", "--config.eval.during={}"]
+    small += ["--config.duration=1 epochs", "--config.optim.warmup=5 steps"]
     run("naturel_jax.main", "--config=negclip", *files, f"--config.data.dir={FOLDER / 'data'}", *small, workdir)
 
     import tensorflow_datasets as tfds
