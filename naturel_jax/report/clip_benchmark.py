@@ -33,6 +33,7 @@ FORMS = (
     Form(r"(.+)/text_to_image(@\d+)", r"\1", _RETRIEVAL, r"image_retrieval_recall\2"),
     Form(r"sugarcrepe/((?:add|replace|swap)_.+)", r"sugar_crepe/\1", _CHOICE, "acc"),
     Form(r"(.+)/(text|image)", r"\1", _CHOICE, r"\2_acc"),
+    Form(r"(mmvp_vlm)/group", r"\1", _CHOICE, "group"),  # it has an accuracy, too
     Form(r"(.+)/(?:group|accuracy)", r"\1", _CHOICE, "acc"),
     Form(r"(?s)([^/]*)/?(.*)", r"\1", _CHOICE, r"\2"),  # what clip_benchmark does not have keeps its name
 )

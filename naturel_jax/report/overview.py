@@ -1,6 +1,6 @@
 """Many benchmarks at a glance: scores by family, what models gained and forgot, and how far they agree.
 
-Shape letters: N items, S models, R resamples.
+Shape letters: M metrics, N items, S models, R resamples.
 """
 
 import itertools
@@ -172,8 +172,10 @@ def _mean(
     if not metrics:
         return None
     value = np.mean([new[metric].value - (old[metric].value if old else 0) for metric in metrics])
-    known = [changes[metric] for metric in metrics if metric in changes]
-    interval = confidence.bounds(np.mean(known, axis=0)) if len(known) == len(metrics) else None
+    interval = None
+    if all(metric in changes for metric in metrics):
+        known_MR = np.array([changes[metric] for metric in metrics])  # NaN: none of a few images is in the resample
+        interval = confidence.bounds(np.nanmean(known_MR[:, ~np.isnan(known_MR).all(axis=0)], axis=0))
     return Cell(float(value), interval, len(metrics))
 
 

@@ -4,8 +4,8 @@ The rows of ``published.tsv`` are
 
 - NatuRel's poster;
 - arXiv 2406.09388: https://github.com/ytaek-oh/vl_compo at 43e2eae, ``individual_results.csv`` (``results.csv`` for all
-  of ImageCoDe): the models that can be loaded and those fine-tuned for composition, on the benchmarks whose items and
-  rule are ours, which ARO's random shuffles are not;
+  of ImageCoDe): the models that docs/benchmarks.md, Published numbers, says, on the benchmarks whose items and rule are
+  ours, which ARO's random shuffles are not;
 - arXiv 2410.05210: https://github.com/ytaek-oh/fsc-clip at 604015d, ``assets/extended_results.csv``: its two columns
   that are scores of ours.
 
@@ -46,9 +46,9 @@ ITEM_SETS = {
     "vg_relation": ItemSet(23_937),
     "vg_attribution": ItemSet(28_748),
     "whatsup": ItemSet(4_958),
-    "valse": ItemSet(7_702),
+    "valse": ItemSet(7_702, "a58bbff8794938dd2b9a86a6f788e5f3"),
     "colorswap": ItemSet(300),
-    "imagecode": ItemSet(2_302),
+    "imagecode": ItemSet(2_302, "45e7419b84953352233ad41959c928a7"),
     "coco_retrieval": ItemSet(5_000),
     "flickr30k_retrieval": ItemSet(1_000),
 }

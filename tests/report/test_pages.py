@@ -4,13 +4,18 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from etils import epath
 
+from naturel_jax import evaluate
+from naturel_jax.benchmarks import order
 from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.benchmarks.registry import BENCHMARKS
+from naturel_jax.evaluators import results
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import gallery, overview, report
 from naturel_jax.report.contents import Report, Section
@@ -18,6 +23,7 @@ from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import Page, browser
+from tests.helpers.model_files import save_hf
 from tests.helpers.open_images_files import image_id, photo, row, write_release
 from tfds_naturel import build
 from tfds_naturel.audit import __main__ as audit
@@ -31,6 +37,7 @@ from tfds_naturel.open_images.annotations import Box
 pytestmark = pytest.mark.slow
 
 DESK, PHONE = (1440, 900), (390, 844)
+MODELS = {"CLIP": "tiny-clip", "SigLIP": "tiny-siglip"}
 MALICIOUS = "</script><script>document.title='hacked'</script>"
 MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted" {{style}}'
 
@@ -97,6 +104,36 @@ def test_report(page, tmp_path):
     assert seen == [[True, 128]] * 2 and page.run("document.images.length") == 48, "24 items"
 
 
+def test_report_on_every_suite_has_all_columns_in_every_format(page, tmp_path, monkeypatch):
+    """By the command, on files of each suite in its official format, but those of Crossmodal-3600's 36 languages."""
+    monkeypatch.setattr(order, "spacy_tags", lambda texts: [[(word, "NN") for word in text.split()] for text in texts])
+    for make in dict.fromkeys(files.MAKERS.values()):
+        make(tmp_path)
+    names = [name for name in BENCHMARKS if name in files.MAKERS and "crossmodal3600" not in name]
+    out = tmp_path / "out"
+    models = [f"{name}={save_hf(tmp_path / name, preset)}" for name, preset in MODELS.items()]
+    flags = [f"--benchmarks_dir={tmp_path}", f"--out={out}", "--baseline=CLIP"]
+    evaluate.main([*flags, "--models", *models, "--benchmarks", *names])
+    check(page, (out / "report.html").as_uri(), f"Evaluation of CLIP and SigLIP on {len(names)} benchmarks")
+    families = overview.columns([metric for result in results.load(out) for metric in result.metrics])
+    columns = [name for family in families.values() for name in family]
+    assert len(names) > 40 and len(columns) > 80 and len(families) == 4
+    page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    for size in (DESK, PHONE):
+        page.resize(*size)
+        assert page.fits(), size
+    heads = page.run("[...document.querySelectorAll('.beside th')].map(e => e.textContent)")
+    text, tex = ((out / f"report.{suffix}").read_text() for suffix in ("md", "tex"))
+    assert not re.search(r"\bnan\b", text + tex)
+    for name in columns:
+        assert name in heads and f"| {name} |" in text and name.replace("_", r"\_") in tex, name
+    scores = {(result.model, metric) for result in results.load(out) for metric in result.scores}
+    rows = csv.DictReader((out / "scores.csv").read_text().splitlines())
+    assert {(row["model"], row["metric"]) for row in rows if row["kind"] == MEASURED} == scores
+    found = [json.loads(path.read_text())["metrics"] for path in (out / "clip_benchmark").iterdir()]
+    assert sum(map(len, found)) == len(scores)
+
+
 # ---- Gallery ---------------------------------------------------------------------------------------------------------
 
 
@@ -120,11 +157,12 @@ def spatial_pairs(number: int, images: int = 40) -> list[Judged]:
 
 @pytest.fixture(scope="module")
 def galleries(tmp_path_factory) -> dict[str, str]:
-    """Addresses: of 25,000 items of 40 images, of 30 items of 6, and of pairs of small images."""
+    """Addresses: of 25,000 items of 40 images, of 30 of 6, of 25,000 of one each, and of pairs of small images."""
     folder, names = tmp_path_factory.mktemp("galleries"), (("CLIP & A", "<b>NegCLIP"), "vg_relation")
     images = {f"p{n}": Image(f"p{n}", lambda n=n: files.png(n, (200, 150))) for n in range(40)}
     gallery.write(folder / "large.html", *names, spatial_pairs(25_000), images)
     gallery.write(folder / "medium.html", *names, spatial_pairs(30, 6), images)
+    gallery.write(folder / "many.html", *names, spatial_pairs(25_000, 25_000), {})
     two = {"boxes": (None, None), "cosines": ((0.1,) * 4, (0.2,) * 4), "captions": ("a cat", "a dog")}
     pairs = [dataclasses.replace(p, images=(f"{p.id}a", f"{p.id}b"), **two) for p in spatial_pairs(6)[1:5]]
     images = {f"{n}{k}": Image(k, lambda n=n: files.png(n, (64, 64))) for n in range(1, 5) for k in "ab"}
@@ -185,6 +223,14 @@ def test_gallery_filters_search_order_and_links(page, galleries):
         page.until(f"{SHOWN}[0] === '{items(number)}'")
         assert page.run("document.getElementById('none').hidden") == (number > 0)
     assert page.run("document.querySelector('article').dataset.id") == "24998"
+
+
+def test_gallery_of_many_images_draws_the_first_and_more_as_they_are_reached(page, galleries):
+    page.resize(*DESK)
+    page.open(galleries["many"])
+    assert page.run(SHOWN) == [items(25_000), 60]
+    page.run("scrollTo(0, document.body.scrollHeight)")
+    page.until(f"{SHOWN}[1] === 120")
 
 
 def test_gallery_of_several_models_opens_on_what_one_gets_wrong(page, galleries):
