@@ -17,7 +17,7 @@ from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
-from tests.helpers.browser import Page, browser
+from tests.helpers.browser import DESK, PHONE, Page, browser
 from tests.helpers.open_images_files import image_id, photo, row, write_release
 from tfds_naturel import build
 from tfds_naturel.audit import __main__ as audit
@@ -30,7 +30,6 @@ from tfds_naturel.open_images.annotations import Box
 
 pytestmark = pytest.mark.slow
 
-DESK, PHONE = (1440, 900), (390, 844)
 MALICIOUS = "</script><script>document.title='hacked'</script>"
 MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted" {{style}}'
 
@@ -44,12 +43,9 @@ def page():
 def check(page: Page, address: str, title: str) -> None:
     """On a desk and a phone, light and dark: fits the window, and axe-core finds nothing; loads nothing but files."""
     page.requests.clear()
-    for size in (DESK, PHONE):
-        for dark in (False, True):
-            page.resize(*size, dark=dark)
-            page.open(address)
-            assert page.fits(), (size, dark)
-            assert page.violations() == [], (size, dark)
+    for where in page.everywhere(address):
+        assert page.fits(), where
+        assert page.violations() == [], where
     assert page.run("document.title") == title
     assert {request.split(":")[0] for request in page.requests} <= {"file", "data", "about"}
     page.resize(*DESK)
