@@ -58,6 +58,11 @@ happens. A run may be continued with another value of a field with a star; of an
 A *duration* is `'5 epochs'`, `'500 steps'`, `'1e6 examples'` or, but for `config.duration` itself, `'5%'` of the run.
 """
 _TABLE = "\n| field | default | meaning | allowed |\n|---|---|---|---|\n"
+# Fields whose allowed values have a page of their own.
+_ELSEWHERE = {
+    "preset": "a name in [Models and sizes](../models.md)",
+    "benchmarks": "names in [Benchmarks](../benchmarks.md), or [your own](../evaluate.md#your-own-benchmark)",
+}
 
 
 def config_page() -> str:
@@ -94,10 +99,7 @@ def _cells(field: dataclasses.Field) -> Iterator[str]:
     yield f"`{default!r}`"
     yield html.escape(field.metadata["meaning"], quote=False)
     allowed = field.metadata["allowed"]
-    if field.name == "preset":
-        yield "a name in [Models and sizes](../models.md)"
-    else:
-        yield html.escape(_in_words(allowed.expected()), quote=False) if allowed else ""
+    yield _ELSEWHERE.get(field.name) or (html.escape(_in_words(allowed.expected()), quote=False) if allowed else "")
 
 
 def _in_words(expected: str) -> str:

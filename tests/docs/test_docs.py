@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import fnmatch
 import importlib
 import inspect
 import json
@@ -343,8 +344,12 @@ def rows(page: str, start: str) -> list[list[str]]:
 
 
 def test_every_benchmark_is_described():
-    names = [name for row in rows("docs/benchmarks.md", "| name") for name in re.findall(r"`(\w+)`", row[0])]
+    patterns = [name for row in rows("docs/benchmarks.md", "| name") for name in re.findall(r"`([\w*]+)`", row[0])]
+    names = [name for pattern in patterns for name in fnmatch.filter(BENCHMARKS, pattern)]
     assert sorted(names) == sorted(BENCHMARKS)
+    languages = [name.removeprefix("crossmodal3600_") for name in fnmatch.filter(BENCHMARKS, "crossmodal3600_*")]
+    text = " ".join((ROOT / "docs/benchmarks.md").read_text("utf-8").split())
+    assert f"The languages' codes: {', '.join(languages)}." in text
 
 
 def test_chance_is_that_of_the_rules():

@@ -22,6 +22,7 @@ from tests.helpers.processes import wait_until
 
 AXE = "https://registry.npmjs.org/axe-core/-/axe-core-4.10.3.tgz"
 AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
+DESK, PHONE = (1440, 900), (390, 844)
 
 
 class Page:
@@ -72,6 +73,14 @@ class Page:
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, mobile=phone, deviceScaleFactor=1)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
+
+    def everywhere(self, address: str) -> Iterator[str]:
+        """Opens a page on a desk and on a phone, each light and dark, and yields which of them it is."""
+        for size, name in ((DESK, "desk"), (PHONE, "phone")):
+            for dark in (False, True):
+                self.resize(*size, dark=dark)
+                self.open(address)
+                yield f"{name}, {'dark' if dark else 'light'}"
 
     def press(self, key: str) -> None:
         """Presses a key, such as ``a`` or ``ArrowRight``, where the focus is."""

@@ -22,7 +22,7 @@ from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
-from tests.helpers.browser import Page, browser
+from tests.helpers.browser import DESK, PHONE, Page, browser
 from tests.helpers.model_files import save_hf
 from tests.helpers.open_images_files import image_id, photo, row, write_release
 from tfds_naturel import build
@@ -36,7 +36,6 @@ from tfds_naturel.open_images.annotations import Box
 
 pytestmark = pytest.mark.slow
 
-DESK, PHONE = (1440, 900), (390, 844)
 MODELS = {"CLIP": "tiny-clip", "SigLIP": "tiny-siglip"}
 MALICIOUS = "</script><script>document.title='hacked'</script>"
 MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted" {{style}}'
@@ -51,12 +50,9 @@ def page():
 def check(page: Page, address: str, title: str) -> None:
     """On a desk and a phone, light and dark: fits the window, and axe-core finds nothing; loads nothing but files."""
     page.requests.clear()
-    for size in (DESK, PHONE):
-        for dark in (False, True):
-            page.resize(*size, dark=dark)
-            page.open(address)
-            assert page.fits(), (size, dark)
-            assert page.violations() == [], (size, dark)
+    for where in page.everywhere(address):
+        assert page.fits(), where
+        assert page.violations() == [], where
     assert page.run("document.title") == title
     assert {request.split(":")[0] for request in page.requests} <= {"file", "data", "about"}
     page.resize(*DESK)

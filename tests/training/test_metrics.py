@@ -11,6 +11,7 @@ import termios
 import time
 import types
 
+import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
@@ -224,7 +225,7 @@ class FakeWandb(types.ModuleType):
         return types.SimpleNamespace(log=lambda values, step: self.logged.append((step, values)), finish=lambda: None)
 
     def Image(self, image, caption):
-        return image.size, caption
+        return np.asarray(image), caption
 
     def Table(self, columns, data):
         return columns, data
@@ -234,16 +235,21 @@ def test_all_that_a_run_shows_reaches_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
     run = metrics(tmp_path, wandb="project")
     run.image(0, "first_batch", PNG, "the first batch")
-    run.final(5, {"naturel/simple": 0.25}, {}, list)
+    other = MISTAKE._replace(id="8", images=(data_uri("png", files.png(1, (40, 30))),) * 2)
+    run.final(5, {"naturel/simple": 0.25}, {}, lambda: [MISTAKE, other])
     run.write(5, {"naturel/simple": 0.25})
     run.close()
     assert fake.runs[0]["config"]["data"]["batch_size"] == 16
+    (_, first), scores, (_, mistakes), last = fake.logged
     table = (["score", "value", "low (95%)", "high (95%)"], [["naturel/simple", 0.25, None, None]])
-    assert fake.logged == [
-        (0, {"first_batch": ((40, 30), "the first batch")}),
-        (5, {"scores": table}),
-        (5, {"naturel/simple": 0.25}),
-    ]
+    assert [step for step, _ in fake.logged] == [0, 5, 5, 5]
+    assert scores[1] == {"scores": table} and last[1] == {"naturel/simple": 0.25}
+    photos = [np.asarray(Image.open(io.BytesIO(files.png(n, (40, 30)))).convert("RGB")) for n in range(2)]
+    assert first["first_batch"][1] == "the first batch" and (first["first_batch"][0] == photos[0]).all()
+    sheet, caption = mistakes["mistakes"]
+    assert caption == "winoground 7: a|b / c; winoground 8: a|b / c"
+    for photo, part in zip(photos, np.split(sheet, 2, axis=1), strict=True):
+        assert (part[16:136:4, 16:336:4] == np.tile(photo, (1, 2, 1))).all(), "both images, four times as large"
 
 
 def test_runs_in_wandb_are_one_only_if_they_are_one_workdir(tmp_path, monkeypatch):
