@@ -79,6 +79,9 @@ plan-gpu:
 	.venv-plan-gpu/bin/python -m pytest -m proof tests/planning/test_topologies.py tests/planning/test_gpu_programs.py
 	.venv-plan-gpu/bin/python -m proofs.record plan_gpu --tail=400 -- sh -c '$(PLANS_GPU)'
 	.venv-plan-gpu/bin/python -m proofs.record fits_gpu -- .venv-plan-gpu/bin/python -m perf.fits gpu
+	.venv-plan-gpu/bin/python -m pip install -q tokamax==0.0.12
+	.venv-plan-gpu/bin/python -m proofs.record kernels -- sh -c \
+		'for part in agreement compiled; do .venv-plan-gpu/bin/python -m perf.kernels $$part; done'
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
 # downloads (docs/reproduce.md), and asks nothing.

@@ -88,7 +88,7 @@ def check_naflex(config: Config, sizes: TwoTowerConfig) -> None:
     without = {
         "data.patch_dropout": (config.data.patch_dropout, "0.0"),
         "data.cache": (config.data.cache, "''"),
-        "compute.attention": (config.compute.attention == "splash" and "splash", "None"),
+        "compute.attention": (config.compute.attention == "splash" and "splash", "''"),
         **{f"data.mixture.{name}.recipe": (recipe, "one that joins no images") for name, recipe in joins.items()},
     }
     for name, (found, instead) in without.items():

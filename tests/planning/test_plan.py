@@ -211,20 +211,21 @@ def test_full_recomputation_keeps_the_input_of_each_block():
 
 
 # Steps of eight H100s: preset, images and captions a card, tokens, recomputation, temporaries (GiB) as XLA's compiler
-# for GPUs (jax 0.10.2, CUDA 12, ring) found them.
+# for GPUs (jax 0.10.2, CUDA 12, ring) found them, parameters and moments (GiB).
 COMPILED = [
-    ("siglip-b16-224", 64, 256, 64, "none", 25.2),
-    ("siglip-b16-224", 64, 256, 64, "dots", 5.9),
-    ("clip-l14", 128, 256, 24, "none", 76.9),
-    ("clip-l14", 128, 256, 24, "dots", 18.6),
+    ("siglip-b16-224", 64, 256, 64, "none", 25.2, 2.3),
+    ("siglip-b16-224", 64, 256, 64, "dots", 5.9, 2.3),
+    ("clip-l14", 128, 256, 24, "none", 76.9, 4.8),
+    ("clip-l14", 128, 256, 24, "dots", 18.6, 4.8),
 ]
 
 
-@pytest.mark.parametrize(("name", "images", "captions", "tokens", "remat", "temporaries"), COMPILED)
-def test_estimate_is_near_what_compilers_need(name, images, captions, tokens, remat, temporaries):
+@pytest.mark.parametrize(("name", "images", "captions", "tokens", "remat", "temporaries", "state"), COMPILED)
+def test_estimate_is_near_what_compilers_need(name, images, captions, tokens, remat, temporaries, state):
     """Within the margins that ``auto`` allows, and with its verdict: only L/14 without recomputation does not fit."""
     model = Model(preset(name), Compute("bfloat16", remat))
     parameters = sum(4 * x.size for x in jax.tree.leaves(model.shapes()))
+    assert round(3 * parameters / memory.GIB, 1) == state
     estimated = parameters + memory.activations(model, images, captions, tokens)
     margin = memory.MARGINS.get(remat, memory.MARGIN)
     assert estimated / 2 < temporaries * memory.GIB < margin * estimated
@@ -234,8 +235,8 @@ def test_estimate_is_near_what_compilers_need(name, images, captions, tokens, re
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize(("name", "images", "captions", "tokens", "remat", "temporaries"), COMPILED)
-def test_gpu_compiler_needs_no_more_than_before(name, images, captions, tokens, remat, temporaries, tmp_path):
+@pytest.mark.parametrize(("name", "images", "captions", "tokens", "remat", "temporaries", "state"), COMPILED)
+def test_gpu_compiler_needs_no_more_than_before(name, images, captions, tokens, remat, temporaries, state, tmp_path):
     pytest.importorskip("jax_cuda12_plugin")
     siglip, clip = ["--config=siglip_tp"], ["--config=negclip_sp", "--config.init=hf:openai/clip-vit-large-patch14"]
     flags = [*(clip if name == "clip-l14" else siglip), "--topology=h100x8", f"--config.data.dir={tmp_path}", "--json"]
@@ -247,6 +248,7 @@ def test_gpu_compiler_needs_no_more_than_before(name, images, captions, tokens, 
     assert planned["fits"] == ((name, remat) != ("clip-l14", "none"))
     share = (rows["images"] + rows["captions"]) / (8 * (images + captions))  # a recipe may have a blank image
     assert planned["memory"]["temporaries"] < 1.05 * share * temporaries * memory.GIB
+    assert round((planned["memory"]["parameters"] + planned["memory"]["optimizer"]) / memory.GIB, 1) == state
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +377,20 @@ def test_plan_of_a_step_on_the_cpu(config, training):
     text, other = estimate.to_text(planned), estimate.to_text(planned | {"attention": "splash"})
     assert "attention" not in text and "remat 'none', attention 'splash', exchange 'ring'" in other
     assert "8 x cpu" in text and "memory of each device (GiB)" in text and "0.0% of them of bfloat16 factors" in text
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_plan_of_a_naflex_step_has_the_padded_patches():
+    """A batch has a byte for each of 3 colors of 16 x 16 pixels, and two int32 for each grid."""
+    raw = tiny_config.get_config("sigmoid")
+    raw.preset, raw.data.dir, raw.data.max_patches = "tiny-naflex", "none", 24
+    config = c.load(raw)
+    training = estimate.make_training(config, jax.devices()[:1], 1, 16, 1000)
+    planned = estimate.plan(config, training, None)
+    assert (planned["rows"]["images"], planned["rows"]["patches"]) == (16, 24)
+    others = memory.per_device(training.pipeline.shapes(0)._replace(images=()))
+    assert planned["memory"]["batch"] - others == 16 * (24 * 3 * 16**2 + 2 * 4)
+    assert "16 images of 24 patches" in estimate.to_text(planned | {"name": "tiny", "topology": "cpu"})
 
 
 @pytest.mark.parametrize(
