@@ -308,8 +308,9 @@ def small() -> bank.Bank:
 def forms(small, tmp_path_factory) -> dict[str, str]:
     """Addresses: of the review page, of one that is shared by Anna and Ben, and of questions to readers."""
     folder = tmp_path_factory.mktemp("forms")
-    photo = data_uri("png", files.png(0, (400, 300)))
-    shown = {CAT: [review.Shown("0", photo, Box(0.1, 0.5, 0.2, 0.6), Box(0.3, 0.9, 0.4, 1))] * 2}
+    boxes = Box(0.1, 0.5, 0.2, 0.6), Box(0.3, 0.9, 0.4, 1)
+    photos = [data_uri("png", files.png(0, size)) for size in ((400, 300), (225, 400))]
+    shown = {CAT: [review.Shown("0", photo, *boxes) for photo in photos]}
     captions = list(small[CAT])
     captions[6] = dataclasses.replace(captions[6], text=MALICIOUS)
     screens = review.screens(small | {CAT: tuple(captions)})
@@ -324,6 +325,11 @@ def forms(small, tmp_path_factory) -> dict[str, str]:
 TEXTS = "[...document.querySelectorAll('.text')].map(element => element.textContent)"
 PRESSED = "[...document.querySelectorAll('.buttons [aria-pressed=true]')].map(button => button.textContent)"
 COUNT = "document.getElementById('count').textContent"
+CORNERS = """[...document.querySelectorAll('.box')].map(box => {  // of each box, as shares of its photo
+  const inner = box.getBoundingClientRect(), photo = box.parentElement.querySelector('img').getBoundingClientRect();
+  const across = ["left", "right"].map(side => (inner[side] - photo.left) / photo.width);
+  return [...across, ...["top", "bottom"].map(side => (inner[side] - photo.top) / photo.height)];
+})"""
 MESSAGE = "document.getElementById('message').textContent"
 
 
@@ -353,12 +359,14 @@ def test_review_page_shows_pair_photos_and_guidelines(page, small, forms):
     for size in (PHONE, DESK):
         fresh(page, forms["review"], "Ada", size)
         assert page.violations() == [] and page.fits(), size
+        corners = [[0.1, 0.5, 0.2, 0.6], [0.3, 0.9, 0.4, 1]] * 2
+        np.testing.assert_allclose(page.run(CORNERS), corners, rtol=0, atol=0.01, err_msg=str(size))
     assert page.run(TEXTS) == [caption.text for caption in small[CAT][:2]]
     asks = page.run("[...document.querySelectorAll('.ask')].map(element => element.textContent.split('.')[0])")
     assert asks == ["Meant to be true", "Meant to be false"]
     assert page.run("document.getElementById('guidelines').getBoundingClientRect().bottom") < 900, "beside the captions"
     images = page.run("[...document.querySelectorAll('figure img')].map(image => [image.alt, image.naturalWidth])")
-    assert images == [["Photo of Cat on Desk", 400]] * 2
+    assert images == [["Photo of Cat on Desk", 400], ["Photo of Cat on Desk", 225]]
     assert page.run("[...document.querySelectorAll('.box')].map(box => box.textContent)") == ["Cat", "Desk"] * 2
     for _ in range(3):
         page.click("#after")
@@ -416,6 +424,11 @@ def test_review_with_keys_and_again(page, small, forms):
     assert page.run("document.querySelector('#people').innerText") == "Ada: 5 answered"
     page.click("#people button")
     assert page.run(COUNT) == "5 of 32 answered; screen 3 of 16", "where Ada left off"
+    page.press("k")
+    page.open(forms["review"])
+    page.click("#people button")
+    marked = "[...document.querySelectorAll('.question')].map(question => question.getAttribute('aria-current'))"
+    assert page.run(marked) == ["false", "true"], "keys are for the caption that is left"
     written = page.run("csv()")
     page.run("localStorage.clear()")
     page.open(forms["review"])
