@@ -42,6 +42,7 @@ from naturel_jax.config import own_benchmarks
 from naturel_jax.config.own_benchmarks import BenchmarkFields
 from naturel_jax.config.plugins import Registry
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 
 
 class Reader(Protocol):
@@ -108,6 +109,13 @@ BENCHMARKS: Registry[Reader] = Registry(
 def reads_dataset(name: str) -> bool:
     """Whether the benchmark reads a prepared TFDS folder, not the folder of official files."""
     return name in BENCHMARKS and BENCHMARKS[name].SOURCE.prepared
+
+
+def is_drawn(name: str, naturel: str, benchmarks_dir: str) -> bool:
+    """Whether a run with these fields of ``config.eval`` evaluates the benchmark on a drawn world: that world's
+    NatuRel, or the benchmark's twin there."""
+    world = naturel.removeprefix("naturel/")
+    return name in BENCHMARKS and world in WORLDS and (reads_dataset(name) or not benchmarks_dir)
 
 
 def read(

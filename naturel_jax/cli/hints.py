@@ -30,7 +30,7 @@ FOREIGN = {
     "precision": "--config.compute.dtype=bfloat16",
     "pretrained": "--config.init=open_clip:OWNER/NAME, a folder or a file",
     "report_to": "--config.wandb=PROJECT, or --config.tensorboard=True",
-    "resume": "nothing: the same command continues a run",
+    "resume": "the same command again, which continues a run",
     "save_frequency": "--config.checkpoint.every='1 epoch'",
     "save_steps": "--config.checkpoint.every='500 steps'",
     "seed": "--config.seed=0",
@@ -48,9 +48,9 @@ _LIBRARIES = ("site-packages", "<frozen", "/lib/python")  # in paths of code tha
 
 
 def for_flag(name: str) -> str:
-    """'; write ...' for a flag of another library, else ''."""
+    """'; write, for example, ...' for a flag of another library, else ''."""
     here = FOREIGN.get(name.replace("-", "_"))
-    return f"; write {here}" if here else ""
+    return f"; write, for example, {here}" if here else ""
 
 
 def of_config_file(error: BaseException, path: str) -> str | None:

@@ -3,12 +3,13 @@
 import contextlib
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.benchmarks import registry
 from naturel_jax.checkpoints import recorded
 from naturel_jax.config import Config, versions
 from naturel_jax.config.settings import flat
@@ -102,8 +103,24 @@ def _config(configs: Mapping[str, Config], recipe: Sequence[str]) -> Section:
         if any(each and each[1] != default for each in found):
             values = [json.dumps(each[1]) if each else MISSING for each in found]
             rows.append((field, json.dumps(default), *values))
-    text = [*recipe, "Fields that are not listed have their defaults."]
+    text = [*recipe, *_drawn(configs.values()), "Fields that are not listed have their defaults."]
     return Section("Config", ("field", "default", *configs), rows, text, words=True)
+
+
+def _drawn(configs: Iterable[Config]) -> list[str]:
+    """A sentence on the benchmarks that are drawn, if there are any."""
+    names = {
+        name
+        for config in configs
+        for name in config.eval.benchmarks
+        if registry.is_drawn(name, config.eval.naturel, config.eval.benchmarks_dir)
+    }
+    if not names:
+        return []
+    return [
+        f"Drawn scenes with captions, in the form of the published files, are the items of {', '.join(sorted(names))}: "
+        "these scores do not compare with published ones."
+    ]
 
 
 def _without_bases(fields: Mapping[str, Any], configs: Mapping[str, Config]) -> Iterator[tuple[str, Any]]:
@@ -128,6 +145,9 @@ def _data(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> Secti
         if images is not None:
             with _reading(path):
                 number, read = (f"{images[field]:,}" for field in ("images", "read"))
-                text.append(f"{name}: {number} images, bytes of {read} read, digest {images['xxh3']}.")
+                text.append(
+                    f"{name}: {number} images, with those of its bases, which may be the same; bytes of {read} read, "
+                    f"digest {images['xxh3']}."
+                )
     head = ("run: part", "dataset", "split", "recipe", "weight", "records", "digest of the records")
     return Section("Training data", head, rows, text, words=True)

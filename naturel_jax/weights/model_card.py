@@ -25,7 +25,6 @@ from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import runs, snippets, sources
 from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 
 FILE = "README.md"
 _TASK = "zero-shot-image-classification"
@@ -213,12 +212,11 @@ def _headlines(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def _is_drawn(recipe: Mapping[str, Any], metric: str) -> bool:
-    """Whether a run's score is on a drawn world: that world's NatuRel, or the twin of a benchmark there."""
-    options, benchmark = recipe.get("eval"), metric.split("/")[0]
-    if not isinstance(options, Mapping) or benchmark not in registry.BENCHMARKS:
+    """Whether a run's score is on a drawn world."""
+    options = recipe.get("eval")
+    if not isinstance(options, Mapping):
         return False
-    world = str(options.get("naturel")).removeprefix("naturel/")
-    return world in WORLDS and (registry.reads_dataset(benchmark) or not options.get("benchmarks_dir"))
+    return registry.is_drawn(metric.split("/")[0], str(options.get("naturel")), options.get("benchmarks_dir") or "")
 
 
 def _result(metric: str, value: float) -> EvalResult:
@@ -243,9 +241,10 @@ def _training(about: About) -> str:
     objective, optim = (recipe.get(key) for key in ("objective", "optim"))
     loss = objective.get("name") if isinstance(objective, Mapping) else None
     lines = [
-        f"- started from: {escape.code(str(recipe.get('init') or recipe.get('preset') or 'unknown'))}",
+        f"- started from: {_origin(about.recipe)}",
         f"- steps: {about.step:,} (duration {escape.code(str(recipe.get('duration', 'unknown')))})",
         f"- objective: {escape.code(str(loss or 'unknown'))}",
+        f"- images in a batch: {escape.code(str(recipe['data'].get('batch_size', 'unknown')))}",
     ]
     for name, part in _mixture(recipe).items():
         dataset, rule = (escape.code(str(part.get(key, "unknown"))) for key in ("dataset", "recipe"))
@@ -256,12 +255,28 @@ def _training(about: About) -> str:
     return "\n".join([*lines, "", f"```json\n{json.dumps(recipe, indent=2, default=str)}\n```"])
 
 
+def _origin(recipe: Mapping[str, Any]) -> str:
+    """What training started from; of a base that was trained for it, also what that started from."""
+    init, bases = recipe.get("init"), recipe.get("bases")
+    if not init:
+        return f"random parameters, {escape.code(str(recipe.get('preset') or 'unknown'))}"
+    name, base = escape.code(_without_folders(str(init))), None
+    if str(init).startswith("base:") and isinstance(bases, Mapping):
+        base = bases.get(str(init).removeprefix("base:"))
+    return f"{name}, which was trained from {_origin(base)}" if isinstance(base, Mapping) else name
+
+
 _RECIPE = ("name", "init", "preset", "objective", "optim", "duration", "seed")
+_DATA = ("batch_size", "crop_scale")
 
 
 def _published(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a run's config that say how it was trained, without the folders of the machine that trained it."""
-    fields = {key: recipe[key] for key in _RECIPE if recipe.get(key)} | {"data": {"mixture": _mixture(recipe)}}
+    data = found if isinstance(found := recipe.get("data"), Mapping) else {}
+    fields = {key: recipe[key] for key in _RECIPE if recipe.get(key) not in (None, "")}
+    fields["data"] = {key: data[key] for key in _DATA if key in data} | {"mixture": _mixture(recipe)}
+    if isinstance(compute := recipe.get("compute"), Mapping) and "dtype" in compute:
+        fields["compute"] = {"dtype": compute["dtype"]}
     if isinstance(adapter := recipe.get("adapter"), Mapping) and adapter.get("rank"):
         fields["adapter"] = adapter
     return json.loads(json.dumps(fields, default=str), object_hook=_strings_without_folders)

@@ -39,7 +39,9 @@ def test_hints_for_flags_of_other_libraries_name_fields_that_there_are():
     known = dict(meanings(c.Config)) | {"data.mixture.main.dataset": ""}
     named = {name for hint in hints.FOREIGN.values() for name in re.findall(r"--config\.([\w.]+)", hint)}
     assert named <= known.keys() and len(named) > 15
-    assert hints.for_flag("train-data").startswith("; write --config=finetune:csv:my.csv") and not hints.for_flag("foo")
+    assert hints.for_flag("train-data").startswith(
+        "; write, for example, --config=finetune:csv:my.csv"
+    ) and not hints.for_flag("foo")
 
 
 def test_help_shows_an_example_and_every_flag():
@@ -81,7 +83,10 @@ def test_overrides_of_the_config_file_are_listed(monkeypatch):
             ["config.seed is 99999999999999999999; expected a number from 0"],
         ),
         (["--config=negclip_sp:scenes", "--config.batch_size=32"], ["did you mean 'data.batch_size'?"]),
-        ([TINY, "--batch-size=3"], ["Unknown command line flag 'batch-size'; write --config.data.batch_size=256"]),
+        (
+            [TINY, "--batch-size=3"],
+            ["Unknown command line flag 'batch-size'; write, for example, --config.data.batch_size=256"],
+        ),
         ([TINY, "lr=1"], ["unexpected arguments ['lr=1']", "--config.optim.lr=3e-6"]),
         ([TINY, "--config.optim.lr=-1"], ["config.optim.lr is -1.0; expected a number"]),
         (

@@ -241,7 +241,7 @@ def test_page_stands_alone(tmp_path):
     examples.write(folder, [example("sugarcrepe", 1, True), example("sugarcrepe", 2, False)])
     run, raw = epath.Path(tmp_path / "run"), tiny_config.get_config()
     (run / "trained_on").mkdir(parents=True)
-    raw.optim.lr = 0.125
+    raw.optim.lr, raw.eval.naturel, raw.eval.benchmarks = 0.125, "naturel/scenes", ("winoground", "naturel")
     run_folder.write_config(run, c.load(raw))
     storage.write_json(run / "trained_on" / "trained_on.json", {"images": 1234, "read": 1234, "xxh3": "abc"})
     began = datetime.datetime.now(datetime.UTC)
@@ -253,7 +253,8 @@ def test_page_stands_alone(tmp_path):
         f'<tr><th scope="row">optim.lr</th><td>{c.Optim().lr}</td><td>0.125</td></tr>',
         f"<td>jax {importlib.metadata.version('jax')}, jaxlib",
         f"<td>{importlib.metadata.version('naturel_jax')}",
-        "1,234 images, bytes of 1,234 read, digest abc.",
+        "are the items of naturel, winoground: these scores do not compare with published ones.",
+        "1,234 images, with those of its bases, which may be the same; bytes of 1,234 read, digest abc.",
         '<b class="right">✓ right</b> <small>&lt;b&gt;, sugarcrepe, 1</small>',
         "<li>&lt;b&gt;2&lt;/b&gt; <small>true 0.250</small></li><li>no <small>false -0.500</small></li>",
     ):

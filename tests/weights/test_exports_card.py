@@ -171,4 +171,11 @@ def test_untrained_preset_says_so(tmp_path):
     about = model_card.About("x", "x", recipe={"preset": "tiny-clip", "objective": None, "data": {"mixture": None}})
     _, _, processor = tiny("tiny-clip")
     text = model_card.render(about, preset("tiny-clip"), processor, form="run", dtype="float32")
-    assert "started from: `tiny-clip`" in text and "objective: `unknown`" in text
+    assert "started from: random parameters, `tiny-clip`" in text and "objective: `unknown`" in text
+    base = {"preset": "tiny-clip", "data": {"batch_size": 64}}
+    recipe = CONFIG | {"init": "base:first", "bases": {"first": base}} | {"data": {"batch_size": 32, "threads": 8}}
+    about = model_card.About("x", "x", recipe=recipe)
+    text = model_card.render(about, preset("tiny-clip"), processor, form="run", dtype="float32")
+    assert "started from: `base:first`, which was trained from random parameters, `tiny-clip`\n" in text
+    assert "- images in a batch: `32`\n" in text and '"batch_size": 32' in text and '"seed": 0' in text
+    assert "threads" not in text
