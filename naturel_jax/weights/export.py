@@ -185,8 +185,11 @@ def _write_peft(folder: Path, config: TwoTowerConfig, processor: Processor, para
 
 def _save_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Writes a safetensors file. Raises OSError if the disk does not take it, where the library has its own error."""
+    path.touch()
+    mode = path.stat().st_mode  # the user's umask decides; safetensors' own files are for the owner alone
     try:
         safetensors.numpy.save_file(arrays, path, metadata=metadata)
+        path.chmod(mode)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
 

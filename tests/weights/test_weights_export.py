@@ -27,6 +27,14 @@ def test_half_precision_files_are_read_exactly(tmp_path):
         assert_same(weights.load(str(tmp_path / dtype)).params, expected)
 
 
+def test_all_files_of_an_export_are_for_the_same_users(tmp_path):
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "out", config, params, processor, form="hf")
+    (tmp_path / "mine").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "mine").stat().st_mode}
+
+
 def test_exports_reject_what_a_format_cannot_store(tmp_path):
     config, params, processor = tiny("tiny-clip")
     with pytest.raises(UserError, match="big_vision's two-tower model is SigLIP"):
