@@ -76,17 +76,17 @@ def numbered(groups: Iterable[Iterable[Caption]]) -> list[dict[str, Any]]:
 
 
 Facts = tuple[Triplet, ...]  # in ascending order
-_TOGETHER = " || "  # no name of a class has a bar
+_SEPARATOR = " || "  # no name of a class has a bar
 
 
 def name_of(facts: Facts) -> str:
     """The string of facts that a caption claims together: ``Chair|is|Plastic || Table|is|Wooden``."""
-    return _TOGETHER.join(map(str, facts))
+    return _SEPARATOR.join(map(str, facts))
 
 
 def facts_of(name: str) -> Facts:
     """Inverse of ``name_of``."""
-    return tuple(map(Triplet.parse, name.split(_TOGETHER)))
+    return tuple(map(Triplet.parse, name.split(_SEPARATOR)))
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -28,7 +28,7 @@ VERSION = "3.1.0"  # of the worlds: their held-out triplets, captions and twins
 SPLITS = ("train", "validation", "test", "test_unseen_triplets")
 _HALF = 0.48  # share of the image's width for each of two facts
 _AGENTS = 0xA6E7  # differs from other streams of the seed
-_BESIDE = 0.08  # objects whose centres are closer than this are neither left nor right of each other
+_MIN_DISTANCE = 0.08  # of centres, for one object to be left or right of another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Scene:
         if relation in ("left_of", "right_of"):
             here, there = ((self.things[k].box[0] + self.things[k].box[2]) / 2 for k in (i, j))
             ahead = there - here
-            return (ahead if relation == "left_of" else -ahead) > _BESIDE
+            return (ahead if relation == "left_of" else -ahead) > _MIN_DISTANCE
         fact = i // 2
         if fact != j // 2 or fact >= len(self.facts):
             return relation in ("on", "under", "at")

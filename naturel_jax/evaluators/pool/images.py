@@ -35,7 +35,7 @@ from naturel_jax.data.sources import tfds
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 
-_LOOKED_AT = 1000  # images, for a caption
+_SAMPLED_IMAGES = 1000  # in search of a caption
 _HASHED = 1 << 30  # bytes of a source that is identified by its content
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -70,7 +70,7 @@ class Pool:
     @functools.cached_property
     def captioned(self) -> bool:
         """Whether one of the first images has a caption."""
-        return any(entry.caption for entry in itertools.islice(self.entries(0), _LOOKED_AT))
+        return any(entry.caption for entry in itertools.islice(self.entries(0), _SAMPLED_IMAGES))
 
     def digest(self) -> str:
         """Identifies the files of the source by their names and sizes, and by their content if they have at most
