@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 
 import pytest
@@ -45,13 +46,15 @@ def test_records_with_missing_fields_are_reported(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("filename", "reason"), [(".", "leaves its folder"), ("x" * 5000, "File name too long")])
+@pytest.mark.parametrize(
+    ("filename", "reason"), [(".", "leaves its folder"), ("x" * 5000, r"File name too long|is not in")]
+)
 def test_impossible_file_names_are_reported(tmp_path, filename, reason):
     files.sugarcrepe(tmp_path)
     row = {"filename": filename, "caption": "a cat", "negative_caption": "a dog"}
     files.write(tmp_path / "sugarcrepe/swap_att.json", {"0": row})
     (problem,) = read("sugarcrepe", tmp_path).problems
-    assert problem.startswith("swap_att.json record 0: image") and reason in problem
+    assert re.match(f"swap_att.json record 0: image.*({reason})", problem)
 
 
 @pytest.mark.parametrize(
