@@ -15,7 +15,7 @@ Shape letters: N images, D embedding.
 import argparse
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from naturel_jax.cli import mining_flags as flags
@@ -33,9 +33,8 @@ def main(arguments: Sequence[str]) -> None:
         return _watch(options)
     workers = extras.beam_options(options.beam) if options.beam is not None else None
     from naturel_jax.devices import processes  # these imports take seconds, and --help does not need them
-    from naturel_jax.evaluators.pool import beam, negclip
     from naturel_jax.evaluators.pool import mining as pool
-    from naturel_jax.report import mined as gallery
+    from naturel_jax.evaluators.pool import sharded
 
     share = processes.parse_share(options.share, {})
     margins, dropped, budget = flags.parse_margins(options), Counter[str](), int(options.memory_gb * 2**30)
@@ -50,26 +49,54 @@ def main(arguments: Sequence[str]) -> None:
         zimg_ND = pool.embeddings(records, options.model, options.dtype, options.batch_size)
     if workers or options.share:
         what = options.pool, budget, options.count, options.seed, margins
-        job = beam.make_job(options.out, records.version, *what)
-        beam.mine(job, shown, workers) if workers else beam.mine_share(job, shown, share)
-        mined = beam.mined(job, shown, dropped)
+        job = sharded.make_job(options.out, records.version, *what)
+        sharded.mine(job, shown, workers) if workers else sharded.mine_share(job, shown, share)
+        if share.index:
+            place = sharded.shards(options.out)
+            return print(f"share {options.share} is in {place}; 0/{share.count} writes {options.out}")
+        mined = sharded.mined(job, shown, dropped)
     else:
         mined = mining.mine(shown, options.count, options.seed, zimg_ND, search, margins, dropped)
-    if share.index:
-        return print(f"share {options.share} is in {beam.shards(options.out)}; 0/{share.count} writes {options.out}")
     in_page, listed = list[mining.MinedRow](), dict[tuple[str, str], mining.MinedRow]()
-    mined = gallery.sample(mined, options.gallery, in_page) if options.gallery else mined
-    mined = (listed.setdefault(row[:2], row) for row in mined) if options.negclip else mined
-    pool.save(options.out, mined, shown, dropped, margins, about)
+    pool.save(options.out, _kept(options, mined, in_page, listed), shown, dropped, margins, about)
+    _write_more(options, in_page, listed, records, shown.image_ids, dropped)
+    if workers or options.share:
+        shutil.rmtree(sharded.shards(options.out), ignore_errors=True)
+
+
+def _kept(
+    options: argparse.Namespace,
+    rows: Iterator[mining.MinedRow],
+    in_page: list[mining.MinedRow],
+    listed: dict[tuple[str, str], mining.MinedRow],
+) -> Iterator[mining.MinedRow]:
+    """Yields ``rows``, and keeps what --gallery and --negclip need of them."""
+    from naturel_jax.report import mined
+
+    for row in mined.sample(rows, options.gallery, in_page) if options.gallery else rows:
+        if options.negclip:
+            listed[row[:2]] = row
+        yield row
+
+
+def _write_more(
+    options: argparse.Namespace,
+    in_page: Sequence[mining.MinedRow],
+    listed: Mapping[tuple[str, str], mining.MinedRow],
+    records: prepared.Records,
+    image_ids: Sequence[str],
+    dropped: Mapping[str, int],
+) -> None:
+    from naturel_jax.evaluators.pool import negclip
+    from naturel_jax.report import mined
+
     if options.gallery:
-        page, number = options.out.with_name(f"{options.out.name}.html"), {n: k for k, n in enumerate(shown.image_ids)}
-        gallery.write(page, in_page, lambda name: prepared.read_image(records, number[name]), dropped)
+        page, number = options.out.with_name(f"{options.out.name}.html"), {name: n for n, name in enumerate(image_ids)}
+        mined.write(page, in_page, lambda name: prepared.read_image(records, number[name]), dropped)
         print(f"gallery: {page}")
     if options.negclip:
         rows, left_out = negclip.write(options.negclip, listed, records)
         print(f"{options.negclip / negclip.FILE}: {rows:,} rows; {left_out:,} have no negative with a row: left out")
-    if workers or options.share:
-        shutil.rmtree(beam.shards(options.out), ignore_errors=True)
 
 
 def _watch(options: argparse.Namespace) -> None:

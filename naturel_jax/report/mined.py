@@ -25,7 +25,7 @@ def sample(rows: Iterable[MinedRow], count: int, kept: list[MinedRow]) -> Iterat
 
 
 def write(path: epath.Path, rows: Sequence[MinedRow], read: Callable[[str], bytes], dropped: Mapping[str, int]) -> None:
-    """Writes the page ``path``, which loads nothing. ``read``: the encoded image of an id; one that cannot be read is
+    """Writes the page ``path``, which loads nothing. ``read``: the encoded image of an id; what is no image is
     named. ``dropped``: reason -> how many candidates were left out."""
     left_out = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items() if number) or "none"
     cards = "".join(_card(row, read) for row in sorted(rows))

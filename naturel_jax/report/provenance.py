@@ -118,7 +118,7 @@ def _drawn(configs: Iterable[Config]) -> list[str]:
     if not names:
         return []
     return [
-        f"Drawn scenes with captions, in the form of the published files, are the items of {', '.join(sorted(names))}: "
+        f"The items of {', '.join(sorted(names))} are drawn scenes with captions, in the form of the published files: "
         "these scores do not compare with published ones."
     ]
 
@@ -145,9 +145,7 @@ def _data(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> Secti
         if images is not None:
             with _reading(path):
                 number, read = (f"{images[field]:,}" for field in ("images", "read"))
-                text.append(
-                    f"{name}: {number} images, with those of its bases, which may be the same; bytes of {read} read, "
-                    f"digest {images['xxh3']}."
-                )
+                bases = ", with those of its bases, which may be the same" if config.bases else ""
+                text.append(f"{name}: {number} images{bases}; bytes of {read} read, digest {images['xxh3']}.")
     head = ("run: part", "dataset", "split", "recipe", "weight", "records", "digest of the records")
     return Section("Training data", head, rows, text, words=True)

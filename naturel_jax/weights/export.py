@@ -189,7 +189,8 @@ def _save_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str,
     mode = path.stat().st_mode  # the user's umask decides; safetensors' own files are for the owner alone
     try:
         safetensors.numpy.save_file(arrays, path, metadata=metadata)
-        path.chmod(mode)
+        if path.stat().st_mode != mode:  # some disks have no modes
+            path.chmod(mode)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
 

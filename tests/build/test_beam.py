@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from naturel_jax import mine
-from naturel_jax.evaluators.pool import beam, index
+from naturel_jax.evaluators.pool import index, sharded
 from naturel_jax.evaluators.pool.mining import open_dataset
 from tests.helpers import open_images_files
 from tests.helpers.pools import write_pool
@@ -41,16 +41,16 @@ def _file(tmp_path, mined, dropped) -> tuple[bytes, dict[str, int]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_are_what_one_process_finds_with_any_index(kind, survey, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "EXACT", 1 << 30 if kind == "Flat" else 100)
-    monkeypatch.setattr(mining, "ROWS", 64), monkeypatch.setattr(beam, "SHARD", 256)
+    monkeypatch.setattr(mining, "ROWS", 64), monkeypatch.setattr(sharded, "SHARD", 256)
     write_pool(tmp_path / "pool", 2 * IMAGES)
     margins, dropped, one_dropped = mining.Margins(relative_margin=0.05), Counter(), Counter()
     zimg_ND, search, about = open_dataset(tmp_path / "pool", survey.image_ids, KINDS[kind])
     assert about["kind"] == kind
     one = _file(tmp_path, mining.mine(survey, 3, 7, zimg_ND, search, margins, one_dropped), one_dropped)
-    job = beam.Job(tmp_path / "shards", tmp_path / "pool", KINDS[kind], 3, 7, margins)
+    job = sharded.Job(tmp_path / "shards", tmp_path / "pool", KINDS[kind], 3, 7, margins)
     options = beam_options.PipelineOptions(["--runner=DirectRunner"])
-    beam.mine(job, survey, options)
-    assert _file(tmp_path, beam.mined(job, survey, dropped), dropped) == one
+    sharded.mine(job, survey, options)
+    assert _file(tmp_path, sharded.mined(job, survey, dropped), dropped) == one
     assert len(one[0]) > 10_000 and min(one[1][name] for name in ("not_in_dataset", "relative_margin")) > 0
     shards = sorted(path for path in (tmp_path / "shards").iterdir() if path.name != "survey")
     assert len(shards) == 8
@@ -58,8 +58,8 @@ def test_shards_are_what_one_process_finds_with_any_index(kind, survey, tmp_path
     shards[2].unlink()
     shards[5].write_bytes(shards[5].read_bytes()[:-1])
     again = Counter()
-    beam.mine(job, survey, options)
-    assert _file(tmp_path, beam.mined(job, survey, again), again) == one
+    sharded.mine(job, survey, options)
+    assert _file(tmp_path, sharded.mined(job, survey, again), again) == one
     changed = [n for n, path in enumerate(shards) if path.stat().st_mtime_ns != times[n]]
     assert changed == [2, 5], "only what was missing or damaged is mined again"
 

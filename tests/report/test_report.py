@@ -253,8 +253,8 @@ def test_page_stands_alone(tmp_path):
         f'<tr><th scope="row">optim.lr</th><td>{c.Optim().lr}</td><td>0.125</td></tr>',
         f"<td>jax {importlib.metadata.version('jax')}, jaxlib",
         f"<td>{importlib.metadata.version('naturel_jax')}",
-        "are the items of naturel, winoground: these scores do not compare with published ones.",
-        "1,234 images, with those of its bases, which may be the same; bytes of 1,234 read, digest abc.",
+        "The items of naturel, winoground are drawn scenes with captions, in the form of the published files: ",
+        "1,234 images; bytes of 1,234 read, digest abc.",
         '<b class="right">✓ right</b> <small>&lt;b&gt;, sugarcrepe, 1</small>',
         "<li>&lt;b&gt;2&lt;/b&gt; <small>true 0.250</small></li><li>no <small>false -0.500</small></li>",
     ):

@@ -76,10 +76,10 @@ class Pool:
         """Identifies the files of the source by their names and sizes, and by their content if they have at most
         1 GiB together. Images elsewhere, which a table names, are not looked at."""
         sizes = [path.stat().st_size for path in self.table.files]
-        hashed = hashlib.blake2b(digest_size=12)
+        is_small, hashed = sum(sizes) <= _HASHED, hashlib.blake2b(digest_size=12)
         for path, size in zip(self.table.files, sizes, strict=True):
             hashed.update(json.dumps([path.name, size]).encode())
-            if sum(sizes) <= _HASHED:
+            if is_small:
                 with path.open("rb") as file:
                     hashed.update(hashlib.file_digest(file, "blake2b").digest())
         return hashed.hexdigest()

@@ -8,7 +8,7 @@ import pytest
 
 from naturel_jax import mine
 from naturel_jax.devices.processes import Share
-from naturel_jax.evaluators.pool import beam
+from naturel_jax.evaluators.pool import sharded
 from naturel_jax.evaluators.pool.mining import open_dataset
 from tests.helpers.pools import write_pool
 from tfds_naturel.common.errors import UserError
@@ -20,23 +20,23 @@ IMAGES = 600
 
 
 def test_shares_are_what_one_process_mines_and_hold_the_nearest(tmp_path, monkeypatch):
-    monkeypatch.setattr(mining, "ROWS", 32), monkeypatch.setattr(beam, "SHARD", 64)
+    monkeypatch.setattr(mining, "ROWS", 32), monkeypatch.setattr(sharded, "SHARD", 64)
     z_ND = write_pool(tmp_path / "pool", IMAGES)
     shown = [Triplet(a, "on", b) for a in "ABC" for b in "XYZ"]
     survey = Survey.from_images((str(n), [shown[n % 9]]) for n in range(IMAGES))
     expected_dropped, dropped = Counter(), Counter()
     zimg_ND, search, _ = open_dataset(tmp_path / "pool", survey.image_ids, 1 << 30)
     expected = list(mining.mine(survey, 3, 0, zimg_ND, search, dropped=expected_dropped))
-    job = beam.make_job(tmp_path / "out.parquet", "1", tmp_path / "pool", 1 << 30, 3, 0, mining.Margins())
+    job = sharded.make_job(tmp_path / "out.parquet", "1", tmp_path / "pool", 1 << 30, 3, 0, mining.Margins())
 
-    first = threading.Thread(target=beam.mine_share, args=(job, survey, Share(0, 3)))
+    first = threading.Thread(target=sharded.mine_share, args=(job, survey, Share(0, 3)))
     first.start()
-    beam.mine_share(job, survey, Share(2, 3))
+    sharded.mine_share(job, survey, Share(2, 3))
     assert first.is_alive(), "the first waits for the second"
-    beam.mine_share(job, survey, Share(1, 3))
+    sharded.mine_share(job, survey, Share(1, 3))
     first.join(60)
     assert not first.is_alive()
-    assert list(beam.mined(job, survey, dropped)) == expected and dropped == expected_dropped
+    assert list(sharded.mined(job, survey, dropped)) == expected and dropped == expected_dropped
     assert len([path for path in job.folder.iterdir() if path.name != "survey"]) == -(-IMAGES // 64)
 
     cosines = z_ND @ z_ND.T
