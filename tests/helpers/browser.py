@@ -23,6 +23,8 @@ from tests.helpers.processes import wait_until
 AXE = "https://registry.npmjs.org/axe-core/-/axe-core-4.10.3.tgz"
 AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
 DESK, PHONE = (1440, 900), (390, 844)
+MALICIOUS = "</script><script>document.title='hacked'</script>"
+MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted" {{style}}'
 
 
 class Page:
@@ -81,6 +83,18 @@ class Page:
                 self.resize(*size, dark=dark)
                 self.open(address)
                 yield f"{name}, {'dark' if dark else 'light'}"
+
+    def check(self, address: str, title: str) -> None:
+        """On a desk and a phone, light and dark: a page fits the window, axe-core finds nothing, and it loads files
+        only. It is then open on a desk."""
+        self.requests.clear()
+        for where in self.everywhere(address):
+            assert self.fits(), where
+            assert self.violations() == [], where
+        assert self.run("document.title") == title
+        assert {request.split(":")[0] for request in self.requests} <= {"file", "data", "about"}
+        self.resize(*DESK)
+        self.open(address)
 
     def press(self, key: str) -> None:
         """Presses a key, such as ``a`` or ``ArrowRight``, where the focus is."""
