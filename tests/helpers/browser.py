@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -23,6 +23,9 @@ from tests.helpers.processes import wait_until
 AXE = "https://registry.npmjs.org/axe-core/-/axe-core-4.10.3.tgz"
 AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
 DESK, PHONE = (1440, 900), (390, 844)
+VIEWS = {  # the window, and whether the user prefers dark pages
+    "desk, light": (DESK, False), "desk, dark": (DESK, True), "phone, light": (PHONE, False), "phone, dark": (PHONE, True),
+}  # fmt: skip
 MALICIOUS = "</script><script>document.title='hacked'</script>"
 MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted" {{style}}'
 
@@ -76,13 +79,13 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
-    def everywhere(self, address: str) -> Iterator[str]:
-        """Opens a page on a desk and on a phone, each light and dark, and yields which of them it is."""
-        for size, name in ((DESK, "desk"), (PHONE, "phone")):
-            for dark in (False, True):
-                self.resize(*size, dark=dark)
-                self.open(address)
-                yield f"{name}, {'dark' if dark else 'light'}"
+    def everywhere(self, address: str, views: Sequence[str] = tuple(VIEWS)) -> Iterator[str]:
+        """Opens a page in each of ``views``, and yields which of them it is."""
+        for name in views:
+            size, dark = VIEWS[name]
+            self.resize(*size, dark=dark)
+            self.open(address)
+            yield name
 
     def check(self, address: str, title: str) -> None:
         """On a desk and a phone, light and dark: a page fits the window, axe-core finds nothing, and it loads files
