@@ -118,11 +118,12 @@ def _siglip_tp() -> dict[str, ConfigDict]:
 
 def _methods() -> dict[str, ConfigDict]:
     """NegCLIP's rows and the methods of docs/methods.md, with the weights of their code, from one base and at one
-    learning rate."""
+    learning rate; and NegCLIP-AP with what may be had together."""
     single = functools.partial(_row, negclip_sp, base="clip_lab")
     every = functools.partial(_row, negclip_ap, base="clip_lab")
     two = functools.partial(single, data__mixture__main__recipe="two_pairs")
     preserved = {"weight": 1.0, "mse": 0.05, "cosine": 0.05, "similarity": 0.1}
+    own_foils = {"own_foils": {"weight": 0.5}}
     return {
         "clip": single(name="CLIP", duration="0 steps"),
         "negclip": _row(negclip, "NegCLIP", "clip_lab"),
@@ -131,6 +132,15 @@ def _methods() -> dict[str, ConfigDict]:
         "match_ignore": every(name="NegCLIP-AP, true captions left out", objective__counting="match_ignore"),
         "preserved": every(name="NegCLIP-AP, distance to the base", objective__terms={"base_distance": preserved}),
         "ema": every(name="NegCLIP-AP, moving average", optim__ema=0.99),
+        "own_foils": every(name="NegCLIP-AP, own-foil term", objective__terms=own_foils),
+        "high_rate": every(name="NegCLIP-AP, rate times 3", optim__lr=3e-3),
+        "together": every(
+            name="NegCLIP-AP, combined",
+            optim__lr=3e-3,
+            optim__ema=0.99,
+            objective__counting="match_ignore",
+            objective__terms={**own_foils, "base_distance": preserved},
+        ),
         "lora": every(name="NegCLIP-AP, LoRA", adapter__rank=16, optim__lr=3e-3),
         "fsc": single(
             name="FSC-CLIP's global term",
