@@ -252,7 +252,10 @@ def test_stop_while_the_step_is_compiled_ends_the_run_before_it_is(line, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("evaluation", "step"), [pytest.param(1, 0, marks=pytest.mark.proof), (2, 10), (3, 20)])
+@pytest.mark.parametrize(
+    ("evaluation", "step"),
+    [pytest.param(1, 0, marks=pytest.mark.proof), pytest.param(2, 10, marks=pytest.mark.proof), (3, 20)],
+)
 def test_stop_in_an_evaluation_keeps_all_steps_and_the_evaluation_is_made_once(evaluation, step, tmp_path):
     data = f"--config.data.dir={data_dir()}"
     first = Run(tmp_path / "run", data, config=f"stopped_config.py:{evaluation}")

@@ -21,6 +21,6 @@ def test_every_preset_has_a_row():
 
 @pytest.mark.slow
 def test_rows_are_up_to_date():
-    """A third of them, since each takes seconds."""
-    for name in [*PRESETS][::3]:
+    """Some of them, since each takes seconds."""
+    for name in [*PRESETS][::10]:
         assert ROWS[name] == MODELS["row"](name, PRESETS[name]), "run `make pages`"

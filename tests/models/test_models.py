@@ -127,7 +127,7 @@ def test_parity_with_transformers_at_unusual_shapes(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["laion-h14", "laion-g14", "siglip2-so400m16-256", "siglip2-g16-256"])
+@pytest.mark.parametrize("name", ["laion-g14", "siglip2-so400m16-256"])
 def test_parity_with_openclip_at_unusual_shapes(name):
     check_openclip(reduced(name))
 

@@ -42,10 +42,14 @@ def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys
     np.testing.assert_allclose(*np.array(found)[:, 1:].astype(float).T, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("quick_compilation")
-def test_steps_of_methods_are_measured_beside_negclips(capsys, monkeypatch):
+def test_steps_of_all_methods_are_measured():
     assert {*TERMS} <= {term for method in methods.METHODS.values() for term in method.terms}
     assert {*OBJECTIVES} == {method.objective for method in methods.METHODS.values()}
+
+
+@pytest.mark.proof
+@pytest.mark.usefixtures("quick_compilation")
+def test_steps_of_methods_are_measured_beside_negclips(capsys, monkeypatch):
     tried = ("NegCLIP", "base_distance", "base_distance, of_average")  # the states of these differ
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in tried})
     methods.main(["--batches=tiny-clip=8", "--rounds=1"])

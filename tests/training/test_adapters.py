@@ -210,7 +210,7 @@ def test_a_run_of_adapters_is_continued_loaded_and_bound_to_its_base(base, tmp_p
         moved.rename(base)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_adapters_of_the_other_tower_are_continued_beside_cached_captions(base, tmp_path):
     """With the two-way ring, heads that are split, and only products kept."""
     fields = {"adapter.targets": ("image/.*",), "data.cache_captions": True, "data.cache_dir": os.fspath(tmp_path)}

@@ -20,7 +20,6 @@ from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.training import loop, outliers, run, train
 from naturel_jax.training.calibration import calibrated
-from naturel_jax.training.optim import OPTIMIZERS
 from naturel_jax.training.start import make_start
 from tests.helpers import tiny_config
 from tests.helpers.worlds import data_dir
@@ -183,8 +182,9 @@ def test_logit_scale_is_clamped_to_clips_bounds(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_every_optimizer_trains_parameters_that_are_split(name, folder):
+@pytest.mark.parametrize("name", ["adafactor", "muon", "prodigy", "schedule_free_adamw"])
+def test_optimizers_train_parameters_that_are_split(name, folder):
+    """Those whose states are not just arrays like the parameters."""
     mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
     rate = {"optim.lr": 1.0, "optim.weight_decay": 0.0} if name == "prodigy" else {"optim.lr": 1e-3}
     steps = Steps(folder, **{"optim.name": name, **rate, **mesh})

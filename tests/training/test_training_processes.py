@@ -86,7 +86,7 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
     assert_same_run(workdir, one_device)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_killed_run_whose_batches_take_turns_matches_an_uninterrupted_one(folder):
     """Joined images and captions, then plain ones."""
     reference = Run(folder / "clic", *UNSCORED, form="clic")

@@ -116,7 +116,7 @@ def test_a_run_that_waits_is_stopped_killed_and_goes_on_as_the_same_run(uninterr
     assert files(workdir) == files(uninterrupted)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_two_processes_wait_and_stop_together(uninterrupted, folder):
     workdir = folder / "two"
     both = two_processes(workdir, *flags(workdir), devices=1)
