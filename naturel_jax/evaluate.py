@@ -1,7 +1,7 @@
 """Evaluates models on benchmarks and writes a report, or evaluates a run's checkpoints as they appear.
 
     naturel-evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
-        --benchmarks all --benchmarks_dir ~/benchmarks --naturel data/naturel/full/4.0.0 --out results
+        --benchmarks all --benchmarks_dir ~/benchmarks --naturel data/naturel/full/4.1.0 --out results
 
 A model is ``name=source``; a source is a run (its newest checkpoint as ``run:DIR``, others as ``run:DIR@STEP`` and
 ``run:DIR@best:SCORE``), a model on the hub (``hf:owner/name``, ``open_clip:owner/name``), a folder or a file. A (model,
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
     own_benchmarks.add_fields(parser)
     parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="folder with the official files")
-    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/4.0.0")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/4.1.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
     parser.add_argument("--batch_size", type=int, default=256)
     precision = "dtype of the towers' arithmetic; published scores use float32"

@@ -1,6 +1,6 @@
 """Mines negative images for a split of a NatuRel dataset.
 
-    naturel-mine --dataset ~/tfds/naturel/full/4.0.0 --split train --out negatives.parquet \
+    naturel-mine --dataset ~/tfds/naturel/full/4.1.0 --split train --out negatives.parquet \
         --model hf:openai/clip-vit-base-patch32
 
 finds, for every image and triplet, other images that show the same classes in another relation or with swapped roles,

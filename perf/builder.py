@@ -1,9 +1,10 @@
-"""The builder at the size of Open Images V4: 374,768 annotation rows, 100,000 photos.
+"""The builder at the size of Open Images V4: 374,768 annotation rows, 14.6 million boxes, 100,000 photos.
 
     python -m perf.builder --folder DIR [--images 100000]
 
-makes (once) an annotation file with the real number of rows for every relation, and photos of 256 x 192 pixels, builds
-``naturel/full`` from them in a separate process, reads everything back, and prints counts, wall time and peak memory.
+makes (once) annotation files with the real numbers of rows for every relation and of boxes (fewer boxes for fewer
+images), and photos of 256 x 192 pixels, builds ``naturel/full`` from them in a separate process, reads everything back,
+and prints counts, wall time and peak memory.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,7 @@ from tfds_naturel.captions import bank
 from tfds_naturel.common import cli
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.naturel import Naturel
+from tfds_naturel.open_images import boxes
 from tfds_naturel.open_images.annotations import COLUMNS
 from tfds_naturel.open_images.releases import RELEASES
 
@@ -44,6 +46,7 @@ ROWS = {
     "under": 34,
 }
 IMAGES = 100_000
+BOXES = 14_610_229
 
 
 def make(folder: Path, images: int) -> None:
@@ -59,6 +62,9 @@ def make(folder: Path, images: int) -> None:
     rows = [line for relation, count in ROWS.items() for line in _rows(relation, count, triplets, ids, mids, rng)]
     text = "\n".join([",".join(COLUMNS), *(rows[i] for i in rng.permutation(len(rows)))])
     (annotations / release.rows.name).write_text(text + "\n")
+    with (annotations / release.boxes.name).open("w") as f:
+        f.write(",".join(boxes.COLUMNS) + "\n")
+        f.writelines(_boxes(rows, BOXES * images // IMAGES))
     with (annotations / release.images.name).open("w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(["ImageID", "Subset", "OriginalLandingURL", "License", "Author", "Rotation"])
@@ -98,6 +104,17 @@ def _rows(
         fields = [ids[n], mids[triplet.subject], mids[triplet.object], *(f"{x:.6g}" for x in box), relation]
         lines.append(",".join(fields))
     return lines
+
+
+def _boxes(rows: list[str], count: int) -> Iterator[str]:
+    """``count`` lines of a box file: those of the things in ``rows``, then of images without relations."""
+    things = set()
+    for image, one, two, *numbers, relation in (line.split(",") for line in rows):
+        things |= {(image, one, *numbers[:4]), (image, one if relation == "is" else two, *numbers[4:])}
+    for image, mid, *numbers in sorted(things):
+        yield f"{image},xclick,{mid},1,{','.join(numbers)},0,0,0,0,0\n"
+    for n in range(count - len(things)):
+        yield f"{n // 8:016x},xclick,{mid},1,{','.join(numbers)},0,0,0,0,0\n"
 
 
 def _images(relation: str, count: int, images: int, rng: np.random.Generator) -> np.ndarray:

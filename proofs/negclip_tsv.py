@@ -21,7 +21,7 @@ from tests.helpers.open_images_files import photo
 from tfds_naturel.common import cli
 
 FOLDER = Path("build/negclip_tsv")
-DATASET = FOLDER / "data/naturel/negclip_tsv/4.0.0"
+DATASET = FOLDER / "data/naturel/negclip_tsv/4.1.0"
 
 
 def run(*command: str | Path) -> None:

@@ -121,7 +121,11 @@ def main(arguments: Sequence[str]) -> None:
     photos.add_argument(
         "--images", type=cli.on_disk, help="folder of photos, <ImageID>.jpg (default: below --manual_dir)"
     )
-    photos.add_argument("--unofficial", action="store_true", help="accept files other than the published ones")
+    photos.add_argument(
+        "--unofficial",
+        action="store_true",
+        help="accept files other than the published ones; the box file may have its header only",
+    )
     photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
     photos.add_argument("--bank", type=bank.find, help="caption bank (default: the one in the package)")
     photos.add_argument(

@@ -164,7 +164,7 @@ OPEN_IMAGES = {
 class Naturel(tfds.core.GeneratorBasedBuilder):
     """Images with object relations, each described by pairs of true and false captions, simple and complex."""
 
-    VERSION = tfds.core.Version("4.0.0")
+    VERSION = tfds.core.Version("4.1.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "Eight captions for each triplet of an image, four pairs of a positive and a negative.",
         "2.0.0": "Captions come in numbered groups of any size (`group`); `triplet` may be empty, and `asserts` may "
@@ -175,6 +175,9 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         "4.0.0": "Open Images only: captions of the bank's third edition; groups of two further kinds, `binding` and "
         "`position`, follow those of the triplets; test splits of V6 have none by the grammar. Other sources are as in "
         "3.0.0.",
+        "4.1.0": "Open Images only: bindings and positions are about classes that have a single box in the box file, "
+        "which is no group, no depiction and not seen from inside; positions also of boxes of more than half of the "
+        "image. Other captions, and other sources, are as in 4.0.0.",
     }
     BUILDER_CONFIGS: ClassVar[list[NaturelConfig]] = [
         *map(open_images, OPEN_IMAGES.values()),

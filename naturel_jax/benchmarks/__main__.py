@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command line. Raises Stopped if some files are left for another run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default=_DIR, help="folder with the official files")
-    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/4.0.0")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/4.1.0")
     parser.add_argument("--download", nargs="+", default=[], choices=sorted(BENCHMARKS), metavar="NAME")
     parser.add_argument(
         "names", nargs="*", help="benchmarks to list, or your own, such as pairs:my.jsonl; default: all"

@@ -18,7 +18,7 @@ from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, P
 SOURCE = Source(
     "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",
     "docs/naturel.md",
-    "a prepared TFDS folder such as data/naturel/full/4.0.0 (--naturel)",
+    "a prepared TFDS folder such as data/naturel/full/4.1.0 (--naturel)",
     prepared=True,
     origins=(
         Origin(

@@ -248,7 +248,7 @@ def captions(path: str) -> Iterator[str]:
     if file.suffix.lower() not in OPENERS or not file.is_file():
         raise UserError(
             f"{path}: expected a file with the suffix {', '.join(OPENERS)}, or a prepared NatuRel folder, such as "
-            "data/naturel/full/4.0.0"
+            "data/naturel/full/4.1.0"
         )
     chosen = choose(RecordFields())
     for place, number, row in _rows(file):

@@ -2,7 +2,7 @@
 
 The published setup uses mined hard images instead of the blank image, and NegCLIP's own training file. To reproduce it,
 run ``python -m tfds_naturel.build negclip_tsv`` and add ``--config.data.mixture.main.dataset=naturel/negclip_tsv
---config.data.mixture.main.hard_images=data/naturel/negclip_tsv/4.0.0/hard_images.parquet``. To evaluate the published
+--config.data.mixture.main.hard_images=data/naturel/negclip_tsv/4.1.0/hard_images.parquet``. To evaluate the published
 weights: ``--config clip --config.init=negclip-b32:negclip.pth --config.name=NegCLIP``.
 """
 

@@ -160,7 +160,7 @@ def evaluate(model: EmbeddingModel, benchmark: str, folder: str | os.PathLike[st
     that can be read, or of your own, such as ``pairs:my.jsonl``.
 
     ``folder`` has the official files; for the NatuRel benchmarks, it is a prepared dataset, such as
-    ``data/naturel/full/4.0.0``. Items whose images its run was trained on are left out; images that
+    ``data/naturel/full/4.1.0``. Items whose images its run was trained on are left out; images that
     cannot be read are left out and logged. Raises UserError for an unknown benchmark, and UserError or
     FileNotFoundError for files that are broken or missing.
     """

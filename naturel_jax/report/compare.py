@@ -132,7 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     own_benchmarks.add_fields(parser)
     parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
     parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="the official files, for the gallery")
-    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/4.0.0")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/4.1.0")
     options = parser.parse_args(arguments)
     name, mirror = own_benchmarks.name_of(options.benchmark), Mirror(options.out)
     runs_a, runs_b = (groups.find(side, mirror.local) for side in (options.a, options.b))

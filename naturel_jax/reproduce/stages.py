@@ -11,7 +11,7 @@ from typing import NamedTuple
 from naturel_jax.report.published import Checkpoint
 from tfds_naturel.common.errors import UserError
 
-VERSION = "4.0.0"  # of the datasets; not imported from tfds_naturel.naturel, which imports TensorFlow Datasets
+VERSION = "4.1.0"  # of the datasets; not imported from tfds_naturel.naturel, which imports TensorFlow Datasets
 MODEL = "en_core_web_sm"  # spaCy's, which tags COCO's captions
 MAX_THREADS = 16
 WEIGHTS = "{weights}"  # placeholder in a source for the folder of weights that no program may download

@@ -68,7 +68,7 @@ def test_shards_are_what_one_process_finds_with_any_index(kind, survey, tmp_path
 def test_command_with_two_worker_processes_writes_the_same_files(with_pool, tmp_path):
     world = open_images_files.write_world(tmp_path / "world")
     build.main(["full", "--manual_dir", str(world), "--data_dir", str(tmp_path), "--unofficial", "--name", "small"])
-    command = ["--dataset", str(tmp_path / "naturel/small/4.0.0"), "--count", "4", "--out"]
+    command = ["--dataset", str(tmp_path / "naturel/small/4.1.0"), "--count", "4", "--out"]
     pool = ["--pool", str(tmp_path / "pool")] if with_pool else []
     if with_pool:
         write_pool(tmp_path / "pool", 90, names=[open_images_files.image_id(n) for n in range(90)])

@@ -15,7 +15,7 @@ from naturel_jax.training import writers
 from tests.helpers.fuzzing import every_count, fuzz
 from tests.helpers.open_images_files import RELATIONS, row, write_release
 from tfds_naturel.common import photos
-from tfds_naturel.open_images import annotations, attribution, journal
+from tfds_naturel.open_images import annotations, attribution, boxes, journal
 from tfds_naturel.open_images.annotations import Buckets, Rejects, Vocabulary
 from tfds_naturel.open_images.releases import RELEASES
 
@@ -43,17 +43,19 @@ def spool_to(folder: Path, work: Path, rejects: Rejects) -> None:
     annotations.spool(path, vocabulary, buckets, rejects)
     images = [image for prefix in buckets.prefixes for image in annotations.images(buckets, prefix)]
     assert all(triplet.relation in vocabulary.relations for image in images for triplet in image.triplets)
-    known = Buckets(work, "known", annotations.bucket_digits(path))
-    attribution.spool(folder / RELEASE.images.name, {image.image_id for image in images}, known, rejects)
+    known, boxed = (Buckets(work, name, annotations.bucket_digits(path)) for name in ("known", "boxes"))
+    image_ids = {image.image_id for image in images}
+    attribution.spool(folder / RELEASE.images.name, image_ids, known, rejects)
+    boxes.spool(folder / RELEASE.boxes.name, vocabulary.classes, image_ids, boxed, rejects)
     for prefix in known.prefixes:
         attribution.attributions(known, prefix)
+        assert boxes.clear(boxed, prefix).keys() <= image_ids
 
 
 @every_count
 def test_open_images(tmp_path, release, count):
-    names = (RELEASE.rows, RELEASE.classes, RELEASE.attributes, RELEASE.relations, RELEASE.images)
     assert RELATIONS
-    fuzz([release / file.name for file in names], lambda: spool(release, tmp_path), count)
+    fuzz([release / file.name for file in RELEASE.files], lambda: spool(release, tmp_path), count)
 
 
 @every_count

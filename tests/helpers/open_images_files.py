@@ -1,13 +1,14 @@
 """Writes small files in Open Images' published formats, for tests."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from tfds_naturel.open_images import boxes as box_file
 from tfds_naturel.open_images.annotations import COLUMNS
 from tfds_naturel.open_images.releases import RELEASES
 
@@ -61,8 +62,30 @@ def row(
     return ",".join([image_id(n), _MID[subject], _MID[object_], *map(str, (*box, *box2)), relation])
 
 
-def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = (), release: str = "v4") -> Path:
-    """Writes the annotation folder of a release: ``rows``, the descriptions, and metadata for ``images``."""
+_CLICKS = tuple(f"XClick{n}{axis}" for axis in "XY" for n in range(1, 5))  # further columns of V6's box file
+
+
+def box_row(n: int, label: str, box: Corners = (0.1, 0.5, 0.2, 0.6), *, group=0, depiction=0, inside=0) -> str:
+    """One row of V4's box file; the flags are 0, 1, or -1 for unknown."""
+    coordinates = (f"{x:.6f}" for x in box)
+    return ",".join([image_id(n), "xclick", _MID[label], "1", *coordinates, f"0,0,{group},{depiction},{inside}"])
+
+
+def _boxes_of(rows: Iterable[str]) -> Iterator[str]:
+    """The boxes of the things in ``rows``, each once."""
+    found = {}
+    for name, one, two, *numbers, relation in (line.split(",") for line in rows if line.count(",") == 11):
+        found[name, one, *numbers[:4]] = found[name, one if relation == "is" else two, *numbers[4:]] = True
+    for name, mid, *numbers in found:
+        yield ",".join([name, "xclick", mid, "1", *numbers, "0,0,0,0,0"])
+
+
+def write_release(
+    folder: Path, rows: Iterable[str], images: Iterable[int] = (), release: str = "v4", boxes: Iterable[str] = ()
+) -> Path:
+    """Writes the annotation folder of a release: ``rows``, the descriptions, metadata for ``images``, and a box for
+    each thing of the rows, before ``boxes``."""
+    rows = list(rows)
     folder.mkdir(parents=True, exist_ok=True)
     files = RELEASES[release]
     classes, attributes, relations = _VOCABULARIES[release]
@@ -70,6 +93,9 @@ def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = (),
     (folder / files.classes.name).write_text("".join(f"{mid},{name}\n" for mid, name in classes.items()))
     (folder / files.attributes.name).write_text("".join(f"{mid},{name}\n" for mid, name in attributes.items()))
     (folder / files.relations.name).write_text("".join(f"{label},{label}\n" for label in relations))
+    clicks = _CLICKS if release == "v6" else ()
+    lines = [",".join(box_file.COLUMNS + clicks), *(line + ",-1" * len(clicks) for line in (*_boxes_of(rows), *boxes))]
+    (folder / files.boxes.name).write_text("\n".join(lines) + "\n")
     with (folder / files.images.name).open("w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(_IMAGE_COLUMNS.split())

@@ -166,7 +166,7 @@ def test_a_dataset_of_photos_has_the_row(tmp_path):
     flags = ("--manual_dir", folder, "--data_dir", tmp_path, "--unofficial", "--max_missing", 0.1, "--name", "photos")
     build.main(["full", *map(str, flags)])
     for split, name in (("test", "naturel"), ("test_unseen_triplets", "naturel_unseen")):
-        benchmark = naturel_pairs.read(tmp_path / "naturel" / "photos" / "4.0.0", split, name)
+        benchmark = naturel_pairs.read(tmp_path / "naturel" / "photos" / "4.1.0", split, name)
         matrices = [np.array([[0.2, 0.1]])] * len(benchmark.items)
         results.save(tmp_path / "out", "CLIP", benchmark, "f", (benchmark.items, matrices, []), defaultdict(float))
     row = row_of(tmp_path / "out")

@@ -131,7 +131,7 @@ def test_training_command_of_a_small_budget_loads(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *task.arguments], capture_output=True, text=True)
     assert done.stdout == "100 steps naturel/part\n", done.stderr
     names = ("part", "coco_order", "winoground_part")
-    assert task.needs.keys() == {tmp_path / "data/naturel" / name / "4.0.0" for name in names}
+    assert task.needs.keys() == {tmp_path / "data/naturel" / name / "4.1.0" for name in names}
 
 
 # ---- Known scores ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import collections
 import io
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,7 +198,7 @@ def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not list(tmp_path.glob("naturel/test/4.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
+    assert not list(tmp_path.glob("naturel/test/4.1.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
     assert _bytes(_build(opened, tmp_path)) == _bytes(built)
     assert not list(tmp_path.glob("naturel/test/incomplete.*"))
 
@@ -226,12 +227,20 @@ def test_too_many_missing_photos_or_bad_rows_fail_the_build(opened, tmp_path):
     annotations = write_release(tmp_path / "annotations", [row(1, "Cat", "on", "Table"), "bad row"])
     with pytest.raises(UserError, match=r"1 of 2 rows are malformed \(columns 1\).*rejected-rows.csv"):
         _build(opened, tmp_path, "--annotations", annotations)
+    annotations = shutil.copytree(opened / "annotations", tmp_path / "boxes")
+    boxes = annotations / releases.RELEASES["v4"].boxes.name
+    boxes.write_text(boxes.read_text() + "bad row\n")
+    with pytest.raises(UserError, match=r"1 of \d+ rows are malformed \(columns 1\).*rejected-boxes.csv"):
+        _build(opened, tmp_path, "--annotations", annotations)
+    boxes.unlink()
+    with pytest.raises(UserError, match=r"train-annotations-bbox.csv: not found; expected https.*1,194,033,454 bytes"):
+        _build(opened, tmp_path, "--annotations", annotations)
     assert not list(tmp_path.glob("naturel/*/*/dataset_info.json"))
     with pytest.raises(UserError, match=r"challenge-2018-train-vrd.csv: .* the official file has 41,928,675 bytes"):
         build.main(["full", "--manual_dir", str(opened), "--data_dir", str(tmp_path)])
 
 
-def test_card_matches_the_built_dataset(built):
+def test_card_matches_the_built_dataset(opened, built):
     card = (Path(built.data_dir) / "README.md").read_text()
     for split in plan.SPLITS:
         examples = _examples(built, split)
@@ -246,6 +255,8 @@ def test_card_matches_the_built_dataset(built):
         for split in plan.SPLITS
     ]
     assert f"| plays | {' | '.join(map(str, total))} |" in card
+    boxes = (opened / "annotations" / releases.RELEASES["v4"].boxes.name).read_text().splitlines()
+    assert f"| valid box rows | {len(boxes) - 1} |" in card
     assert "They are of the third edition of the caption bank." in card
     assert "CC BY 4.0" in card and built.info.metadata["inputs"]["challenge-2018-train-vrd.csv"] in card
 

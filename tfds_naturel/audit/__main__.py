@@ -16,7 +16,7 @@ agree, a page on which somebody decides where they do not, and the decisions for
     naturel-data-audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
 
 samples captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
-``--dataset data/naturel/full/4.0.0`` samples bindings and positions of a prepared dataset instead; with ``--review``,
+``--dataset data/naturel/full/4.1.0`` samples bindings and positions of a prepared dataset instead; with ``--review``,
 the page shows them with their photos, and ``--readers review/ --score`` counts what is wrong.
 """
 

@@ -11,9 +11,9 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
@@ -29,6 +29,7 @@ IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
 MAX_LINE = 4096  # bytes; official rows have about 120
 BUCKET_BYTES = 8 << 20
+_T = TypeVar("_T")
 
 
 class Box(NamedTuple):
@@ -59,11 +60,16 @@ class Relation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
-    """All annotations of one image. Duplicate rows are merged; a triplet of several pairs has several relations."""
+    """All annotations of one image. Duplicate rows are merged; a triplet of several pairs has several relations.
+
+    ``clear``: the classes with boxes in the box file, and whether a name of the class can only mean one thing (see
+    ``boxes.clear``).
+    """
 
     image_id: str
     objects: tuple[tuple[str, Box], ...]
     relations: tuple[Relation, ...]
+    clear: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     @property
     def triplets(self) -> tuple[Triplet, ...]:
@@ -136,17 +142,22 @@ class Rejects:
 
 
 def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[Annotation]:
-    """Streams the valid rows of an annotation file with the official columns; the others go to ``rejects``.
+    """Streams the valid rows of an annotation file with the official columns; raises what ``parsed`` raises."""
+    return parsed(path, COLUMNS, lambda fields: parse_row(fields, vocabulary), rejects)
 
-    Raises UserError if the header is not the official one.
+
+def parsed(path: Path, columns: Sequence[str], parse: Callable[[list[str]], _T], rejects: Rejects) -> Iterator[_T]:
+    """Streams what ``parse`` makes of the fields of each line; those for which it raises Malformed go to ``rejects``.
+
+    Further columns may follow ``columns``. Raises UserError if the header has others.
     """
     with path.open("rb") as f:
-        header = tuple(f.readline(MAX_LINE).decode("utf-8-sig", "replace").rstrip("\r\n").split(","))
-        if header != COLUMNS:
-            raise UserError(f"{path}:1: columns {','.join(header)!r}; expected {','.join(COLUMNS)!r}")
+        header = f.readline(MAX_LINE).decode("utf-8-sig", "replace").rstrip("\r\n").split(",")
+        if header[: len(columns)] != [*columns]:
+            raise UserError(f"{path}:1: columns {','.join(header)!r}; expected {','.join(columns)!r}")
         for number, line in enumerate(_lines(f), 2):
             try:
-                row = parse_row(line, vocabulary)
+                row = parse(_fields(line, len(header)))
             except Malformed as error:
                 rejects.add(path.name, number, error, line.decode("utf-8", "replace").rstrip("\r\n"))
             else:
@@ -162,17 +173,22 @@ def _lines(f: IO[bytes]) -> Iterator[bytes]:
             line = f.readline(MAX_LINE)
 
 
-def parse_row(line: bytes, vocabulary: Vocabulary) -> Annotation:
-    """One annotation from a CSV line. Raises Malformed."""
+def _fields(line: bytes, columns: int) -> list[str]:
+    """The fields of a CSV line that begins with an image id."""
     try:
         fields = line.decode().rstrip("\r\n").split(",")
     except UnicodeDecodeError as error:
         raise Malformed("encoding", f"not UTF-8: {error.reason}") from error
-    if len(fields) != len(COLUMNS):
-        raise Malformed("columns", f"{len(fields)} columns, expected {len(COLUMNS)}")
-    image_id, subject_id, object_id, *coordinates, relation = fields
-    if not IMAGE_ID.fullmatch(image_id):
-        raise Malformed("image_id", f"ImageID {image_id!r}, expected 16 hexadecimal digits")
+    if len(fields) != columns:
+        raise Malformed("columns", f"{len(fields)} columns, expected {columns}")
+    if not IMAGE_ID.fullmatch(fields[0]):
+        raise Malformed("image_id", f"ImageID {fields[0]!r}, expected 16 hexadecimal digits")
+    return fields
+
+
+def parse_row(fields: list[str], vocabulary: Vocabulary) -> Annotation:
+    """One annotation from the fields of a CSV line. Raises Malformed."""
+    image_id, subject_id, object_id, *coordinates, relation = fields[: len(COLUMNS)]
     if relation not in vocabulary.relations:
         raise Malformed("unknown_relation", f"RelationshipLabel {relation!r}")
     if subject_id not in vocabulary.classes:

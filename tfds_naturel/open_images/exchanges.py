@@ -22,23 +22,25 @@ from tfds_naturel.open_images.annotations import AnnotatedImage, Box
 FROM_MIDDLE = 0.05  # centres of boxes on the left and on the right are at least so far from the middle, as a share
 FLOOR = 0.1  # boxes of things that stand beside each other end at heights that are less apart, as a share
 OVERLAP = 0.3  # at most this share of the smaller box is in the larger one
-LARGEST = 0.5  # a box that covers more of the image may be a group, or the place itself
 
-# Classes that may name one object, or whose words are used for each other.
+# Classes that may name one object, or whose words are used for each other; some are in the box file only.
 _ALIKE = (
     {"Man", "Boy", "Person"},
     {"Woman", "Girl", "Person"},
-    {"Table", "Desk", "Coffee table", "Kitchen & dining room table"},
-    {"Chair", "Bench", "Couch", "Sofa bed"},
-    {"Bed", "Sofa bed"},
-    {"Mug", "Coffee cup"},
-    {"Beer", "Bottle", "Wine glass", "Drink"},
-    {"Football", "Rugby ball", "Tennis ball"},
+    {"Table", "Desk", "Coffee table", "Kitchen & dining room table", "Billiard table"},
+    {"Chair", "Bench", "Couch", "Sofa bed", "Stool", "Loveseat", "Studio couch", "Wheelchair"},
+    {"Bed", "Sofa bed", "Studio couch", "Infant bed"},
+    {"Mug", "Coffee cup", "Coffee"},
+    {"Beer", "Bottle", "Wine glass", "Drink", "Wine", "Cocktail"},
+    {"Football", "Rugby ball", "Tennis ball", "Ball"},
     {"Racket", "Tennis racket", "Table tennis racket"},
-    {"Backpack", "Handbag", "Briefcase", "Suitcase"},
+    {"Backpack", "Handbag", "Briefcase", "Suitcase", "Luggage and bags"},
     {"Oven", "Microwave oven"},
-    {"Car", "Taxi", "Van"},
+    {"Car", "Taxi", "Van", "Limousine"},
     {"Ski", "Snowboard", "Skateboard"},
+    {"Piano", "Musical keyboard"},
+    {"Mobile phone", "Telephone"},
+    {"Knife", "Kitchen knife"},
 )
 _BEINGS = {"Man", "Woman", "Boy", "Girl", "Person", "Cat", "Dog", "Horse", "Elephant", "Monkey"}
 
@@ -63,7 +65,7 @@ class Listed:
 def positions(image: AnnotatedImage) -> Iterator[Exchange]:
     """At which side of a table something is that is annotated to be at it; and of two people or animals, and of what
     is annotated as left or right of each other, which is on the left of the image and which on the right."""
-    boxes = {label: box for label, box in sorted(_single(image).items()) if _area(box) <= LARGEST}
+    boxes = dict(sorted(_single(image).items()))
     for fact in sorted(image.triplets):
         at = fact.relation == "at" and {fact.subject, fact.object} <= boxes.keys()
         if at and (side := side_at(boxes[fact.subject], boxes[fact.object])):
@@ -203,12 +205,13 @@ def count(of_images: Mapping[str, Collection[Exchange]]) -> dict[str, dict[str, 
 
 
 def _single(image: AnnotatedImage) -> dict[str, Box]:
-    """Class -> its box, for classes with one box, if the photo has no box of a class that is alike."""
+    """Class -> its box, for classes with one box, if the photo has no box of a class that is alike, related or not.
+    Where there are boxes of the box file, the class must be ``clear`` by them."""
     counts = collections.Counter(label for label, _ in image.objects)
-    for alike in _ALIKE:
-        for label in (present := alike & counts.keys()):
-            counts[label] += len(present) - 1
-    return {label: box for label, box in image.objects if counts[label] == 1}
+    present = counts.keys() | image.clear.keys()
+    unclear = {label for alike in _ALIKE if len(alike & present) > 1 for label in alike}
+    unclear |= {label for label in counts if counts[label] > 1 or not image.clear.get(label, not image.clear)}
+    return {label: box for label, box in image.objects if label not in unclear}
 
 
 def _area(box: Box) -> float:

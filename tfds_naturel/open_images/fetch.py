@@ -3,7 +3,7 @@
     naturel-data-fetch --split train --out DIR
 
 downloads ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about
-680 MB of annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue
+1.9 GB of annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue
 after an interruption; photos that are already in the folder are checked and kept. ``--limit N`` takes the first N
 images only, in the order of their ids, which is a random one (0: annotations only).
 """

@@ -23,7 +23,7 @@ from tfds_naturel.common.photos import BadPhoto, Photo
 from tfds_naturel.common.schema import Exchange, Kind, Triplet, facts_of, name_of
 from tfds_naturel.hard_images.survey import Survey
 from tfds_naturel.open_images import annotations as annotation_rows
-from tfds_naturel.open_images import attribution, exchanges, journal, releases, splits
+from tfds_naturel.open_images import attribution, boxes, exchanges, journal, releases, splits
 from tfds_naturel.open_images.annotations import IMAGE_ID, AnnotatedImage, Buckets, Rejects, Vocabulary
 from tfds_naturel.open_images.attribution import Attribution
 
@@ -174,8 +174,9 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     scratch.mkdir()
     rows, assigned, attributed = (Buckets(scratch, name, digits) for name in _BUCKETS)
 
+    vocabulary = Vocabulary.read(annotations, release)
     rejected = Rejects(folder / "rejected-rows.csv")
-    annotation_rows.spool(rows_path, Vocabulary.read(annotations, release), rows, rejected)
+    annotation_rows.spool(rows_path, vocabulary, rows, rejected)
     rejected.close(config.max_rejected)
     annotated = (image for prefix in rows.prefixes for image in annotation_rows.images(rows, prefix))
     survey = Survey.from_images((image.image_id, image.triplets) for image in annotated)
@@ -192,8 +193,12 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     split_of, dropped = _assign(config, survey, usable, held_out, taken_down(config.takedown))
     assigned.write(split_of.items())
 
-    annotated = (image for prefix in rows.prefixes for image in annotation_rows.images(rows, prefix))
-    exchanged = _exchanges(config, annotated, split_of, held_out, exchanges.Listed(frozenset(survey.triplets)))
+    rejected_boxes, boxed = Rejects(folder / "rejected-boxes.csv"), Buckets(scratch, "boxes", digits)
+    boxes.spool(annotations / release.boxes.name, vocabulary.classes, split_of.keys(), boxed, rejected_boxes)
+    rejected_boxes.close(config.max_rejected)
+    exchanged = _exchanges(
+        config, _with_boxes(rows, boxed), split_of, held_out, exchanges.Listed(frozenset(survey.triplets))
+    )
     Buckets(scratch, _EXCHANGES, digits).write(
         (image_id, exchange.kind, name_of(exchange.true), name_of(exchange.false))
         for of_split in exchanged.values()
@@ -208,6 +213,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     facts = {
         "inputs": inputs,
         "rows": {"valid": rejected.accepted, "rejected": dict(rejected.counts)},
+        "boxes": {"valid": rejected_boxes.accepted, "rejected": dict(rejected_boxes.counts)},
         "images": {"annotated": len(survey.image_ids), "refused": dict(refused), "dropped": dict(dropped)},
         "unattributed": len(split_of) - sum(len(attributed.read(prefix)) for prefix in attributed.prefixes),
         "held_out": sorted(map(str, held_out)),
@@ -216,6 +222,14 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
         "exchanges": {split: exchanges.count(of_split) for split, of_split in exchanged.items()},
     }
     return Plan(config, images, scratch, digits, held_out, facts)
+
+
+def _with_boxes(rows: Buckets, boxed: Buckets) -> Iterator[AnnotatedImage]:
+    """All annotated images, with what the box file says of their classes."""
+    for prefix in rows.prefixes:
+        clear = boxes.clear(boxed, prefix)
+        for image in annotation_rows.images(rows, prefix):
+            yield dataclasses.replace(image, clear=clear.get(image.image_id, {}))
 
 
 def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Photo], collections.Counter[str]]:

@@ -39,11 +39,12 @@ class Release:
     attributes: OfficialFile
     relations: OfficialFile
     images: OfficialFile
+    boxes: OfficialFile
 
     @property
     def files(self) -> tuple[OfficialFile, ...]:
         """All files of the release."""
-        return (self.rows, self.classes, self.attributes, self.relations, self.images)
+        return (self.rows, self.classes, self.attributes, self.relations, self.images, self.boxes)
 
 
 def _releases() -> dict[str, Release]:

@@ -1,6 +1,6 @@
 """Writes the publishable part of a built NatuRel dataset: everything but the photos.
 
-    naturel-data-release --dataset data/naturel/full/4.0.0 --out naturel-full
+    naturel-data-release --dataset data/naturel/full/4.1.0 --out naturel-full
 
 writes a folder in the layout of the Hugging Face hub: Parquet files that ``datasets.load_dataset`` reads, the card
 (README.md), Croissant metadata, a datasheet, licences, the takedown procedure and list, the changelog and checksums.
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--dataset", type=epath.Path, required=True, help="a built dataset, <data_dir>/naturel/full/4.0.0"
+        "--dataset", type=epath.Path, required=True, help="a built dataset, <data_dir>/naturel/full/4.1.0"
     )
     parser.add_argument("--out", type=cli.on_disk, required=True, help="the folder to write; it must not exist")
     parser.add_argument("--takedown", type=cli.on_disk, help="image ids to leave out, besides the published list")

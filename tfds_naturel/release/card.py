@@ -69,12 +69,14 @@ def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts
 
 
 def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
-    images, rows = facts["images"], facts["rows"]
+    images = facts["images"]
     image_counts = {"annotated images": images["annotated"], "images without attribution": facts["unattributed"]}
     image_counts |= {f"photo {kind}": count for kind, count in images["refused"].items()}
     image_counts |= images["dropped"]
-    image_counts |= {"valid annotation rows": rows["valid"]}
-    image_counts |= {f"rejected rows: {kind}": count for kind, count in rows["rejected"].items()}
+    for key, what in (("rows", "annotation rows"), ("boxes", "box rows")):
+        if rows := facts.get(key):  # boxes are counted since version 4.1.0
+            image_counts |= {f"valid {what}": rows["valid"]}
+            image_counts |= {f"rejected {what}: {kind}": count for kind, count in rows["rejected"].items()}
     splits, shown = list(facts["splits"]), {split: part["triplets"] for split, part in facts["splits"].items()}
     counts = {
         Triplet.parse(text): {split: triplets.get(text, 0) for split, triplets in shown.items()}

@@ -266,7 +266,7 @@ def test_bindings_and_positions_are_compared_with_their_photos(page, tmp_path):
     write_release(tmp_path / "annotations", rows, range(60))
     flags = ("--manual_dir", tmp_path, "--data_dir", tmp_path / "data", "--unofficial", "--name", "photos")
     build.main(["full", *map(str, flags)])
-    dataset, asked = tmp_path / "data" / "naturel" / "photos" / "4.0.0", tmp_path / "asked"
+    dataset, asked = tmp_path / "data" / "naturel" / "photos" / "4.1.0", tmp_path / "asked"
     audit.main(["--review", str(asked), "--dataset", str(dataset), "--sample", "12", "--assign", "Ada"])
 
     page.check((asked / "review.html").as_uri(), "NatuRel captions: bindings and positions")

@@ -20,7 +20,7 @@ from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.training import run
 from tests.helpers.caption_groups import processor
-from tests.helpers.open_images_files import image_id, photo, row, write_release
+from tests.helpers.open_images_files import box_row, image_id, photo, row, write_release
 from tfds_naturel import build
 from tfds_naturel.captions import exchanges as wordings
 from tfds_naturel.common import escape
@@ -118,6 +118,24 @@ def test_what_nobody_would_write_is_not_claimed():
 def test_photos_without_bindings(image):
     assert not any("Chair|is|Wooden || Table|is|Plastic" in claim for claim in claims(image))
     assert "Cat|on|Table || Dog|on|Chair" not in claims(image)
+
+
+@pytest.mark.parametrize(
+    ("clear", "is_said"),
+    [
+        ({"Chair": True, "Table": True}, True),
+        ({"Chair": True, "Table": True, "Cat": False}, True),  # of which nothing is said
+        ({"Chair": False, "Table": True}, False),
+        ({"Chair": True, "Table": True, "Coffee table": True}, False),  # a table by another name, with no relation
+        ({"Chair": True, "Table": True, "Stool": False}, False),
+        ({"Table": True}, False),  # nobody knows whether the chair is one
+    ],
+)
+def test_only_classes_that_the_box_file_makes_clear(clear, is_said):
+    shown = annotated("Chair|is|Plastic", "Table|is|Wooden", "Chair|at|Table", boxes=APART)
+    image = dataclasses.replace(shown, clear=clear)
+    assert bool(claims(image)) == bool([*exchanges.positions(image)]) == is_said
+    assert claims(shown) and [*exchanges.positions(shown)], "without a box file"
 
 
 def test_only_listed_triplets_are_claimed():
@@ -253,6 +271,7 @@ def test_words_of_relations():
 # ---- A dataset of photos ---------------------------------------------------------------------------------------------
 
 PHOTOS = 200
+CROWDED = range(4, 200, 20)  # by the box file, these photos have two chairs
 
 
 def _rows(n):
@@ -270,21 +289,22 @@ def _rows(n):
     ]
 
 
-def _build(folder, lines, images):
-    """The dataset of photos with these annotation rows; ``images``: number -> JPEG."""
-    write_release(folder / "annotations", lines, images)
+def _build(folder, lines, images, boxes=()):
+    """The dataset of photos with these annotation rows and further boxes; ``images``: number -> JPEG."""
+    write_release(folder / "annotations", lines, images, boxes=boxes)
     (folder / "images" / "train").mkdir(parents=True)
     for n, data in images.items():
         (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(data)
     command = ["full", "--manual_dir", folder, "--data_dir", folder / "data", "--unofficial", "--name", "photos"]
     build.main([*map(str, command)])
-    return tfds.builder_from_directory(folder / "data" / "naturel" / "photos" / "4.0.0")
+    return tfds.builder_from_directory(folder / "data" / "naturel" / "photos" / "4.1.0")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     lines = [line for n in range(PHOTOS) for line in _rows(n)]
-    return _build(tmp_path_factory.mktemp("exchanged"), lines, {n: photo(n, 120, 90) for n in range(PHOTOS)})
+    images = {n: photo(n, 120, 90) for n in range(PHOTOS)}
+    return _build(tmp_path_factory.mktemp("exchanged"), lines, images, [box_row(n, "Chair", BOTTOM) for n in CROWDED])
 
 
 def _captions(builder, split):
@@ -304,6 +324,15 @@ def test_each_text_and_claim_is_true_as_often_as_false(built):
             texts[caption["text"]] += sign
             facts[caption["asserts"]] += sign
         assert texts and not any(texts.values()) and not any(facts.values())
+
+
+def test_a_second_box_of_a_class_leaves_its_photo_out(built):
+    """Of the groups of bindings and positions only."""
+    described = {name for split in built.info.splits for name, _ in _captions(built, split)}
+    every = {example["image_id"].decode() for split in built.info.splits for example in built.as_data_source(split)}
+    crowded = {image_id(n) for n in CROWDED}
+    like_them = {image_id(n) for n in range(0, PHOTOS, 4)} - crowded
+    assert crowded < every and not crowded & described and len(described & like_them) > len(like_them) / 2
 
 
 def test_card_counts_them(built):
@@ -401,7 +430,7 @@ def test_benchmarks(built, name):
 
 
 def test_unseen_are_those_that_training_does_not_claim(built, tmp_path):
-    folder = shutil.copytree(built.data_path, tmp_path / "4.0.0")
+    folder = shutil.copytree(built.data_path, tmp_path / "4.1.0")
     metadata = json.loads((folder / "metadata.json").read_text())
     trained = metadata["exchanges"]["train"]["binding"]
     del trained["Chair|at|Table || Chair|is|Plastic || Table|is|Wooden"]

@@ -193,7 +193,7 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     world = open_images_files.write_world(folder / "world")
     build.main(["full", "--manual_dir", str(world), "--data_dir", str(folder), "--unofficial", "--name", "small"])
-    return folder / "naturel" / "small" / "4.0.0"
+    return folder / "naturel" / "small" / "4.1.0"
 
 
 def _mine_dataset(dataset, out, *options):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.open_images_files import ATTRIBUTES, CLASSES, RELATIONS, image_id, row, write_release
+from tests.helpers.open_images_files import ATTRIBUTES, CLASSES, RELATIONS, box_row, image_id, row, write_release
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
-from tfds_naturel.open_images import annotations, attribution, releases
+from tfds_naturel.open_images import annotations, attribution, boxes, releases
 from tfds_naturel.open_images.annotations import Box, Buckets, Rejects, Relation, Vocabulary
 from tfds_naturel.open_images.attribution import Attribution
 
@@ -43,8 +43,9 @@ def read(tmp_path):
 
 def test_row_of_the_official_file_is_parsed():
     # A row of challenge-2018-train-vrd.csv (CC BY 4.0); box columns are XMin, XMax, YMin, YMax.
-    boxes = b"0.330625,0.45625,0.3325301,0.65301204,0,0.820625,0.5373494,0.99879515"
-    actual = annotations.parse_row(b"0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + b",at", VOCABULARY)
+    boxes = "0.330625,0.45625,0.3325301,0.65301204,0,0.820625,0.5373494,0.99879515"
+    line = "0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + ",at"
+    actual = annotations.parse_row(line.split(","), VOCABULARY)
     assert actual.image_id == "0c3863a56e8ee636" and actual.triplet == Triplet("Woman", "at", "Table")
     assert actual.subject_box == Box(xmin=0.330625, xmax=0.45625, ymin=0.3325301, ymax=0.65301204)
     assert actual.object_box == Box(xmin=0.0, xmax=0.820625, ymin=0.5373494, ymax=0.99879515)
@@ -172,6 +173,17 @@ count = sum(1 for _ in these._images(buckets))
 streaming = tracemalloc.get_traced_memory()[1]
 everything = list(these._images(buckets))
 print(count, len(everything), streaming, tracemalloc.get_traced_memory()[0])
+
+image_ids = {image.image_id for image in everything}
+boxed = these.Buckets(folder, "boxes", 1)
+before = tracemalloc.get_traced_memory()[0]
+tracemalloc.reset_peak()
+with contextlib.closing(these.Rejects(folder / "rejects.csv")) as rejects:
+    these.boxes.spool(folder / releases.RELEASES["v4"].boxes.name, these.CLASSES, image_ids, boxed, rejects)
+count = sum(len(these.boxes.clear(boxed, prefix)) for prefix in boxed.prefixes)
+streaming = tracemalloc.get_traced_memory()[1] - before
+lines = [line for prefix in boxed.prefixes for line in boxed.read(prefix)]
+print(count, len(lines) // 2, streaming, tracemalloc.get_traced_memory()[0] - before)
 """
 
 
@@ -180,8 +192,9 @@ def test_reading_uses_a_fraction_of_the_memory_of_all_images(tmp_path):
     write_release(tmp_path, (row(i, "Cat", "on", "Table") for i in range(20_000)))
     done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    count, all_images, streaming, everything = map(int, done.stdout.split())
-    assert count == all_images == 20_000 and streaming < everything / 4
+    for line in done.stdout.splitlines():  # of the relationship rows, and of the box file
+        count, all_images, streaming, everything = map(int, line.split())
+        assert count == all_images == 20_000 and streaming < everything / 4
 
 
 def test_locating_official_files(tmp_path):
@@ -192,6 +205,79 @@ def test_locating_official_files(tmp_path):
     with pytest.raises(UserError, match=r"the official file has 41,928,675 bytes.*--unofficial"):
         releases.locate(release, tmp_path, official=True)
     assert set(releases.locate(release, tmp_path, official=False)) == {file.name for file in release.files}
+
+
+# ---- The box file ----------------------------------------------------------------------------------------------------
+
+
+def read_boxes(folder, lines, image_ids, release="v4"):
+    """What is clear by ``lines``, and the rejects; the file has the columns of ``release``."""
+    path = write_release(folder, [], release=release, boxes=lines) / releases.RELEASES[release].boxes.name
+    buckets, rejects = Buckets(folder, "boxes", 1), Rejects(folder / "rejects.csv")
+    boxes.spool(path, CLASSES, image_ids, buckets, rejects)
+    rejects.close()
+    return {key: value for prefix in buckets.prefixes for key, value in boxes.clear(buckets, prefix).items()}, rejects
+
+
+@pytest.mark.parametrize("release", ["v4", "v6"])
+def test_a_class_is_clear_with_one_box_of_one_real_thing(tmp_path, release):
+    lines = [
+        *(box_row(1, "Cat"), box_row(1, "Chair"), box_row(2, "Chair"), box_row(1, "Dog", group=1)),
+        *(box_row(1, "Table", depiction=1), box_row(1, "Chair"), box_row(1, "Man", inside=1), box_row(3, "Cat")),
+        *(box_row(1, "Guitar", group=-1), box_row(1, "Chair", (0.4, 0.5, 0.4, 0.5))),
+    ]
+    of_one = {"Cat": True, "Chair": False, "Dog": False, "Table": False, "Man": False, "Guitar": False}
+    clear, rejects = read_boxes(tmp_path, lines, {image_id(1), image_id(2), image_id(9)}, release)
+    assert clear == {image_id(1): of_one, image_id(2): {"Chair": True}}
+    assert rejects.accepted == len(lines) and not rejects.counts
+    assert read_boxes(tmp_path / "header only", [], {image_id(1)}, release)[0] == {}
+
+
+def test_rows_of_the_official_box_file_are_read(tmp_path):
+    # Rows of oidv6-train-annotations-bbox.csv (CC BY 4.0).
+    path = tmp_path / "boxes.csv"
+    path.write_text(
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside,"
+        "XClick1X,XClick2X,XClick3X,XClick4X,XClick1Y,XClick2Y,XClick3Y,XClick4Y\n"
+        "000002b66c9c498e,xclick,/m/01g317,1,0.012500,0.195312,0.148438,0.587500,0,1,0,0,0,"
+        "0.148438,0.012500,0.059375,0.195312,0.148438,0.357812,0.587500,0.325000\n"
+        "000002b66c9c498e,xclick,/m/01g317,1,0.025000,0.276563,0.714063,0.948438,0,1,0,0,0,"
+        "0.025000,0.248438,0.276563,0.214062,0.914062,0.714063,0.782813,0.948438\n"
+    )
+    buckets, rejects = Buckets(tmp_path, "boxes", 0), Rejects(tmp_path / "rejects.csv")
+    boxes.spool(path, {"/m/01g317": "Person"}, {"000002b66c9c498e"}, buckets, rejects)
+    rejects.close()
+    assert boxes.clear(buckets, "") == {"000002b66c9c498e": {"Person": False}} and rejects.accepted == 2
+
+
+def test_malformed_boxes_are_counted(tmp_path):
+    """Of all images; a box with wrong coordinates still is one."""
+    good = box_row(7, "Cat")
+    malformed = {
+        "columns": [good + ",0", good.rpartition(",")[0], ""],
+        "image_id": [good.upper(), good[1:]],
+        "unknown_class": [good.replace("/m/01yrx", "/m/nope"), good.replace("/m/01yrx", "")],
+        "flag": [box_row(8, "Cat", group=2), box_row(7, "Cat", depiction=""), box_row(7, "Cat", inside="0.0")],
+    }
+    bad = [line for lines in malformed.values() for line in lines]
+    clear, rejects = read_boxes(tmp_path, [good, *bad, good.replace("0.500000", "9.9")], {image_id(7)})
+    assert clear == {image_id(7): {"Cat": False}} and rejects.accepted == 2
+    assert rejects.counts == {kind: len(lines) for kind, lines in malformed.items()}
+
+
+def test_other_columns_of_a_box_file_are_refused(tmp_path):
+    path = tmp_path / "boxes.csv"
+    path.write_text(",".join(boxes.COLUMNS).replace("IsGroupOf,IsDepiction", "IsDepiction,IsGroupOf") + "\n")
+    with (
+        pytest.raises(
+            UserError, match=r"boxes.csv:1: columns 'ImageID,.*; expected '.*IsGroupOf,IsDepiction,IsInside'"
+        ),
+        contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects,
+    ):
+        boxes.spool(path, CLASSES, set(), Buckets(tmp_path, "boxes", 0), rejects)
+
+
+# ---- Image metadata --------------------------------------------------------------------------------------------------
 
 
 def test_attributions_of_the_requested_images(tmp_path):

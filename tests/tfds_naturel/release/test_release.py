@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import features
 from tfds_naturel.open_images import plan, releases
 from tfds_naturel.release import __main__ as command
+from tfds_naturel.release import datasheet
 from tfds_naturel.release import files as release_files
 from tfds_naturel.release import pages as release_pages
 from tfds_naturel.scenes.scene import CONFIGS
@@ -260,6 +262,16 @@ def test_names_of_strangers_are_literal(released):
     assert r"\[by\](javascript:alert(1))\|\<img src=x\>" in (released / "LICENSE.md").read_text()
     rows = {row["image_id"]: row for path in (released / "data").iterdir() for row in pq.read_table(path).to_pylist()}
     assert rows[image_id(5)]["author"] == AUTHOR and rows[image_id(7)]["license"] == LICENCE.strip()
+
+
+def test_official_files_are_all_of_the_published_ones_that_a_version_reads():
+    """Before version 4.1.0, all but the box file."""
+    published = {file.name: file.md5 for file in releases.RELEASES["v4"].files}
+    boxes = releases.RELEASES["v4"].boxes.name
+    earlier = {name: md5 for name, md5 in published.items() if name != boxes}
+    for inputs, is_official in ((published, True), (earlier, True), (published | {boxes: "0" * 32}, False)):
+        facts = types.SimpleNamespace(metadata={"options": {"release": "v4"}, "inputs": inputs})
+        assert datasheet.Facts.is_official.fget(facts) == is_official
 
 
 def test_statements_follow_the_build(opened, built, released, tmp_path):

@@ -36,7 +36,7 @@ def tagger(monkeypatch):
 
 def _build(config, manual_dir, out):
     build.main([config, "--manual_dir", str(manual_dir), "--data_dir", str(out)])
-    folder = Path(out) / "naturel" / config / "4.0.0"
+    folder = Path(out) / "naturel" / config / "4.1.0"
     examples = tfds.builder_from_directory(folder).as_data_source("train")
     return folder, {examples[n]["image_id"].decode(): examples[n] for n in range(len(examples))}
 
