@@ -10,6 +10,8 @@ from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 
+IMAGE, TEXT = "image", "text"  # --query
+
 
 def parse_margins(options: argparse.Namespace) -> mining.Margins:
     """The margins of the flags. Raises UserError for an empty range, and for margins without embeddings."""
@@ -29,15 +31,18 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="mine again from this run's checkpoints")
     parser.add_argument("--split", help="of the dataset. Default: train")
     parser.add_argument("--out", type=epath.Path, help="the Parquet file")
-    embedded = parser.add_mutually_exclusive_group()
-    embedded.add_argument("--model", help="run:DIR, hf:owner/name, a folder or a file")
-    embedded.add_argument("--pool", type=cli.on_disk, help="what naturel-embed wrote; it may have other images too")
+    parser.add_argument("--model", help="run:DIR, hf:owner/name, a folder or a file")
+    parser.add_argument("--pool", type=cli.on_disk, help="what naturel-embed wrote; it may have other images too")
+    near = "what negatives are near to; text: the first true caption of the triplet, by --model, also that of the pool"
+    parser.add_argument("--query", default=IMAGE, choices=[IMAGE, TEXT], help=near)
     parser.add_argument("--memory_gb", type=float, default=4.0, help="with --pool: most memory for the index")
     parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
     parser.add_argument("--range_min", type=int, default=0, help="skip this many of the nearest images")
     parser.add_argument("--range_max", type=int, help="look no further than this. Default: RANGE_MIN + 4 * COUNT")
     parser.add_argument("--max_score", type=float, help="highest cosine of a negative")
-    positive = "than the positive: of at most 256 other images annotated with the triplet, the nearest"
+    positive = (
+        "than the positive: of at most 256 other images annotated with the triplet, the nearest; of text, the image"
+    )
     parser.add_argument("--absolute_margin", type=float, help=f"a negative's cosine is lower by this {positive}")
     parser.add_argument("--relative_margin", type=float, help=f"a negative's cosine is lower by this share {positive}")
     divided = parser.add_mutually_exclusive_group()
@@ -48,6 +53,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--gallery", type=int, default=0, metavar="ROWS", help=page)
     published = "also write DIR/train_neg_clip.tsv and the images, for NegCLIP's own training code"
     parser.add_argument("--negclip", type=cli.on_disk, metavar="DIR", help=published)
+    foils = "also write this Parquet file, a source for training: images with their true captions, and for each the "
+    foils += "nearest caption of other images that contradicts it, by --model"
+    parser.add_argument("--foils", type=cli.on_disk, metavar="FILE", help=foils)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -63,9 +71,16 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--gallery {options.gallery}: expected 0 to 1,000 rows, which a page can show")
     if not options.watch and not options.out:
         raise UserError("--dataset needs --out, the file to write")
-    if (options.beam is not None or options.share) and (options.model or in_store(options.out)):
+    reads = "--query text" if options.query == TEXT else "--foils" if options.foils else ""
+    if reads and not (options.model or options.watch):
+        raise UserError(f"{reads} compares captions: add --model, whose text tower embeds them")
+    if options.model and options.pool and not reads:
+        raise UserError(
+            "--pool has the images' embeddings, and --model beside it would embed captions: add --query text"
+        )
+    if (options.beam is not None or options.share) and ((options.model and not options.pool) or in_store(options.out)):
         flag = "--share" if options.share else "--beam"
         raise UserError(f"{flag} needs --pool in place of --model, made by naturel-embed, and an --out on a disk")
-    others = "split", "out", "model", "pool", "beam", "share", "gallery", "negclip"
+    others = "split", "out", "model", "pool", "beam", "share", "gallery", "negclip", "foils"
     if given := [name for name in others if options.watch and getattr(options, name)]:
         raise UserError(f"--{given[0]} is for --dataset: with --watch, the run's config says what is mined")

@@ -17,7 +17,7 @@ from tests.helpers import open_images_files
 from tests.helpers.pools import write_pool
 from tfds_naturel import build
 from tfds_naturel.common.schema import Triplet
-from tfds_naturel.hard_images import mining
+from tfds_naturel.hard_images import captions, mining
 from tfds_naturel.hard_images.survey import Survey
 
 BEAM = "runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing"
@@ -62,6 +62,23 @@ def test_shards_are_what_one_process_finds_with_any_index(kind, survey, tmp_path
     assert _file(tmp_path, sharded.mined(job, survey, again), again) == one
     changed = [n for n, path in enumerate(shards) if path.stat().st_mtime_ns != times[n]]
     assert changed == [2, 5], "only what was missing or damaged is mined again"
+
+
+def test_shards_are_what_one_process_finds_near_to_captions(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "ROWS", 64), monkeypatch.setattr(sharded, "SHARD", 256)
+    z_ND, margins, dropped, one_dropped = (
+        write_pool(tmp_path / "pool", 2 * IMAGES),
+        mining.Margins(),
+        Counter(),
+        Counter(),
+    )
+    zimg_ND, _, _ = open_dataset(tmp_path / "pool", survey.image_ids, 1 << 30, by_image=False)
+    queries = captions.queries(survey, zimg_ND, z_ND[1 : 2 * len(survey.triplets) : 2], margins.stop(3))
+    mined = mining.mine(survey, 3, 7, zimg_ND, None, margins, one_dropped, queries=queries)
+    one = _file(tmp_path, mined, one_dropped)
+    job = sharded.make_job(tmp_path / "mined.parquet", "1", tmp_path / "pool", 1 << 30, 3, 7, margins, "tiny")
+    sharded.mine(job, survey, beam_options.PipelineOptions(["--runner=DirectRunner"]), lambda: queries)
+    assert _file(tmp_path, sharded.mined(job, survey, dropped), dropped) == one and len(one[0]) > 10_000
 
 
 @pytest.mark.parametrize("with_pool", [False, True])

@@ -2,7 +2,7 @@
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 
-Shape letters: N images, K some of them, D embedding.
+Shape letters: N images, K some of them, T triplets, D embedding.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -91,13 +91,22 @@ class Embeddings(Protocol):
 Search = Callable[[range, int], list[tuple[np.ndarray, np.ndarray]]]
 
 
+class Queries(NamedTuple):
+    """What negatives are near to in place of the image: the unit embedding [T, D], float32, of a true caption of each
+    triplet; and the numbers [T, K] of the images nearest to it that do not show the triplet, -1 if there are fewer."""
+
+    z_TD: np.ndarray
+    near_TK: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Margins:
     """Limits on how near a negative may be, in the words of sentence-transformers' ``mine_hard_negatives``.
 
     ``range_min`` and ``range_max``: ranks, from 0, of the nearest neighbours that are used. The cosine of a negative is
-    at most ``max_score``, the positive's less ``absolute_margin``, and the positive's times 1 - ``relative_margin``,
-    where the positive is the nearest other image that is annotated with the triplet.
+    at most ``max_score``, the positive's less ``absolute_margin``, and the positive's less ``relative_margin`` times
+    its magnitude, where the positive is the nearest other image that is annotated with the triplet; for a caption, its
+    own image.
     """
 
     range_min: int = 0
@@ -109,12 +118,17 @@ class Margins:
     def limits(self, positive: float) -> dict[str, float]:
         """Name of a margin -> the highest cosine of a negative. ``positive``: NaN, which no cosine exceeds, if there is
         none."""
+        absolute, relative = self.absolute_margin, self.relative_margin
         limits = {
             "max_score": self.max_score,
-            "absolute_margin": None if self.absolute_margin is None else positive - self.absolute_margin,
-            "relative_margin": None if self.relative_margin is None else positive * (1 - self.relative_margin),
+            "absolute_margin": None if absolute is None else positive - absolute,
+            "relative_margin": None if relative is None else positive - relative * abs(positive),
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
+
+    def stop(self, count: int) -> int:
+        """The rank at which a search for ``count`` negatives ends."""
+        return self.range_min + 4 * count if self.range_max is None else self.range_max
 
 
 _NO_MARGINS = Margins()
@@ -129,6 +143,7 @@ def mine(
     margins: Margins = _NO_MARGINS,
     dropped: Counter[str] | None = None,
     images: range | None = None,
+    queries: Queries | None = None,
 ) -> Iterator[MinedRow]:
     """At most ``count`` negatives for each image and triplet of ``survey`` that has any; or only for its ``images``,
     whose first is divisible by ``ROWS``: what is mined for an image does not depend on the others.
@@ -136,15 +151,16 @@ def mine(
     Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, the nearest come first within a kind;
     without it the order is random, a function of the seed, the image and the triplet, and there is no ``nearest``.
     Of a kind with more than 256 candidates, a sample is compared. ``search`` finds the nearest images; by default, by
-    all cosines of an array. ``dropped`` counts, by reason, what was looked at and left out for each image, triplet and
-    kind. Raises UserError for embeddings that are not an array without a ``search``.
+    all cosines of an array. With ``queries``, they are nearest to the triplet's caption. ``dropped`` counts, by
+    reason, what was looked at and left out for each image, triplet and kind. Raises UserError for embeddings that are
+    not an array without a ``search``.
     """
     dropped = Counter() if dropped is None else dropped
-    if search is None and zimg_ND is not None:
+    if search is None and queries is None and zimg_ND is not None:
         if not isinstance(zimg_ND, np.ndarray):
             raise UserError("embeddings on a disk: need search=, such as that of evaluators.pool.mining.open_dataset")
         search = functools.partial(all_cosines, zimg_ND)
-    most = margins.range_min + 4 * count if margins.range_max is None else margins.range_max
+    most = margins.stop(count)
     showing = survey.images_of()
     by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
     pools = [
@@ -157,11 +173,16 @@ def mine(
         near = search(block, most) if search else []
         for n in block:
             for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
-                rng = np.random.default_rng([seed, n, t])
-                ranked = _ranked(n, pools[t], rng, zimg_ND, dropped)
+                query_D = queries.z_TD[t] if queries else None
+                compare = None if zimg_ND is None else functools.partial(_compared, n, zimg_ND, query_D, dropped)
+                ranked = _ranked(pools[t], np.random.default_rng([seed, n, t]), compare)
                 if search:
                     ranked += _ranks(*near[n - start], margins.range_min, most, dropped)
-                limits = margins.limits(_positive(n, showing[t], [seed, n, t], zimg_ND, margins))
+                elif queries and compare:
+                    found = compare(NEAREST, queries.near_TK[t])
+                    dropped["range_min"] += len(found[: margins.range_min])
+                    ranked += found[margins.range_min : most]
+                limits = margins.limits(_positive(n, showing[t], [seed, n, t], zimg_ND, query_D, margins))
                 if chosen := _chosen(survey, n, survey.triplets[t], ranked, count, limits, dropped):
                     names = [survey.image_ids[m] for m in chosen]
                     yield survey.image_ids[n], str(survey.triplets[t]), names, list(chosen.values())
@@ -171,19 +192,28 @@ Candidate = tuple[str, int, float]  # kind, number of the image, cosine; NaN wit
 
 
 def _ranked(
-    n: int, pools: dict[str, np.ndarray], rng: np.random.Generator, zimg_ND: Embeddings | None, dropped: Counter[str]
+    pools: dict[str, np.ndarray], rng: np.random.Generator, compare: Callable[[str, np.ndarray], list[Candidate]] | None
 ) -> list[Candidate]:
     ranked: list[Candidate] = []
     for kind, pool in pools.items():
         pool = rng.choice(pool, min(_MAX_CANDIDATES, len(pool)), replace=False)
-        cosines = np.full(len(pool), np.nan)
-        if zimg_ND is not None:
-            cosines = _cosines(zimg_ND, pool, n)
-            pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
-            dropped[IS_COPY] += int(((cosines >= COPY) & (pool != n)).sum())
-            pool, cosines = pool[cosines < COPY], cosines[cosines < COPY]
-        ranked += ((kind, m, cosine) for m, cosine in zip(pool.tolist(), cosines.tolist(), strict=True))
+        ranked += compare(kind, pool) if compare else [(kind, m, math.nan) for m in pool.tolist()]
     return ranked
+
+
+def _compared(
+    n: int, zimg_ND: Embeddings, query_D: np.ndarray | None, dropped: Counter[str], kind: str, images: np.ndarray
+) -> list[Candidate]:
+    """The images by their cosine with the query, by default image ``n``; without copies of this image."""
+    images = images[images >= 0]
+    z_KD = zimg_ND[images]
+    found = to_image = cosines(z_KD, zimg_ND[np.array([n])][0])
+    if query_D is not None:  # captions may be far from all images, but none is as far as one without an embedding
+        found = np.where(z_KD.any(axis=1), cosines(z_KD, query_D), -1)
+    dropped[IS_COPY] += int(((to_image >= COPY) & (images != n)).sum())
+    order = np.argsort(-found, kind="stable")
+    order = order[to_image[order] < COPY]
+    return [(kind, m, cosine) for m, cosine in zip(images[order].tolist(), found[order].tolist(), strict=True)]
 
 
 def _cosines(zimg_ND: Embeddings, images: np.ndarray, n: int) -> np.ndarray:
@@ -197,16 +227,26 @@ def cosines(z_KD: np.ndarray, z_D: np.ndarray) -> np.ndarray:
     return cosines_K
 
 
-def _positive(n: int, showing: np.ndarray, seed: Sequence[int], zimg_ND: Embeddings | None, margins: Margins) -> float:
-    """The highest cosine of image ``n`` with another one of ``showing``, or of a sample of them, that is no copy of it;
-    NaN if there is none, or no margin needs it."""
+def _positive(
+    n: int,
+    showing: np.ndarray,
+    seed: Sequence[int],
+    zimg_ND: Embeddings | None,
+    query_D: np.ndarray | None,
+    margins: Margins,
+) -> float:
+    """The cosine of the caption with image ``n``; without one, the highest of image ``n`` with another one of
+    ``showing``, or of a sample of them, that is no copy of it. NaN if there is none, or no margin needs it."""
     if zimg_ND is None or (margins.absolute_margin is None and margins.relative_margin is None):
         return math.nan
+    if query_D is not None:
+        z_D = zimg_ND[np.array([n])][0]
+        return float(cosines(z_D[None], query_D)[0]) if z_D.any() else math.nan
     others = showing[showing != n]
     if len(others) > _MAX_CANDIDATES:
         others = np.random.default_rng([*seed, 1]).choice(others, _MAX_CANDIDATES, replace=False)
-    cosines = _cosines(zimg_ND, others, n) if len(others) else np.empty(0)
-    return float(cosines[cosines < COPY].max(initial=-np.inf)) if (cosines < COPY).any() else math.nan
+    found = _cosines(zimg_ND, others, n) if len(others) else np.empty(0)
+    return float(found[found < COPY].max(initial=-np.inf)) if (found < COPY).any() else math.nan
 
 
 def _ranks(images: np.ndarray, cosines: np.ndarray, first: int, stop: int, dropped: Counter[str]) -> list[Candidate]:
@@ -297,16 +337,19 @@ def _same(fact: Triplet, other: Triplet | None) -> bool:
     return other is not None and other in (fact, converse(fact))
 
 
-def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
-    """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
+def save(
+    path: epath.PathLike, mined: Iterable[Sequence[Any]], schema: pa.Schema = _SCHEMA, batch_size: int = _WRITTEN
+) -> int:
+    """Writes a Parquet file, by default of ``MinedRow`` (image_id, triplet, negatives, kinds), so many rows at a time;
+    returns its number of rows."""
     rows, path, left = 0, epath.Path(path), iter(mined)
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA, write_page_checksum=True) as writer:
-            while batch := list(itertools.islice(left, _WRITTEN)):
+        with part.open("wb") as f, pq.ParquetWriter(f, schema, write_page_checksum=True) as writer:
+            while batch := list(itertools.islice(left, batch_size)):
                 rows += len(batch)
                 writer.write_table(
-                    pa.Table.from_pylist([dict(zip(_SCHEMA.names, row, strict=True)) for row in batch], _SCHEMA)
+                    pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in batch], schema)
                 )
         part.replace(path)
     finally:

@@ -190,6 +190,22 @@ def survey(records: Records) -> Survey:
     return Survey.from_images((to_str(example["image_id"]), _triplets(example)) for example in examples)
 
 
+def true_captions(records: Records, shown: Survey) -> list[list[str]]:
+    """The true captions of each triplet of the survey of ``records``, in all their wordings, as the first image that
+    shows it has them. Raises UserError if no image has any."""
+    found: list[list[str]] = []
+    for triplet, images in zip(shown.triplets, shown.images_of(), strict=True):
+        groups = (group for n in images.tolist() for group in caption_groups(records[n]))
+        true = ([c for c in group.positives if c.asserts == str(triplet)] for group in groups)
+        found.append([text for c in next(filter(None, true), []) for text in (c.text, *c.paraphrases)])
+        if not found[-1]:
+            raise UserError(
+                f"no image has a true caption of {str(triplet)!r}, which image {shown.image_ids[images[0]]!r} shows; "
+                "expected one of each triplet: build the dataset again"
+            )
+    return found
+
+
 def _triplets(example: Example) -> list[Triplet]:
     columns = [map(to_str, example["relations"][name]) for name in ("subject", "relation", "object")]
     return list(dict.fromkeys(map(Triplet, *columns)))

@@ -111,6 +111,15 @@ def checksums(out: Path) -> dict[Path, str]:
     return {out / name: checksum for part in done for name, checksum in part["xxh3"].items()}
 
 
+def model_of(out: Path) -> str:
+    """The fingerprint of the model that embedded the images. Raises UserError if it is not known."""
+    path = epath.Path(out / _META)
+    found = storage.read_json(path) if storage.exists(path) else None
+    if not isinstance(found, dict) or not isinstance(found.get("model"), str):
+        raise UserError(f"{path}: does not say which model embedded the pool; expected the --out of naturel-embed")
+    return found["model"]
+
+
 def _read_done(path: epath.Path) -> dict[str, Any]:
     """What ``Output.write`` says of a part. Raises UserError for a damaged file."""
     found = storage.read_json(path)

@@ -21,10 +21,12 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 
 
-def watch(workdir: epath.Path, count: int, seed: int, margins: mining.Margins, dtype: str, batch_size: int) -> None:
+def watch(
+    workdir: epath.Path, count: int, seed: int, margins: mining.Margins, dtype: str, batch_size: int, query: str
+) -> None:
     """Mines ``remined.file`` of every checkpoint in ``workdir`` that is due and that a batch will use, old and new,
     until the run has ended (its ``scores.json`` exists). One that is there is left as it is, since the run may have
-    used it.
+    used it. ``query``: what negatives are near to, image or text.
 
     Raises UserError if the run has nothing mined again or another process does it, and Stopped.
     """
@@ -32,9 +34,12 @@ def watch(workdir: epath.Path, count: int, seed: int, margins: mining.Margins, d
     def mine(path: epath.Path, step: int, dataset: epath.Path, split: str) -> None:
         records, dropped = prepared.open_split(dataset, split).records, Counter[str]()
         shown = prepared.survey(records)
-        zimg_ND = pool.embeddings(records, f"run:{workdir}@{step}", dtype, batch_size)
-        mined = mining.mine(shown, count, seed, zimg_ND, None, margins, dropped)
-        pool.save(path, mined, shown, dropped, margins, {})
+        model = pool.load(f"run:{workdir}@{step}", dtype, batch_size)
+        zimg_ND, queries = pool.embeddings(records, model), None
+        if query == "text":
+            queries = pool.queries(records, shown, model, zimg_ND, margins.stop(count))
+        mined = mining.mine(shown, count, seed, zimg_ND, None, margins, dropped, queries=queries)
+        pool.save(path, mined, shown, dropped, margins, {}, query)
 
     wait_for_run(workdir)
     _mined_again(workdir)  # before a folder is made

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def test_each_file_is_mined_from_its_checkpoint(uninterrupted, folder):
 
 
 @pytest.mark.slow
+def test_images_near_to_captions_are_mined_by_the_text_tower_of_the_checkpoint(uninterrupted, folder):
+    workdir, out = folder / "captions", folder / "captions.parquet"
+    shutil.copytree(uninterrupted, workdir)
+    by_image = files(workdir)["20.parquet"]
+    remined.file(workdir, "main", LAST).unlink()
+    assert mining(workdir, "--watch", str(workdir), "--query=text").wait(120) == 0
+    model = f"--model=run:{uninterrupted}@{LAST}"
+    assert mining(out, "--dataset", dataset(), f"--out={out}", model, "--query=text").wait(120) == 0
+    assert files(workdir)["20.parquet"] == pq.read_table(out).to_pylist() != by_image
+
+
+@pytest.mark.slow
 def test_a_run_that_waits_is_stopped_killed_and_goes_on_as_the_same_run(uninterrupted, folder):
     workdir = folder / "interrupted"
     waiting = Run(workdir, *flags(workdir))
@@ -141,7 +154,7 @@ def test_a_run_that_mines_nothing_again_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"--watch .*: no part of config\.data\.mixture of this run has hard_images_every"
     ):
-        remining.watch(workdir, 8, 0, Margins(), "float32", 64)
+        remining.watch(workdir, 8, 0, Margins(), "float32", 64, "image")
 
 
 def test_checkpoints_that_no_batch_uses_are_left(tmp_path):
@@ -153,10 +166,10 @@ def test_checkpoints_that_no_batch_uses_are_left(tmp_path):
     (tmp_path / "scores.json").write_text("{}")
     for step in (15, 20):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
-    remining.watch(workdir, 8, 0, Margins(), "float32", 64)
+    remining.watch(workdir, 8, 0, Margins(), "float32", 64, "image")
     (tmp_path / "checkpoints" / "10").mkdir()
     with pytest.raises((UserError, OSError)):  # this one would be used, and is empty
-        remining.watch(workdir, 8, 0, Margins(), "float32", 64)
+        remining.watch(workdir, 8, 0, Margins(), "float32", 64, "image")
 
 
 def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path, monkeypatch, caplog):
@@ -167,7 +180,7 @@ def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(time, "sleep", stop)
     with pytest.raises(Stopped):
-        remining.watch(epath.Path(tmp_path / "runs" / "tpyo"), 8, 0, Margins(), "float32", 64)
+        remining.watch(epath.Path(tmp_path / "runs" / "tpyo"), 8, 0, Margins(), "float32", 64, "image")
     assert "tpyo/config.json is not there yet; waiting for a run to begin in" in caplog.text
     assert not list(tmp_path.iterdir())
 
@@ -194,7 +207,7 @@ def test_config_of_a_stranger_neither_breaks_nor_leaves_the_workdir(tmp_path, sa
         }
     (workdir / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match=message):
-        remining.watch(epath.Path(workdir), 8, 0, Margins(), "float32", 64)
+        remining.watch(epath.Path(workdir), 8, 0, Margins(), "float32", 64, "image")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -203,6 +216,7 @@ def test_config_of_a_stranger_neither_breaks_nor_leaves_the_workdir(tmp_path, sa
     [
         (["--watch=run", "--model=a"], r"--model is for --dataset: with --watch, the run's config says what is mined"),
         (["--watch=run", "--split=train"], r"--split is for --dataset"),
+        (["--watch=run", "--foils=a.parquet"], r"--foils is for --dataset"),
         (["--watch=run", "--count=0"], r"--count is 0, expected 1 to"),
         (["--dataset=here"], r"--dataset needs --out"),
     ],

@@ -13,7 +13,7 @@ from naturel_jax.evaluators.pool.mining import open_dataset
 from tests.helpers.pools import write_pool
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
-from tfds_naturel.hard_images import mining
+from tfds_naturel.hard_images import captions, mining
 from tfds_naturel.hard_images.survey import Survey
 
 IMAGES = 600
@@ -45,6 +45,27 @@ def test_shares_are_what_one_process_mines_and_hold_the_nearest(tmp_path, monkey
         others = [m for m in np.argsort(-cosines[n], kind="stable") if m % 9 != n % 9][:3]
         assert kinds == ["nearest"] * 3
         np.testing.assert_allclose(cosines[n, list(map(int, names))], cosines[n, others], atol=1e-3)
+
+
+def test_shares_read_the_queries_that_one_of_them_has_found(tmp_path, monkeypatch):
+    """So equal bits are compared, whichever machine a share is on. No index is made."""
+    monkeypatch.setattr(mining, "ROWS", 32), monkeypatch.setattr(sharded, "SHARD", 64)
+    write_pool(tmp_path / "pool", IMAGES)
+    shown = [Triplet("A", "under", "X"), *(Triplet(a, "on", b) for a in "ABC" for b in "XYZ")]
+    survey = Survey.from_images((str(n), [shown[n % 10]]) for n in range(IMAGES))
+    zimg_ND, search, about = open_dataset(tmp_path / "pool", survey.image_ids, 1 << 30, by_image=False)
+    assert search is None and not about and not list((tmp_path / "pool").glob("*.index"))
+    queries = captions.queries(survey, zimg_ND, zimg_ND[:10] + zimg_ND[100:110], 12)
+    margins, dropped, expected_dropped = mining.Margins(absolute_margin=0.01), Counter(), Counter()
+    expected = list(mining.mine(survey, 3, 0, zimg_ND, None, margins, expected_dropped, queries=queries))
+    what = "1", tmp_path / "pool", 1 << 30, 3, 0, margins
+    job = sharded.make_job(tmp_path / "out.parquet", *what, model="tiny")
+    found = []
+    for share in (Share(2, 3), Share(1, 3), Share(0, 3)):
+        sharded.mine_share(job, survey, share, lambda: found.append(queries) or queries)
+    assert len(found) == 1 and list(sharded.mined(job, survey, dropped)) == expected and dropped == expected_dropped
+    assert {kind for *_, kinds in expected for kind in kinds} == {"relation", "nearest"} and len(expected) > 100
+    assert sharded.make_job(tmp_path / "out.parquet", *what, model="other").folder != job.folder
 
 
 @pytest.mark.parametrize(
