@@ -13,13 +13,13 @@ import tokenizers
 import transformers
 from PIL import Image
 
-from naturel_jax.data.images.decode import open_image
+from naturel_jax.data.images.decode import decoded, open_image
 from naturel_jax.data.text.processor import CLEANERS, TO_RGB, Processor
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import normalize
 from naturel_jax.weights import hub, processor_files
-from tests.helpers.bombs import first_of_two, profiles
+from tests.helpers.bombs import first_of_two, index_of_images, profiles, tags_of_exif
 from tests.helpers.image_files import photo
 from tests.helpers.model_files import gemma_tokenizer, sentencepiece_model
 from tfds_naturel.common.errors import UserError
@@ -254,6 +254,16 @@ def test_parts_that_are_unpacked_each_by_itself_are_bombs(bomb, reason):
         open_image(data)
     with pytest.raises(BadPhoto, match=reason):
         to_jpeg(data, 32, 90)
+
+
+def test_tags_of_an_image_that_are_in_one_place_are_bombs():
+    """Pillow before 13 copies each of them, though they are not asked for."""
+    tiff, jpeg = io.BytesIO(), photo(64, 48)
+    Image.new("RGB", (8, 8)).save(tiff, "TIFF")
+    with pytest.raises(UserError, match=r"tags of 600,\d{3},\d{3} bytes"):
+        open_image(tags_of_exif(random.Random(0), tiff.getvalue()))
+    with decoded(index_of_images(random.Random(0), jpeg)) as image:
+        assert "mp" not in image.info and image.tobytes() == open_image(jpeg).tobytes()
 
 
 def test_boxes_beyond_an_image_are_no_bombs(clip_processor):
