@@ -87,6 +87,7 @@ for _name in READERS:
 _tests("hostile pickles", "tests/weights/test_weights_torch.py", "-k", "hostile or instructions or limited")
 _tests("images larger than their bytes allow", "tests/data/text/test_processor.py", "-k", "bombs or strip")
 _tests("tokenizers that grow", "tests/weights/test_tokenizers_limited.py")
+_tests("tokenizers that pad all texts to the longest", "tests/data/text/test_processor.py", "-k", "pad_all_texts")
 _FLIPS = "tests/faults/test_flips.py"
 for _part in range(4):
     for _cache, _id in (("", ""), (", images decoded", "decoded")):

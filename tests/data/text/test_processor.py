@@ -331,6 +331,14 @@ def test_processor_rejects_unknown_values(clip_processor):
         dataclasses.replace(clip_processor, resize="pad")
 
 
+@pytest.mark.parametrize("part", ["padding", "truncation"])
+def test_tokenizers_that_pad_all_texts_to_the_longest_are_rejected(clip_processor, part):
+    """Of a thousand captions, one that a normalizer makes long would fill the memory."""
+    tokenizer = json.dumps(json.loads(clip_processor.tokenizer) | {part: None})
+    with pytest.raises(UserError, match=r"truncates to (77|None) tokens and pads to (77|None); expected 77"):
+        dataclasses.replace(clip_processor, tokenizer=tokenizer).tokenize(["a cat"])
+
+
 def test_tokenizer_without_its_own_tokens_is_rejected(clip_processor):
     """The library finds it out when it meets such a text: an Exception, or a panic, which is none."""
     tokenizer = json.loads(clip_processor.tokenizer)
