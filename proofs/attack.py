@@ -87,6 +87,7 @@ for _name in READERS:
 _tests("hostile pickles", "tests/weights/test_weights_torch.py", "-k", "hostile or instructions or limited")
 _tests("images larger than their bytes allow", "tests/data/text/test_processor.py", "-k", "bombs or strip")
 _tests("tokenizers that grow", "tests/weights/test_tokenizers_limited.py")
+_tests("tokenizers that pad all texts to the longest", "tests/data/text/test_processor.py", "-k", "pad_all_texts")
 _FLIPS = "tests/faults/test_flips.py"
 for _part in range(4):
     for _cache, _id in (("", ""), (", images decoded", "decoded")):
@@ -98,6 +99,12 @@ _tests("bits of results: a sweep, adapters, a curve", _FLIPS, "-k", "results")
 _tests("bits of a pool of embeddings and its index", _FLIPS, "-k", "pool")
 _tests("bits of the footer of a Parquet file", "tests/faults/test_readers.py", "-k", "footer")
 _tests("sizes of pages that are hidden", "tests/faults/test_readers.py", "-k", "other_page_header")
+_tests("columns of a Parquet file in one place", "tests/faults/test_readers.py", "-k", "columns_in_one_place")
+_tests("sizes of members of a zip file that are hidden", "tests/tfds_naturel/common/test_files.py", "-k", "zip")
+_tests(
+    "pipes in place of files",
+    *("tests/benchmarks/test_benchmarks_files.py", "tests/data/sources/test_data_sources.py", "-k", "pipe"),
+)
 _tests("bits of exported decisions", "tests/tfds_naturel/audit/test_agreement.py", "-k", "flipped")
 _tests("bits of a checkpoint", "tests/checkpoints/test_manifest.py")
 _tests(

@@ -16,7 +16,16 @@ from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_regular, dict_rows, is_unicode, parse_json, reading_csv, version_of
+from tfds_naturel.common.files import (
+    check_regular,
+    dict_rows,
+    is_unicode,
+    open_zip,
+    parse_json,
+    reading_csv,
+    unzip,
+    version_of,
+)
 from tfds_naturel.common.photos import MAX_PIXELS
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
@@ -270,7 +279,7 @@ class Archive:
         if _READ.get() is not None:
             return
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = open_zip(path)
         except FileNotFoundError:
             raise not_found(path) from None
         except zipfile.BadZipFile as error:
@@ -295,6 +304,6 @@ class Archive:
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:
-            return self._zip.read(info)
+            return unzip(self._zip, info)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ValueError(f"{self.path}, member {info.filename}: {error}") from error

@@ -17,7 +17,7 @@ import safetensors
 
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import open_zip, parse_json
 
 Shape = tuple[int, ...]
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # float32 holds each of them exactly
@@ -128,7 +128,7 @@ def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
 def check_archive(path: Path) -> zipfile.ZipFile:
     """The zip archive at ``path``. Raises UserError for a zip bomb, which unpacks to far more than its size, and for
     two members with one name, which readers resolve differently."""
-    archive = zipfile.ZipFile(path)
+    archive = open_zip(path)
     if len(archive.NameToInfo) < len(archive.infolist()):
         raise UserError(f"{path}: has two members with the same name; refused")
     size, declared = path.stat().st_size, sum(info.file_size for info in archive.infolist())

@@ -16,6 +16,7 @@ from naturel_jax.weights import pickled
 from naturel_jax.weights.pickled import Module, Storage, Tensor
 from naturel_jax.weights.tensors import Tensors, check_archive, explained, float_dtype
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import unzip
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
 _MAX_NAMES = 100_000  # modules and tensors of one TorchScript archive; a module under several names counts for each
@@ -119,11 +120,11 @@ def _open_zip(path: Path) -> tuple[Any, Read]:
     if len(pickles) != 1:
         raise pickled.Malformed(f"has {len(pickles)} members called data.pkl, expected one")
     folder = pickles[0].removesuffix("data.pkl")
-    if (order := folder + "byteorder") in members and archive.read(order) != b"little":
+    if (order := folder + "byteorder") in members and unzip(archive, members[order]) != b"little":
         raise pickled.Malformed("its byte order is not little-endian")
     if members[pickles[0]].file_size > path.stat().st_size:
         raise pickled.Malformed(f"its {pickles[0]!r:.80} is compressed, which PyTorch does not do")
-    loaded, storages = pickled.load(io.BytesIO(archive.read(pickles[0])))
+    loaded, storages = pickled.load(io.BytesIO(unzip(archive, members[pickles[0]])))
     for storage in storages.values():
         member = members.get(f"{folder}data/{storage.key}")
         if member is not None and member.compress_type != zipfile.ZIP_STORED:

@@ -158,6 +158,7 @@ def test_records_that_are_bad_without_end_are_refused(suffix, tmp_path, monkeypa
         ("bla", "bla/annotations/active_passive_captions.json"),
         ("docci_retrieval", "docci/docci_descriptions.jsonlines"),
         ("negbench_coco", "negbench/COCO_val_mcq_llama3.1_rephrased.csv"),
+        ("urban1k", "urban1k/caption/0.txt"),
         ("zeroshot", "zeroshot/pets/classnames.txt"),
     ],
 )

@@ -4,7 +4,7 @@ cost no more than their size allows."""
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ from tests.helpers import bombs, costs, readers
 from tests.helpers.fuzzing import fuzz
 from tests.helpers.readers import READERS
 from tfds_naturel.common import arrow_files
+from tfds_naturel.common.errors import UserError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit"),
@@ -103,6 +104,7 @@ import sys
 from pathlib import Path
 import pyarrow as pa
 from tfds_naturel.common import arrow_files
+from tfds_naturel.common.errors import UserError
 path, kept = Path(sys.argv[1]), 0
 whole = path.read_bytes()
 begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
@@ -157,6 +159,39 @@ def test_arrow_reads_no_other_page_header_than_is_checked(hidden, tmp_path):
         assert len(header) == end + 1 - 4, "the page begins where it did"
     path.write_bytes(data[:4] + header + data[4 + len(header) :])
     with pytest.raises(pa.ArrowInvalid, match=r"too large for its type|described as one of another type"):
+        list(arrow_files.parquet_batches(path, 8))
+
+
+def struct_of(*fields: tuple[int, int, bytes]) -> bytes:
+    """A struct in Thrift's compact protocol, of (field, type, value); type 5 and 6: numbers, 9: lists, 12: structs."""
+    numbers = [0, *(number for number, _, _ in fields)]
+    heads = [(now - last) << 4 | kind for (now, kind, _), last in zip(fields, numbers, strict=False)]
+    return b"".join(bytes([head]) + value for head, (_, _, value) in zip(heads, fields, strict=True)) + b"\0"
+
+
+def listed(kind: int, values: Sequence[bytes]) -> bytes:
+    return bytes([0xF0 | kind, len(values) & 127 | 128, len(values) >> 7]) + b"".join(values)
+
+
+def test_columns_in_one_place_are_refused(tmp_path):
+    """Each column's pages are gone through, and Arrow reads all columns at once."""
+    data = struct_of((1, 5, b"\0"), (2, 5, b"\0"), (3, 5, b"\0"), (5, 12, struct_of((1, 5, b"\0"), (2, 5, b"\0"))))
+    pages, names = data * 2000, [number(n, 2).hex().encode() for n in range(1000)]
+    size = number(len(pages), 3)
+
+    def column(name: bytes) -> bytes:
+        path = listed(8, [bytes([len(name)]) + name])
+        where = [(5, 6, b"\2"), (6, 6, size), (7, 6, size), (9, 6, b"\x08")]  # a value; bytes; from the fourth on
+        described = struct_of((1, 5, b"\2"), (2, 9, listed(5, [])), (3, 9, path), (4, 5, b"\0"), *where)
+        return struct_of((2, 6, b"\x08"), (3, 12, described))
+
+    leaves = [struct_of((1, 5, b"\2"), (3, 5, b"\0"), (4, 8, bytes([len(name)]) + name)) for name in names]
+    schema = listed(12, [struct_of((4, 8, b"\1m"), (5, 5, number(len(names), 2))), *leaves])
+    group = struct_of((1, 9, listed(12, [column(name) for name in names])), (2, 6, size), (3, 6, b"\0"))
+    footer = struct_of((1, 5, b"\2"), (2, 9, schema), (3, 6, b"\0"), (4, 9, listed(12, [group])))
+    path = tmp_path / "file.parquet"
+    path.write_bytes(b"PAR1" + pages + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(UserError, match=r"unpack to 26,000,000 bytes of columns"):
         list(arrow_files.parquet_batches(path, 8))
 
 

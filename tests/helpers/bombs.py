@@ -1,6 +1,7 @@
 """Files that cost far more than their size, for each kind of file."""
 
 import base64
+import bz2
 import io
 import json
 import pickle
@@ -244,6 +245,29 @@ def _zip_bomb(rng: random.Random, sound: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def hidden_size(name: str, start: bytes, method: int, stated: int, size: int) -> bytes:
+    """A zip archive of one member, of ``start`` and zeros, that unpacks to ``size`` bytes and is said to have
+    ``stated``."""
+    packer = bz2.BZ2Compressor() if method == zipfile.ZIP_BZIP2 else zlib.compressobj(wbits=-15)
+    packed = packer.compress(start + bytes(size)) + packer.flush()
+    checksum, file = zlib.crc32(start.ljust(stated, b"\0")), name.encode()
+    fields = struct.pack("<HHHHHIIIHH", 20, 0, method, 0, 0, checksum, len(packed), stated, len(file), 0)
+    member = b"PK\3\4" + fields + file + packed
+    entry = b"PK\1\2" + struct.pack("<H", 20) + fields + bytes(14) + file
+    return member + entry + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(entry), len(member), 0)
+
+
+def _hidden_array(rng: random.Random, sound: bytes) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (25,)})
+    start, method = header.getvalue(), rng.choice((zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED))
+    return hidden_size("a.npy", start, method, len(start) + 100, 200 << 20)
+
+
+def _hidden_pickle(rng: random.Random, sound: bytes) -> bytes:
+    return hidden_size("archive/data.pkl", b"\x80\2}.", zipfile.ZIP_DEFLATED, 1000, 200 << 20)
+
+
 def _long_headers(rng: random.Random, sound: bytes) -> bytes:
     """Arrays without elements, whose headers Python's parser reads."""
     header = "{'descr':'<f4','fortran_order':False,'shape':(0" + ",1" * rng.choice((90, 4900)) + ")}\n"
@@ -378,6 +402,19 @@ def _tags(rng: random.Random, sound: bytes) -> bytes:
     return b"II*\0" + struct.pack("<I", start) + bytes(size) + struct.pack("<H", count) + entries + bytes(4)
 
 
+def tags_of_exif(rng: random.Random, sound: bytes) -> bytes:
+    """The sound TIFF, with Exif tags that are all in one place."""
+    (start,) = struct.unpack_from("<I", sound, 4)
+    (count,) = struct.unpack_from("<H", sound, start)
+    others = len(sound) + 200_000
+    entries = b"".join(struct.pack("<HHII", 1000 + n, 1, 200_000, len(sound)) for n in range(3000))
+    exif = struct.pack("<H", 3000) + entries + bytes(4)
+    main = struct.pack("<H", count + 1) + sound[start + 2 : start + 2 + 12 * count]
+    main += struct.pack("<HHII", 34_665, 4, 1, others) + bytes(4)
+    head = sound[:4] + struct.pack("<I", others + len(exif))
+    return head + sound[8:] + bytes(200_000) + exif + main
+
+
 def _tile(rng: random.Random, sound: bytes) -> bytes:
     """A TIFF of few pixels, in one large tile."""
     side, packed = 8192, zlib.compress(bytes(8192 * 8192))
@@ -403,6 +440,13 @@ def first_of_two(rng: random.Random, sound: bytes) -> bytes:
     body = b"MPF\0II*\0" + struct.pack("<IH", 8, 3) + fields + bytes(4 + 32)
     segment = b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body
     return segment.join((b"\xff\xd8", _scans(rng, sound)[2:]))
+
+
+def index_of_images(rng: random.Random, sound: bytes) -> bytes:
+    """A JPEG that says that others follow, in tags that are all in one place."""
+    entries = b"".join(struct.pack("<HHII", n, 1, 65_000, 8) for n in range(1, 5000))
+    body = b"MPF\0II*\0" + struct.pack("<IH", 8, 5000) + struct.pack("<HHII", 0xB001, 4, 1, 2) + entries + bytes(5000)
+    return sound[:2] + b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body + sound[2:]
 
 
 def _separate(rng: random.Random, sound: bytes) -> bytes:
@@ -449,14 +493,17 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "config": (_large_numbers, _deep, _small_values),
     "tokenizer": (_tokenizer, _small_values),
     "processor": (_processor, _large_numbers),
-    "pickle": (_pickle, _old_pickle, _many_members, _shared_storage),
-    "zip": (_zip_bomb, _many_members, _long_headers),
+    "pickle": (_pickle, _old_pickle, _many_members, _shared_storage, _hidden_pickle),
+    "zip": (_zip_bomb, _many_members, _long_headers, _hidden_array),
     "parquet": (_parquet, _no_rows, _equal_rows),
     "arrow": (_arrow, _shared_dictionary),
     "tar": (_tar, _long_text),
     **{f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),) for form in ("GIF", "BMP", "WEBP")},
     "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
-    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif, _separate, first_of_two),
+    "image JPEG": (
+        lambda rng, sound: _flat("JPEG", rng, sound),
+        *(_scans, _exif, _separate, first_of_two, index_of_images),
+    ),
     "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts, profiles),
-    "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags, _tile),
+    "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags, tags_of_exif, _tile),
 }

@@ -20,6 +20,7 @@ _ALL = (256 << 20, 100)  # bytes of all batches, if one is in memory at a time
 _KEPT = (32 << 20, 20)  # bytes of all batches, if all are kept
 _ROWS = (25_000, 1 / 8)
 _VALUES = (2_000_000, 8)
+_COLUMNS = (0, 2)  # bytes of columns, which can be in one place
 _LISTED = (500_000, 1 / 2)  # values of lists in a row group: one row may have them all
 _FOOTER = (1 << 18, 1 / 8)  # bytes of a Parquet file's schema and row groups: Arrow makes up to 200 of each
 
@@ -105,6 +106,7 @@ def _batches(
     for group, chunks in enumerate(groups):
         if len(chunks) != metadata.num_columns:
             raise pa.ArrowInvalid(f"a row group has {len(chunks)} columns; the schema has {metadata.num_columns}")
+        limits.add("bytes of columns", sum(chunk.end - _PADDING - chunk.start for chunk in chunks), _COLUMNS)
         names, listed, paged = [], 0, 0
         for column, chunk in enumerate(chunks):
             description = metadata.schema.column(column)

@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -143,6 +144,23 @@ def reading_tokenizer(name: object) -> Iterator[None]:
         raise
     except BaseException as error:
         raise UserError(f"{name}: not a tokenizer ({error})") from error
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip archive. Raises UserError for a pipe or device, and zipfile.BadZipFile for a member that is neither stored
+    nor deflated: Python unpacks others whole, whatever size the archive states."""
+    check_regular(path)
+    archive = zipfile.ZipFile(path)
+    for member in archive.infolist():
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile(f"{member.filename!r:.80} is packed by another method than deflate")
+    return archive
+
+
+def unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member, of which no more is unpacked than the size that the archive states; ``archive.read`` unpacks all."""
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def allow_open_files(more: int) -> None:

@@ -16,6 +16,7 @@ _MAX_SCANS = 100  # of a progressive JPEG, each of which goes through the whole 
 _MAX_PROFILES = 10  # of a PNG, each of which is unpacked; it may have one
 
 _PNG = b"\x89PNG"  # first bytes of a file
+_TAGS = re.compile(rb"(\xff\xe1..Exif|\xff\xe2..MPF)\0", re.DOTALL)
 _PROGRESSIVE = re.compile(rb"\xff[\xc2\xca]")
 _OF_SOME_COLORS = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02)")  # a scan of one or two
 
@@ -53,6 +54,12 @@ def jpeg_cost(data: bytes, gray: bool) -> int:
     progressive one, or colors each by themselves."""
     several = _PROGRESSIVE.search(data) or (not gray and _OF_SOME_COLORS.search(data))
     return 4 + (8 if several else 0)
+
+
+def without_tags(data: bytes) -> bytes:
+    """A JPEG in which Pillow finds no tags, of Exif or of several images: it would read them for the resolution and
+    further images, which nothing here asks for, and copy each, of which any number may be in the same place."""
+    return _TAGS.sub(rb"\1-", data)
 
 
 def check_scans(data: bytes) -> None:
@@ -145,7 +152,8 @@ def _decode(data: bytes, colorspace: str, mode: str, side: int) -> np.ndarray:
     """uint8 [H, W, C], decoded at the smallest JPEG scale at which both sides have at least ``side`` pixels."""
     try:
         if colorspace in ("CMYK", "YCCK"):  # libjpeg-turbo does not convert these to RGB
-            return np.asarray(Image.open(io.BytesIO(data)).convert("L" if mode == "GRAY" else mode))
+            image = Image.open(io.BytesIO(without_tags(data)), formats=["JPEG"])
+            return np.asarray(image.convert("L" if mode == "GRAY" else mode))
         return simplejpeg.decode_jpeg(data, mode, min_height=side, min_width=side)
     except (ValueError, OSError) as error:
         raise BadPhoto("broken", f"{len(data):,} bytes: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import is_unicode, load_json, reading_csv
+from tfds_naturel.common.files import is_unicode, load_json, open_zip, reading_csv, unzip
 from tfds_naturel.open_images.splits import uniform
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource
 
@@ -23,7 +23,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
     places = (folder / "images.zip", folder / "data" / "images.zip")  # the second is the hub's
     archive = next(filter(Path.exists, places), places[0])
     try:
-        images = zipfile.ZipFile(archive)
+        images = open_zip(archive)
     except zipfile.BadZipFile as error:
         raise UserError(f"{archive}: not a zip file ({error}); download it again") from error
     with images:
@@ -44,7 +44,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
 
 def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
-        return archive.read(member)
+        return unzip(archive, member)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}, member {member.filename!r:.80}: {error}; download it again") from error
 

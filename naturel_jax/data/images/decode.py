@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import re
 import struct
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.photos import check_profiles, check_scans, jpeg_cost, most_pixels
+from tfds_naturel.common.photos import check_profiles, check_scans, jpeg_cost, most_pixels, without_tags
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that call other programs
 _PLAIN = (b"P1", b"P2", b"P3")  # Pillow reads their digits in Python, in quadratic time if there are comments
@@ -23,13 +22,14 @@ _DECODERS = {"WEBP": 12, "TIFF": 4}
 _AS_ARRAY = 3
 _ROWS = 256  # of an image that become an array at a time
 
-_EXIF = re.compile(rb"(\xff\xe1..)Exif\0\0", re.DOTALL)
 _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 # TIFF's types -> bytes.
 _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 _TILE = (322, 323)  # tags: width and height of a tile
-_WHOLE = {3: "H", 4: "I"}
+_LISTS = (34_665, 34_853, 40_965)  # tags: where further tags are
+_WHOLE = {3: "H", 4: "I", 13: "I"}  # types of one whole number
+_WHOLE_BIG = _WHOLE | {16: "Q", 18: "Q"}
 
 
 @contextlib.contextmanager
@@ -40,8 +40,7 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
         if data[:2] in _PLAIN:
             raise UserError("image is a plain PPM, PGM or PBM, in decimal digits; save it as a binary one")
         check_profiles(data)
-        # Pillow would read the Exif data of a JPEG for its resolution, which nothing here asks for.
-        image = Image.open(io.BytesIO(_EXIF.sub(rb"\1Exif\0-", data)), formats=_FORMATS)
+        image = Image.open(io.BytesIO(without_tags(data)), formats=_FORMATS)
         most = most_pixels(len(data), _cost(image, data))
         if image.width * image.height > most or in_tile > most:
             tile = f", in tiles of {in_tile:,}," if in_tile else ""
@@ -58,7 +57,7 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
 
 def _cost(image: Image.Image, data: bytes) -> int:
     """Bytes of memory that a pixel takes until it is RGB, in an array."""
-    if image.format in ("JPEG", "MPO"):  # a JPEG that says that others follow
+    if image.format == "JPEG":
         check_scans(data)
         return jpeg_cost(data, image.mode == "L") + (0 if image.mode == "RGB" else 4)
     stored = _MODES.get(image.mode, 4)
@@ -69,22 +68,31 @@ def _cost(image: Image.Image, data: bytes) -> int:
 
 def _check_tags(data: bytes) -> int:
     """The pixels of a TIFF's tile, which is decoded whole; 0 for an image without tiles. Raises UserError for a TIFF
-    whose tags have more bytes together than the file: Pillow copies each, and any number may be in the same place."""
+    whose tags, Exif's and others' included, have more bytes together than the file: Pillow copies each, and any number
+    may be in the same place."""
     if not (order := _BYTE_ORDERS.get(data[:2])):
         return 0
     big = data[2:4] in (b"+\0", b"\0+")
     offset, number, entry, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
-    (start,) = struct.unpack_from(order + offset, data, 8 if big else 4)
-    (count,) = struct.unpack_from(order + number, data, start)
-    first, total, sides = start + struct.calcsize(order + number), 0, dict.fromkeys(_TILE, 0)
-    for place in range(first, min(first + count * size, len(data) - size + 1), size):
-        tag, kind, values = struct.unpack_from(order + entry, data, place)
-        total += values * _TAG_BYTES.get(kind, 1)
-        if tag in sides:  # of several, libtiff takes the first and Pillow the last
-            if kind not in _WHOLE or values != 1:
-                raise UserError(f"not a readable image ({len(data)} bytes): the side of a tile is no whole number")
-            (side,) = struct.unpack_from(order + _WHOLE[kind], data, place + size - struct.calcsize(offset))
-            sides[tag] = max(sides[tag], side)
+    width = struct.calcsize(offset)  # of what an entry ends with: one number, or where several are
+    lists, total, sides = [struct.unpack_from(order + offset, data, 8 if big else 4)[0]], 0, dict.fromkeys(_TILE, 0)
+    for start in lists:  # it grows
+        (count,) = struct.unpack_from(order + number, data, start)
+        first = start + struct.calcsize(order + number)
+        for place in range(first, min(first + count * size, len(data) - size + 1), size):
+            tag, kind, values = struct.unpack_from(order + entry, data, place)
+            total += values * _TAG_BYTES.get(kind, 1)
+            if tag not in sides and tag not in _LISTS:
+                continue
+            if values != 1 or not (whole := (_WHOLE_BIG if big else _WHOLE).get(kind)):
+                raise UserError(f"not a readable image ({len(data)} bytes): tag {tag} is no whole number")
+            (value,) = struct.unpack_from(order + whole, data, place + size - width)
+            if tag in sides:  # of several, libtiff takes the first and Pillow the last
+                sides[tag] = max(sides[tag], value)
+            else:
+                lists.append(value)
+        if len(lists) > 1 + len(_LISTS):
+            raise UserError(f"not a readable image ({len(data)} bytes): its tags are in {len(lists):,} places")
     if total > len(data):
         raise UserError(f"not a readable image ({len(data)} bytes): tags of {total:,} bytes")
     return math.prod(sides.values())

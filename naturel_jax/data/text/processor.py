@@ -211,8 +211,13 @@ class Processor:
             return lambda texts: (
                 ids[: length - 1] + [end] * max(1, length - len(ids)) for ids in _encode_pieces(tokenizer, texts)
             )
-        padding = tokenizer.padding or {}
-        if padding.get("direction") != "right" or padding["length"] != self.context:
+        padding, truncation = tokenizer.padding or {}, tokenizer.truncation or {}
+        if (lengths := (truncation.get("max_length"), padding.get("length"))) != (self.context,) * 2:
+            raise UserError(  # a long text would pad all others
+                f"processor.tokenizer: truncates to {lengths[0]} tokens and pads to {lengths[1]}; expected "
+                f"{self.context}"
+            )
+        if padding["direction"] != "right":
             return lambda texts: (encoding.ids for encoding in tokenizer.encode_batch_fast(texts))
         tokenizer.no_padding()  # building lists of padding took most of the time
         pads = [padding["pad_id"]] * self.context

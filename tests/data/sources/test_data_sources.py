@@ -226,6 +226,15 @@ def test_texts_that_are_no_files_are_bad_records(tmp_path):
     assert source.items.left_out.tolist() == [0, 1, 2]
 
 
+def test_a_pipe_among_the_files_of_a_saved_dataset_is_refused(tmp_path):
+    name = files.write_hf(tmp_path)
+    path = next((tmp_path / "saved").rglob("*.arrow"))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        datasets.open_source(name, str(tmp_path / "data"), "train")
+
+
 def test_member_or_column_that_is_there_twice_is_named(tmp_path):
     """Which of the two was meant is not known."""
     members = {"a.jpg": files.image(0), "a.txt": b"a cup", "b.jpg": files.image(1), "b.txt": b"a dog"}

@@ -13,13 +13,13 @@ import tokenizers
 import transformers
 from PIL import Image
 
-from naturel_jax.data.images.decode import open_image
+from naturel_jax.data.images.decode import decoded, open_image
 from naturel_jax.data.text.processor import CLEANERS, TO_RGB, Processor
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import normalize
 from naturel_jax.weights import hub, processor_files
-from tests.helpers.bombs import first_of_two, profiles
+from tests.helpers.bombs import first_of_two, index_of_images, profiles, tags_of_exif
 from tests.helpers.image_files import photo
 from tests.helpers.model_files import gemma_tokenizer, sentencepiece_model
 from tfds_naturel.common.errors import UserError
@@ -256,6 +256,16 @@ def test_parts_that_are_unpacked_each_by_itself_are_bombs(bomb, reason):
         to_jpeg(data, 32, 90)
 
 
+def test_tags_of_an_image_that_are_in_one_place_are_bombs():
+    """Pillow before 13 copies each of them, though they are not asked for."""
+    tiff, jpeg = io.BytesIO(), photo(64, 48)
+    Image.new("RGB", (8, 8)).save(tiff, "TIFF")
+    with pytest.raises(UserError, match=r"tags of 600,\d{3},\d{3} bytes"):
+        open_image(tags_of_exif(random.Random(0), tiff.getvalue()))
+    with decoded(index_of_images(random.Random(0), jpeg)) as image:
+        assert "mp" not in image.info and image.tobytes() == open_image(jpeg).tobytes()
+
+
 def test_boxes_beyond_an_image_are_no_bombs(clip_processor):
     """A box may be anywhere, and be larger than the image, whose file is small."""
     data = photo(64, 64)
@@ -319,6 +329,14 @@ def test_tokenizer_training_is_deterministic(family):
 def test_processor_rejects_unknown_values(clip_processor):
     with pytest.raises(UserError, match=r"processor\.resize is 'pad': expected one of short, square"):
         dataclasses.replace(clip_processor, resize="pad")
+
+
+@pytest.mark.parametrize("part", ["padding", "truncation"])
+def test_tokenizers_that_pad_all_texts_to_the_longest_are_rejected(clip_processor, part):
+    """Of a thousand captions, one that a normalizer makes long would fill the memory."""
+    tokenizer = json.dumps(json.loads(clip_processor.tokenizer) | {part: None})
+    with pytest.raises(UserError, match=r"truncates to (77|None) tokens and pads to (77|None); expected 77"):
+        dataclasses.replace(clip_processor, tokenizer=tokenizer).tokenize(["a cat"])
 
 
 def test_tokenizer_without_its_own_tokens_is_rejected(clip_processor):

@@ -2,11 +2,14 @@
 
 import errno
 import fcntl
+import tracemalloc
+import zipfile
 
 import pytest
 
+from tests.helpers.bombs import hidden_size
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, new_folder, read_tsv
+from tfds_naturel.common.files import dict_rows, new_folder, open_zip, read_tsv, unzip
 
 
 def test_file_system_without_locks_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
@@ -28,3 +31,21 @@ def test_a_row_of_a_table_that_is_cut_short_is_refused(tmp_path):
     (tmp_path / "key.tsv").write_text("item\tlabel\nn-1\ttrue\nn-2\n")
     with pytest.raises(UserError, match=r"key.tsv: not a readable table \(line 3 has 1 cells; the header has 2\)"):
         read_tsv(tmp_path / "key.tsv")
+
+
+def test_no_more_is_unpacked_of_a_zip_file_than_the_size_that_it_states(tmp_path):
+    path = tmp_path / "images.zip"
+    path.write_bytes(hidden_size("a.png", b"start", zipfile.ZIP_DEFLATED, 1000, 20_000_000))
+    archive = open_zip(path)
+    tracemalloc.start()
+    try:
+        assert unzip(archive, archive.infolist()[0]) == b"start".ljust(1000, b"\0")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_zip_files_that_python_unpacks_whole_are_refused(tmp_path):
+    (tmp_path / "images.zip").write_bytes(hidden_size("a.png", b"start", zipfile.ZIP_BZIP2, 1000, 20_000_000))
+    with pytest.raises(zipfile.BadZipFile, match=r"'a\.png' is packed by another method than deflate"):
+        open_zip(tmp_path / "images.zip")
