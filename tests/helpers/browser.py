@@ -24,8 +24,9 @@ AXE = "https://registry.npmjs.org/axe-core/-/axe-core-4.10.3.tgz"
 AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
 DESK, PHONE = (1440, 900), (390, 844)
 VIEWS = {  # the window, and whether the user prefers dark pages
-    "desk, light": (DESK, False), "desk, dark": (DESK, True), "phone, light": (PHONE, False), "phone, dark": (PHONE, True),
-}  # fmt: skip
+    **{"desk, light": (DESK, False), "desk, dark": (DESK, True)},
+    **{"phone, light": (PHONE, False), "phone, dark": (PHONE, True)},
+}
 MALICIOUS = "</script><script>document.title='hacked'</script>"
 MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted" {{style}}'
 
