@@ -19,6 +19,7 @@ from etils import epath
 from naturel_jax import weights
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.data.items.records import ADDRESS
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import make_mesh, param_sharding
@@ -202,8 +203,9 @@ def _reader(n: int, image: ImageInput) -> Image:
         return Image(str(n), functools.partial(bytes, image))
     path = Path(image).expanduser()
     if not path.is_file():
-        what = "a folder: pass the images in it" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"images[{n}]: {path}: {what}")
+        missing = "an address: download it" if ADDRESS.match(str(image)) else "no such file"
+        what = "a folder: pass the images in it" if path.is_dir() else missing
+        raise FileNotFoundError(f"images[{n}]: {image}: {what}")
     return Image(f"{n} ({path})", path.read_bytes)
 
 

@@ -188,6 +188,8 @@ def test_missing_and_broken_images_are_named(model, paths, tmp_path):
         model.encode_text(["a cat", "a \udc80 cat"])
     with pytest.raises(FileNotFoundError, match=r"images\[3\]: .*nothing\.png: no such file"):
         model.encode_image([*paths, tmp_path / "nothing.png"])
+    with pytest.raises(FileNotFoundError, match=r"images\[0\]: https://host/a\.jpg: an address: download it"):
+        model.encode_image(["https://host/a.jpg"])
     half = paths[0].read_bytes()[:300]
     (tmp_path / "broken.png").write_bytes(half)
     broken = [paths[0], tmp_path / "broken.png", b"no image", Image.open(io.BytesIO(half))]

@@ -132,7 +132,7 @@ def check(seed: int, folder: Path, references: Callable[[int], Path], interrupt:
 
 # Even seeds run one process, odd ones two.
 SEEDS = [(stop, seed) for seed in range(100, 112)] + [(kill, seed) for seed in range(52)]
-SLOW = 100  # of one process
+SLOW = 14  # of one process: killed while it draws, and after a checkpoint, where it evaluates
 
 
 @pytest.mark.parametrize(

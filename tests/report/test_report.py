@@ -123,6 +123,9 @@ def test_best_of_each_relation_is_bold_in_every_format(tmp_path):
 def test_published_scores_need_the_same_items_not_the_same_name(tmp_path, monkeypatch):
     save(tmp_path, "CLIP", np.arange(40) < 20)
     assert "poster" not in report.write(tmp_path), "a twin is not the benchmark, whatever the model is called"
+    for others in (published.ItemSet(40), published.ItemSet(40, published.digest([("0", ["a cat"])]))):
+        monkeypatch.setitem(published.ITEM_SETS, "sugarcrepe", others)
+        assert "poster" not in report.write(tmp_path), "as many items, which are not known to be the same"
     official = published.digest((item.id, item.captions) for item in items_of(40))
     monkeypatch.setitem(published.ITEM_SETS, "sugarcrepe", published.ItemSet(40, official))
     text = report.write(tmp_path)

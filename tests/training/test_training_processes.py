@@ -14,6 +14,7 @@ import pytest
 
 from naturel_jax.checkpoints import checkpoint
 from naturel_jax.data import datasets
+from tests.helpers import record_files as files
 from tests.helpers.worlds import Run, continued, data_dir, free_address, losses, parameters, two_processes, wait_for
 
 LAST = 20  # steps of tiny_config
@@ -98,6 +99,27 @@ def test_killed_run_whose_batches_take_turns_matches_an_uninterrupted_one(folder
     saved = max(checkpoint.saved_steps(killed.workdir))
     assert saved < LAST and f"from step {saved}" in Run(killed.workdir, *UNSCORED, form="clic").finish()
     assert_same_run(killed.workdir, reference.workdir)
+
+
+@pytest.mark.proof
+def test_killed_run_on_own_data_matches_an_uninterrupted_one(folder):
+    """Also with a photo that cannot be read, which another one stands in for."""
+    (folder / "own").mkdir()
+    rows = [f"{path},a red cup number {n} on a table" for n, path in enumerate(files.photos(folder / "own"))]
+    (folder / "own/my.csv").write_text("\n".join(["filepath,caption", *rows]) + "\n")
+    (folder / "own/photos/05.jpg").write_bytes(b"damaged")
+    own = {"dir": folder / "own/data", "mixture.main.dataset": f"csv:{folder}/own/my.csv"}
+    own |= {"mixture.main.recipe": "order_shuffles"}
+    flags = [*(f"--config.data.{name}={value}" for name, value in own.items()), *UNSCORED]
+    reference, killed = Run(folder / "own/whole", *flags), folder / "own/killed"
+    output = reference.finish()
+    assert "'photos/05.jpg'" in output and "were replaced by others of their batch" in output
+    run = Run(killed, *flags)
+    wait_for(run, lambda: len(losses(killed)) >= 12)
+    run.process.kill()
+    assert run.wait() == -signal.SIGKILL
+    assert "continuing" in Run(killed, *flags).finish()
+    assert_same_run(killed, reference.workdir)
 
 
 @pytest.mark.slow
