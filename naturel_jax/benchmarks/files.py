@@ -270,6 +270,7 @@ class Archive:
         if _READ.get() is not None:
             return
         try:
+            check_regular(path)
             self._zip = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise not_found(path) from None

@@ -5,6 +5,7 @@ from pathlib import Path
 from naturel_jax.benchmarks import coco, retrieval
 from naturel_jax.benchmarks.benchmark import Benchmark, Origin, Source
 from naturel_jax.benchmarks.files import BenchmarkError, Folder, not_found
+from tfds_naturel.common.files import check_regular
 
 SOURCE = Source(
     "Apache-2.0; Visual Genome images CC BY 4.0",
@@ -24,6 +25,7 @@ def read(folder: Path) -> Benchmark:
     found, problems = [], []
     for path in files:
         try:
+            check_regular(path)
             first = path.read_text(encoding="utf-8").partition("\n")[0].strip()
             if not first:
                 raise BenchmarkError("has no caption in its first line")

@@ -198,6 +198,12 @@ def check_regular(path: Path) -> None:
         raise UserError(f"{path}: not a regular file; remove it, or copy the folder again")
 
 
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises what ``check_regular`` raises."""
+    check_regular(path)
+    return path.read_bytes()
+
+
 def check_size(path: Path, largest: int) -> None:
     """Raises UserError for a file of more than ``largest`` bytes, which would fill the memory, or a pipe or device."""
     check_regular(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import is_unicode, load_json, reading_csv
+from tfds_naturel.common.files import check_regular, is_unicode, load_json, reading_csv
 from tfds_naturel.open_images.splits import uniform
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource
 
@@ -22,6 +22,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images of the items in the training half. Raises UserError for files that are not as published."""
     places = (folder / "images.zip", folder / "data" / "images.zip")  # the second is the hub's
     archive = next(filter(Path.exists, places), places[0])
+    check_regular(archive)
     try:
         images = zipfile.ZipFile(archive)
     except zipfile.BadZipFile as error:

@@ -89,6 +89,7 @@ def _cache() -> Path:
 
 
 def _rows(path: Path) -> Iterator[Row]:
+    check_regular(path)
     with pa.memory_map(str(path)) as file:
         within = file.read_buffer()
         yield from arrow.rows(stream_batches(path, within), within)
