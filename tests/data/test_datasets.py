@@ -92,6 +92,14 @@ def test_pipes_in_a_prepared_dataset_are_not_waited_for(name, tmp_path):
         datasets.open_source("mine", str(tmp_path), "validation")
 
 
+def test_captions_whose_labels_mean_something_else_are_refused(tmp_path):
+    """Else all true captions of a dataset with the labels in another order would be taken for false ones."""
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
+    (tmp_path / "mine/1.0.0/captions-polarity.labels.txt").write_text("positive\nnegative\n")
+    with pytest.raises(UserError, match=r"labels of captions\.polarity are \('positive', 'negative'\), expected"):
+        datasets.open_source("mine", str(tmp_path), "validation")
+
+
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
