@@ -135,6 +135,7 @@ _tests(
     *("tests/faults/test_readers.py", "tests/data/test_datasets.py", "tests/storage", "-k", "pipe"),
 )
 _tests("a prepared dataset of a stranger", "tests/data/test_datasets.py", "-k", "stranger or metadata or labels")
+_tests("keys, columns and members that are there twice", "tests/data/sources", "tests/benchmarks", "-k", "twice")
 _tests("a model card of a megabyte", "tests/weights/test_exports_card.py", "-k", "no_longer")
 _tests("a benchmark that changes between two evaluations", "tests/report", "-k", "changed or judge_joins")
 _tests("paths out of a folder", "tests/data/items/test_data_index.py", "-k", "leave_the_folder")

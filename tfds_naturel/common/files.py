@@ -42,6 +42,14 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The ``object_pairs_hook`` of JSON in which a key that appears twice is a ValueError: which one was meant is not
+    known."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r:.80} appears twice")
+    return found
+
+
 def is_unicode(value: Any) -> bool:
     """Whether all strings can be encoded: JSON may hold half of a surrogate pair."""
     try:

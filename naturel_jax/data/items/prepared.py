@@ -116,7 +116,7 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
 
 def _check_labels(directory: str | os.PathLike[str], features: Mapping[str, Any]) -> None:
     """Raises UserError for captions whose labels mean something else than here: true ones would be taken for false."""
-    inner = getattr(features["captions"], "feature", None) if "captions" in features else None
+    inner: Any = getattr(features["captions"], "feature", None) if "captions" in features else None
     columns = dict(inner.items()) if hasattr(inner, "items") else {}
     for name, expected in {"polarity": POLARITIES, "kind": KINDS}.items():
         found = tuple(getattr(columns.get(name), "names", ()))
