@@ -137,6 +137,14 @@ _tests("hub and other servers", "tests/storage/test_hub.py", "tests/tfds_naturel
 _tests("prompts that grow", "tests/benchmarks/test_benchmarks_files.py", "-k", "prompts")
 _tests("a run of a stranger for which is mined", "tests/evaluators/pool/test_remining.py", "-k", "stranger")
 _tests("a full disk while images are mined", "tests/tfds_naturel/hard_images/test_mining.py", "-k", "full_disk")
+_tests(
+    "pipes and devices in place of files",
+    *("tests/faults/test_readers.py", "tests/data/test_datasets.py", "tests/storage", "-k", "pipe"),
+)
+_tests("a prepared dataset of a stranger", "tests/data/test_datasets.py", "-k", "stranger or metadata or labels")
+_tests("keys, columns and members that are there twice", "tests/data/sources", "tests/benchmarks", "-k", "twice")
+_tests("a model card of a megabyte", "tests/weights/test_exports_card.py", "-k", "no_longer")
+_tests("a benchmark that changes between two evaluations", "tests/report", "-k", "changed or judge_joins")
 _tests("paths out of a folder", "tests/data/items/test_data_index.py", "-k", "leave_the_folder")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")
 _tests(

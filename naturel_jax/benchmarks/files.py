@@ -1,7 +1,6 @@
 """Reads the benchmarks' official files: every record is checked, every fault named, no path leaves its folder."""
 
 import ast
-import collections
 import contextlib
 import contextvars
 import io
@@ -23,6 +22,7 @@ from tfds_naturel.common.files import (
     open_zip,
     parse_json,
     reading_csv,
+    unique_keys,
     unzip,
     version_of,
 )
@@ -70,14 +70,7 @@ def load_json(path: Path, kind: type) -> Any:
     """The JSON in ``path``, of type ``kind``. Raises FileNotFoundError and BenchmarkError (broken JSON, another
     type, a duplicate key).
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) < len(pairs):
-            twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise BenchmarkError(f"{path}: key {twice!r:.80} appears twice")
-        return found
-
-    data = _parse(path, _bytes(path), object_pairs_hook=unique)
+    data = _parse(path, _bytes(path))
     if not isinstance(data, kind):
         raise BenchmarkError(f"{path}: holds a {type(data).__name__}; the official file is a JSON {kind.__name__}")
     return data
@@ -115,11 +108,9 @@ def _bytes(path: Path) -> bytes:
         raise not_found(path) from None
 
 
-def _parse(where: Path | str, data: bytes, **options: Any) -> Any:
+def _parse(where: Path | str, data: bytes) -> Any:
     try:
-        return parse_json(data.decode(), **options)
-    except BenchmarkError:
-        raise
+        return parse_json(data.decode(), object_pairs_hook=unique_keys)
     except ValueError as error:
         raise BenchmarkError(f"{where}: broken JSON ({error}); download the file again") from error
 

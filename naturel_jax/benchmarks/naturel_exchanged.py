@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
-from naturel_jax import storage
 from naturel_jax.benchmarks import naturel_pairs, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metric, Outcomes, by_value
 from naturel_jax.data.items import prepared
 from tfds_naturel.captions.exchanges import relations_of
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Kind, facts_of
+from tfds_naturel.sources.examples import metadata
 
 _SCORES = ("pair", *rules.STRICT)
 CHANCE = {**rules.GROUPS, "pair": 1 / 2}
@@ -68,7 +67,7 @@ POSITIONS = Entry(naturel_pairs.SOURCE, functools.partial(read, kind="position",
 
 def _items(folder: Path, split: str, records: prepared.Records, kind: Kind, problems: list[str]) -> Iterator[Item]:
     """Pairs of photos, in the order of the records: the first that shows something with the first of its opposite."""
-    counts = storage.read_json(epath.Path(folder) / "metadata.json").get("exchanges", {})
+    counts = metadata(folder, "exchanges")
     trained = counts.get("train", {}).get(kind, {}).keys()  # the builder counts claims, so they need not be read
     waiting: dict[tuple[str, str], list[_Shown]] = {}  # (what a photo shows, what is false of it) -> photos
     for n in range(len(records)):

@@ -24,8 +24,8 @@ def read(folder: Path) -> Benchmark:
         raise not_found(root / "caption", "contains no *.txt")
     found, problems = [], []
     for path in files:
-        check_regular(path)
         try:
+            check_regular(path)
             first = path.read_text(encoding="utf-8").partition("\n")[0].strip()
             if not first:
                 raise BenchmarkError("has no caption in its first line")

@@ -152,9 +152,7 @@ def _origin(path: epath.Path, data_dir: str, split: str, exchanged: Kind | None)
     written = status.st_size, int(status.st_mtime)
     key = json.dumps([os.fspath(path), split, *written, *([exchanged] if exchanged else [])])
     cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
-    metadata = path / "metadata.json"
-    options = storage.read_json(metadata).get("options", {}) if metadata.exists() else {}
-    drawn = "pairs_per_family" in options  # a field of ScenesConfig
+    drawn = "pairs_per_family" in recipe_examples.metadata(path, "options")  # a field of ScenesConfig
     return Origin(str(cache), photos=not drawn, used=recipe_examples.used(path))
 
 

@@ -38,7 +38,8 @@ class Judged:
 
 def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str]) -> list[Judged]:
     """The items that all models were scored on by one of ``outcomes``. ``models``: rows of ``items.parquet`` of each.
-    Raises UserError for an outcome that the benchmark does not have."""
+    Raises UserError for an outcome that the benchmark does not have, and for items of one id with different captions:
+    the models were evaluated on different files."""
     first, *others = models
     known = [name.removeprefix(OUTCOME) for name in (first[0] if first else {}) if name.startswith(OUTCOME)]
     if unknown := [outcome for outcome in outcomes if outcome not in known]:
@@ -52,6 +53,11 @@ def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str]) -
         right = tuple(_right(same, OUTCOME + outcome) for outcome in outcomes)
         if len(same) < len(models) or not any(right):
             continue
+        if other := next((one["captions"] for one in same if one["captions"] != row["captions"]), None):
+            raise UserError(
+                f"item {row['id']!r:.80} has the captions {row['captions']!r:.200} in the results of one model and "
+                f"{other!r:.200} in those of another: evaluate all again on the same files"
+            )
         tags, captions = row["tags"], tuple(row["captions"] or ())
         group = next((str(tags[tag]) for tag in GROUP_TAGS if tags.get(tag)), "all")
         boxes = tuple(tuple(box) if box else None for box in row["boxes"])

@@ -92,13 +92,21 @@ def of_results(
     ``galleries``, ``bases``: see ``write``."""
     best: set[tuple[str, str]] = set()
     official, agreement, changes = [], overview.Agreement(), overview.Changes(bases)
+    others: list[str] = []
     by_readers: dict[str, Cell] = {}
     for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
         of_benchmark = [result for result in all_results if result.benchmark == benchmark]
         items = {result.model: _items(places[result.model], benchmark) for result in of_benchmark}
-        best |= _best(of_benchmark, items)
-        agreement.add(of_benchmark, items)
-        changes.add(of_benchmark, items)
+        alike = _alike(items)
+        others += [
+            f"{model} on {benchmark}: {more:,} items have the ids of other models' items, but not their captions, so "
+            "these are not compared; evaluate all on the same files"
+            for model, rows in items.items()
+            if (more := len(rows) - len(alike[model]))
+        ]
+        best |= _best(of_benchmark, alike)
+        agreement.add(of_benchmark, alike)
+        changes.add(of_benchmark, alike)
         for result in of_benchmark:
             by_readers |= text_alone.cells(result, items[result.model])
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
@@ -112,7 +120,7 @@ def of_results(
     trained_on = leakage.lines(all_results)
     return Report(
         rows,
-        left_out=_left_out(all_results),
+        left_out=[*_left_out(all_results), *others],
         trained_on=trained_on,
         sections=_without_shortcuts(all_results),
         ties=tied,
@@ -206,6 +214,16 @@ def _items(place: Evaluated, benchmark: str) -> list[dict[str, Any]]:
         return results.load_items(place.out, place.model, benchmark, without=("boxes", "cosines"))
     except (OSError, ValueError):
         return []
+
+
+def _alike(items: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each model that have the captions of those with the same id of the models before it: a file may have
+    changed between two evaluations."""
+    asked: dict[str, Any] = {}
+    return {
+        model: [row for row in rows if asked.setdefault(row["id"], row["captions"]) == row["captions"]]
+        for model, rows in items.items()
+    }
 
 
 def cells(result: Result) -> dict[str, Cell]:

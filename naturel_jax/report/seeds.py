@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def read(
     runs: Mapping[str, Evaluated], choose: Callable[[Sequence[Metric]], set[str]] = shown, benchmark: str = ""
 ) -> Scores:
     """The scores of ``runs`` in the metrics that ``choose`` picks, of every benchmark or of one, on the items that all
-    runs with a benchmark have. Raises UserError for a file that is not a result."""
+    runs with a benchmark have, with the same captions. Raises UserError for a file that is not a result."""
     found: dict[str, dict[str, Result]] = {
         key: {
             result.benchmark: result
@@ -89,10 +89,12 @@ def _read_benchmark(
     chosen = choose(list(every.values()))
     metrics = tuple(metric for name, metric in every.items() if name in chosen)
     items: dict[str, Item] = {}
+    asked: dict[str, Any] = {}  # item -> its captions
     values: dict[str, dict[str, dict[str, float]]] = {}  # run -> outcome -> item -> value
     wanted = {metric.outcome for metric in metrics}
     for key in of_benchmark:
-        rows = results.load_items(runs[key].out, runs[key].model, name, without=("boxes", "captions", "cosines"))
+        rows = results.load_items(runs[key].out, runs[key].model, name, without=("boxes", "cosines"))
+        rows = [row for row in rows if asked.setdefault(row["id"], row["captions"]) == row["captions"]]
         items = items or {row["id"]: ties.item(row) for row in rows}
         values[key] = {
             outcome: {row["id"]: ties.value_or_nan(row.get(OUTCOME + outcome)) for row in rows} for outcome in wanted

@@ -35,7 +35,7 @@ from etils import epath
 from naturel_jax.storage import state
 from naturel_jax.storage.object_stores import ABSENT, Changed, Location, in_store
 from tfds_naturel.common.errors import Unavailable, UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import parse_json, read_regular
 
 _LOG = logging.getLogger(__name__)
 
@@ -221,13 +221,14 @@ def _locked(folder: epath.Path) -> Iterator[None]:
 
 
 def _read(path: epath.Path) -> tuple[Holder | None, str]:
-    """(holder, version of its file). A damaged file has a holder of whom nothing is known."""
+    """(holder, version of its file). A damaged file has a holder of whom nothing is known. Raises UserError for a pipe
+    or device."""
     try:
         if in_store(path):
             content, version = Location(path).get()
             text = content.decode(errors="replace")
         else:
-            text = version = path.read_bytes().decode(errors="replace")
+            text = version = read_regular(Path(path)).decode(errors="replace")
     except FileNotFoundError:
         return None, ABSENT
     with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, AttributeError):

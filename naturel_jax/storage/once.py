@@ -25,6 +25,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.storage.locks import locked
+from tfds_naturel.common.files import check_regular, read_regular
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ def _checksums(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def checksum(path: Path) -> str:
-    """The XXH3 of a file, in hex."""
+    """The XXH3 of a file, in hex. Raises UserError for a pipe or device."""
+    check_regular(path)
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
 
@@ -113,7 +115,7 @@ def write_block(path: Path, content: bytes) -> None:
 
 def read_block(path: Path) -> bytes:
     """What ``write_block`` wrote. Raises ValueError if it is damaged, FileNotFoundError if there is none."""
-    data = path.read_bytes()
+    data = read_regular(path)
     if xxhash.xxh3_64_digest(data[DIGEST:]) != data[:DIGEST]:
         raise ValueError(f"{path} is damaged: it does not have its checksum")
     return data[DIGEST:]

@@ -1,6 +1,5 @@
 """The model card: README.md of an exported folder, with the metadata that the Hugging Face hub reads."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etils import epath
-from huggingface_hub import EvalResult, ModelCardData, metadata_load
+from huggingface_hub import EvalResult, ModelCardData
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import is_headline
@@ -48,6 +47,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _MAX_CHAIN = 10  # runs, each started from the one before
 _MAX_README_BYTES = 1 << 20  # bytes; a larger README.md is not read
+_YAML_BLOCK = re.compile(r"\s*---[ \t]*\n(.*?\n)---[ \t]*(?:\n|$)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def about(source: str) -> About:
 def _about_run(named: str) -> About:
     folder, step = runs.locate(named)
     workdir, meta = os.fspath(folder), runs.read_meta(folder, step)[1]
-    recipe = meta["config"] if isinstance(meta["config"], Mapping) else {}
+    recipe = meta["config"] if isinstance(meta.get("config"), Mapping) else {}
     card = _front_matter(Path(workdir))
     base, share = _base(workdir) or card["base_model"], runs.share(named)
     return About(
@@ -128,16 +128,17 @@ def license_of(base: str) -> str:
 
 
 def _front_matter(folder: Path) -> dict[str, str]:
-    """``license`` and ``base_model`` from the metadata of a README.md; '' for one that is missing or unusable."""
-    path, fields = folder / FILE, {}
+    """``license`` and ``base_model`` from the metadata of a README.md; '' for one that is missing or unusable. Its YAML
+    is not parsed, which takes 10 s and 300 MB for a megabyte: what is wanted are single lines."""
+    path, block = folder / FILE, None
     if path.is_file() and path.stat().st_size < _MAX_README_BYTES:
-        with contextlib.suppress(Exception):  # the YAML parser's errors, for a file that is not a card
-            fields = metadata_load(path) or {}
-    wanted = {"license": _LICENSE_ID, "base_model": _HUB_NAME}
-    return {
-        name: value if isinstance(value := fields.get(name), str) and form.fullmatch(value) else ""
-        for name, form in wanted.items()
-    }
+        block = _YAML_BLOCK.match(path.read_text("utf-8-sig", errors="replace"))
+    found = {}
+    for name, form in {"license": _LICENSE_ID, "base_model": _HUB_NAME}.items():
+        line = rf"^{name}:[ \t]+(['\"]?)({form.pattern})\1[ \t]*(?:#.*)?$"
+        value = re.search(line, block[1], re.MULTILINE) if block else None
+        found[name] = value[2] if value else ""
+    return found
 
 
 def _datasets(recipe: Mapping[str, Any]) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ def locate(name: epath.PathLike, step: int | None = None) -> tuple[epath.Path, i
     no such checkpoint, UserError for a score that no kept checkpoint has.
     """
     text = _mixed(name)[0]
+    if "\0" in text:  # a run may name any other as the one that it started from
+        raise NotARun(f"{text!r:.80} is not the name of a folder")
     best = re.fullmatch(r"(.+?)@best(?::(.+))?", text, re.DOTALL)
     numbered = re.fullmatch(r"(.+)@(\d+)", text, re.DOTALL)
     if step is None and (best or numbered) and not checkpoint.saved_steps(name):
@@ -204,7 +206,7 @@ def load_run(
         place = sharding_for(path_string(path), leaf.shape) if sharding_for else one_device
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    shapes, adapter = Model(config).shapes(), meta.get("adapter")
+    shapes, adapter = Model(config).shapes(), meta.get("adapter") or None
     if adapter:
         with malformed(folder / "meta"):
             fields = {name: value for name, value in adapter.items() if name not in ("base", "digest")}

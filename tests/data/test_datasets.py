@@ -1,6 +1,7 @@
 """Training data: prepared datasets, and external sources and recipes."""
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -79,6 +80,41 @@ def test_dataset_of_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, mo
         with pytest.raises(UserError, match=match):
             prepared.open_split(folder, "train")
     assert "hostile" not in sys.modules and "hostile" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "metadata.json"])
+def test_pipes_in_a_prepared_dataset_are_not_waited_for(name, tmp_path):
+    folder = tmp_path / "mine/1.0.0"
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"{name}: not a regular file"):
+        datasets.open_source("mine", str(tmp_path), "validation")
+
+
+def test_captions_whose_labels_mean_something_else_are_refused(tmp_path):
+    """Else all true captions of a dataset with the labels in another order would be taken for false ones."""
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
+    (tmp_path / "mine/1.0.0/captions-polarity.labels.txt").write_text("positive\nnegative\n")
+    with pytest.raises(UserError, match=r"labels of captions\.polarity are \('positive', 'negative'\), expected"):
+        datasets.open_source("mine", str(tmp_path), "validation")
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ([], r"options is \[\], expected an object"),
+        ({"options": None}, "options is None, expected an object"),
+        ({"used": ["coco"]}, r"used is \['coco'\], expected an object"),
+        ({"used": {"coco": 5}}, "has 5 as used 'coco', expected names"),
+        ({"used": {"coco": [["9"]]}}, r"has \[\['9'\]\] as used 'coco', expected names"),
+    ],
+)
+def test_metadata_of_another_form_is_named(fields, match, tmp_path):
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
+    (tmp_path / "mine/1.0.0/metadata.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=match):
+        datasets.open_source("mine", str(tmp_path), "validation")
 
 
 def test_highest_complete_version_is_used(tmp_path):

@@ -1,6 +1,9 @@
 """Every reader of files from elsewhere: what the product's tables have is here, damaged files give one line, and bombs
 cost no more than their size allows."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -96,6 +99,40 @@ def test_damaged_files_give_one_line(tmp_path, name, count):
         READERS[name].allowed,
         must_refuse=count > 3 and not is_table,
     )
+
+
+# Their openers are given files that their callers have looked at.
+OPENED = ("tensors ", "image ", "photo ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in READERS
+        if not name.startswith((*OPENED, "pool "))
+    ],
+)
+def test_pipes_are_not_waited_for(tmp_path, name):
+    """Nor are devices read without end: they are told from files alike."""
+
+    def stop(*_: object) -> None:
+        raise AssertionError("waits for the other end of a pipe")
+
+    for path in READERS[name].write(tmp_path):
+        sound = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(20)
+        try:
+            with contextlib.suppress(UserError, OSError, *READERS[name].allowed):
+                READERS[name].read(tmp_path)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+        path.unlink()
+        path.write_bytes(sound)
 
 
 FLIPPED = """

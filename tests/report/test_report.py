@@ -45,9 +45,11 @@ def save(
     name: str = "sugarcrepe",
     problems: tuple[str, ...] = (),
     metrics: tuple[Metric, ...] = METRICS,
+    first: int = 0,
 ) -> None:
-    """Saves the result of a model that is right on the items where ``right`` is true."""
-    items = items_of(len(right))
+    """Saves the result of a model that is right on the items where ``right`` is true. They are called 0, 1 and so on,
+    from the number ``first`` on."""
+    items = tuple(dataclasses.replace(item, id=str(n)) for n, item in enumerate(items_of(first + len(right))[first:]))
     metrics = tuple(dataclasses.replace(m, name=m.name.replace("sugarcrepe", name)) for m in metrics)
     benchmark = Benchmark(name, items, rules.pair, metrics, problems=problems, true_captions=1, chance=rules.PAIR)
     matrices = [np.array([[0.3, 0.2] if is_right else [0.2, 0.3]]) for is_right in right]
@@ -118,6 +120,17 @@ def test_best_of_each_relation_is_bold_in_every_format(tmp_path):
     row = f"{low}0.00{bounds.format('0.00')}{high}<strong>1.00</strong>{bounds.format('1.00')}"
     assert f'<tr><th scope="row">b_<wbr>x</th><td>20</td>{row}</tr>' in page
     assert "Bold: the best score of a row" in text and "Bold: the best score of a row" in page
+
+
+def test_items_of_a_file_that_has_changed_are_not_compared_by_their_ids(tmp_path):
+    """A line was removed from the file between the evaluations: all models are right on the same items."""
+    right = np.arange(400) % 3 > 0
+    save(tmp_path, "A", right)
+    save(tmp_path, "B", right[1:], first=1)
+    report.write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "B on sugarcrepe: 399 items have the ids of other models' items, but not their captions" in text
+    assert "Agreement between models" not in text
 
 
 def test_published_scores_need_the_same_items_not_the_same_name(tmp_path, monkeypatch):

@@ -56,6 +56,8 @@ def test_judge_joins_the_results_of_models():
     ]
     with pytest.raises(ValueError, match=r"'text' is not an outcome .* right"):
         judge([rows_a, rows_b], ["text"])
+    with pytest.raises(ValueError, match=r"item '1' has the captions \['a', 'b'\] .* \['b', 'a'\] .* the same files"):
+        judge([rows_a, [rows_b[0] | {"captions": ["b", "a"]}]], ["right"])
 
 
 def test_comparison_lists_what_each_model_alone_gets_right():

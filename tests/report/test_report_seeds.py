@@ -16,11 +16,15 @@ NUMBER = 300
 METRICS = (Metric("naturel/complex", "right"), Metric("naturel/complex/relation/on", "right", where=("relation", "on")))
 
 
-def save(folder: Path, right_N: np.ndarray, first: int = 0) -> seeds.Evaluated:
-    """The results of a run that is right on the items, from the number ``first`` on, where ``right_N`` is true."""
+def save(folder: Path, right_N: np.ndarray, first: int = 0, others: int = 0) -> seeds.Evaluated:
+    """The results of a run that is right on the items, from the number ``first`` on, where ``right_N`` is true; the
+    first ``others`` have other captions."""
     items = tuple(
         Item(
-            str(n), (Image(f"i{n}", bytes),), ("a cat on a dog", "a dog on a cat"), {"relation": ("on", "under")[n % 2]}
+            str(n),
+            (Image(f"i{n}", bytes),),
+            (f"a {'cup' if n < first + others else 'cat'} on a dog", "a dog on a cat"),
+            {"relation": ("on", "under")[n % 2]},
         )
         for n in range(first, first + len(right_N))
     )
@@ -76,6 +80,12 @@ def test_runs_are_compared_on_the_items_that_all_have(runs, tmp_path):
     scores = seeds.read(runs)
     assert scores.left_out == ["naturel: scored on 200 of 300 items, which all runs have"]
     assert scores.counts["naturel/complex"] == (200, True) and scores.scored["naturel/complex"]["C"].value == 1
+
+
+def test_items_of_a_file_that_has_changed_are_not_compared_by_their_ids(runs, tmp_path):
+    runs["C"] = save(tmp_path / "C", np.ones(NUMBER), others=50)
+    scores = seeds.read(runs)
+    assert scores.left_out == ["naturel: scored on 250 of 300 items, which all runs have"]
 
 
 def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):

@@ -103,6 +103,12 @@ def test_owner_that_was_paused_does_not_take_its_lease_back_by_renewing_it(folde
         held.check()
 
 
+def test_a_pipe_in_place_of_a_lease_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / leases.NAME)
+    with pytest.raises(UserError, match=f"{leases.NAME}: not a regular file"), leases.lease(epath.Path(tmp_path)):
+        pass
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"token": 1}', "\\ud800"])
 def test_damaged_lease_is_watched_and_then_replaced(text, folder):
     (folder / "lease.json").write_text(text)

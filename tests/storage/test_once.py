@@ -16,6 +16,7 @@ import pytest
 from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
 from tests.helpers import processes
+from tfds_naturel.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 MAKE = """
@@ -90,3 +91,11 @@ def test_a_damaged_block_is_not_whole(content, tmp_path, caplog):
     path.write_bytes(content)
     assert not once.is_whole(once.read_block, path)
     assert f"{path} is damaged: it does not have its checksum; making it again" in caplog.text
+
+
+@pytest.mark.parametrize("read", [once.checksum, once.read_block])
+def test_pipes_are_not_waited_for(read, tmp_path):
+    """Nor are devices read without end: a folder of results may come from elsewhere."""
+    os.mkfifo(tmp_path / "a.rows")
+    with pytest.raises(UserError, match=r"a\.rows: not a regular file"):
+        read(tmp_path / "a.rows")

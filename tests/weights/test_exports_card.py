@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import huggingface_hub
 import pytest
@@ -109,6 +110,19 @@ def test_broken_cards_of_folders_are_ignored(tmp_path, card):
     (tmp_path / "README.md").write_text(card)
     about = model_card.about(str(tmp_path))
     assert (about.license, about.base) == ("", "")
+
+
+def test_reading_a_card_takes_no_longer_than_its_bytes(tmp_path):
+    """A megabyte of YAML takes 10 s to parse."""
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\ntags: [{'1,' * 500_000}]\n---\n")
+    began = time.process_time()
+    assert model_card.about(str(tmp_path)).license == "mit" and time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("init", ["run:a\0b", "run:", 5, None])
+def test_run_that_started_from_nothing_that_has_a_name_has_no_base(tmp_path, init):
+    write_run(tmp_path / "run", CONFIG | {"init": init})
+    assert model_card.about(f"run:{tmp_path / 'run'}").base == ""
 
 
 def test_base_is_found_through_runs_that_started_from_each_other(tmp_path):

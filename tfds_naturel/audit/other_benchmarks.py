@@ -6,7 +6,7 @@ from typing import Any
 
 from tfds_naturel.audit.attack import Pair
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json
+from tfds_naturel.common.files import load_json, read_regular
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
@@ -23,7 +23,7 @@ def sugarcrepe(folder: Path) -> dict[str, list[Pair]]:
 
 
 def _sugarcrepe_file(path: Path) -> list[Pair]:
-    rows = load_json(path, path.read_bytes())
+    rows = load_json(path, read_regular(path))
     if not isinstance(rows, dict):
         raise UserError(f"{path}: not in SugarCrepe's format: found {_kind(rows)}, expected an object of items")
     return [
@@ -34,7 +34,7 @@ def _sugarcrepe_file(path: Path) -> list[Pair]:
 
 def aro_relation(path: Path) -> list[Pair]:
     """The pairs of ARO's ``visual_genome_relation.json``, grouped by image. Raises UserError if it is malformed."""
-    rows = load_json(path, path.read_bytes())
+    rows = load_json(path, read_regular(path))
     if not isinstance(rows, list):
         raise UserError(f"{path}: not in ARO's format: found {_kind(rows)}, expected a list of items")
     names = ("image_path", "true_caption", "false_caption")
@@ -46,7 +46,7 @@ def winoground(path: Path) -> list[Pair]:
 
     Raises UserError if the file is malformed.
     """
-    lines = enumerate(path.read_bytes().splitlines(), 1)
+    lines = enumerate(read_regular(path).splitlines(), 1)
     rows = [(number, load_json(f"{path} line {number}", line)) for number, line in lines if line.strip()]
     pairs = []
     for number, (first, second) in enumerate(_fields(path, rows, ("caption_0", "caption_1"))):

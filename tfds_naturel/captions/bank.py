@@ -21,7 +21,7 @@ import numpy as np
 from tfds_naturel.captions import grammar
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import md5_of, reading_csv
+from tfds_naturel.common.files import md5_of, read_regular, reading_csv
 from tfds_naturel.common.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "paraphrase", "polarity", "text", "asserts", "operation", "shape")
@@ -84,7 +84,7 @@ def load(path: Path | None = None, release: str = "v4") -> Bank:
 
 def _read(place: Path) -> Bank:
     try:
-        text = place.read_bytes().decode("utf-8")
+        text = read_regular(place).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadBank(f"{place} row {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error

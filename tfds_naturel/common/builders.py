@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json
+from tfds_naturel.common.files import check_regular, load_json
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -29,6 +30,8 @@ def open_builder(folder: epath.PathLike) -> "tfds.core.DatasetBuilder":
     folder = epath.Path(folder)
     if not (folder / "dataset_info.json").exists():
         raise UserError(f"{folder} is not a prepared dataset: dataset_info.json is missing; build it first")
+    for path in folder.iterdir():  # TFDS reads any of them, a pipe or device too
+        check_regular(Path(path))
     if (path := folder / "features.json").exists():
         if os.stat(path).st_size > _LARGEST:
             raise UserError(f"{path}: larger than {_LARGEST >> 20} MB; expected the features of a dataset")

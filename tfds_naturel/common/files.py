@@ -43,6 +43,14 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The ``object_pairs_hook`` of JSON in which a key that appears twice is a ValueError: which one was meant is not
+    known."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r:.80} appears twice")
+    return found
+
+
 def is_unicode(value: Any) -> bool:
     """Whether all strings can be encoded: JSON may hold half of a surrogate pair."""
     try:
@@ -214,6 +222,12 @@ def check_regular(path: Path) -> None:
     """Raises UserError for a pipe or device, which would be read without end. Raises OSError if there is no file."""
     if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # reading a folder fails by itself
         raise UserError(f"{path}: not a regular file; remove it, or copy the folder again")
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises what ``check_regular`` raises."""
+    check_regular(path)
+    return path.read_bytes()
 
 
 def check_size(path: Path, largest: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import is_unicode, load_json
+from tfds_naturel.common.files import is_unicode, load_json, read_regular
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
@@ -33,7 +33,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
 
 def _captions(folder: Path) -> dict[str, list[str]]:
     path = folder / "coco_karpathy_train.json"
-    records = load_json(path, path.read_bytes())
+    records = load_json(path, read_regular(path))
     if not isinstance(records, list):
         raise UserError(f"{path}: holds a {type(records).__name__}, expected a list of records")
     captions: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from etils import epath
 
 from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json
+from tfds_naturel.common.files import load_json, read_regular
 from tfds_naturel.hard_images import mining
 
 Example = tuple[str, dict[str, Any]]
@@ -99,6 +99,19 @@ def used(dataset: epath.PathLike) -> dict[str, frozenset[str]]:
 
     ``winoground``: item ids. ``coco``: image numbers, which may also be in COCO-Order, SugarCrepe and COCO retrieval.
     """
-    path = epath.Path(dataset) / "metadata.json"
-    metadata = load_json(path, path.read_bytes(), "build the dataset again") if path.exists() else {}
-    return {collection: frozenset(items) for collection, items in metadata.get("used", {}).items()}
+    found = metadata(dataset, "used")
+    for collection, items in found.items():
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise UserError(f"{dataset}: metadata.json has {items!r:.80} as used {collection!r:.80}, expected names")
+    return {collection: frozenset(items) for collection, items in found.items()}
+
+
+def metadata(dataset: epath.PathLike, field: str) -> dict[str, Any]:
+    """The object in ``field`` of ``metadata.json`` of a prepared dataset, {} without one. Raises UserError for anything
+    else."""
+    path = Path(dataset) / "metadata.json"
+    fields = load_json(path, read_regular(path), "build the dataset again") if path.exists() else {}
+    found = fields.get(field, {}) if isinstance(fields, dict) else fields
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: {field} is {found!r:.80}, expected an object; build the dataset again")
+    return found

@@ -19,7 +19,7 @@ from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.storage import once
 from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json, reading_arrow
+from tfds_naturel.common.files import load_json, read_regular, reading_arrow
 
 _ROWS = 1 << 15  # that are read at a time
 _BATCHES = 16  # of so many rows that are looked up together: each time, a table of all names is made
@@ -49,7 +49,7 @@ def read(path: os.PathLike[str], image_ids: Sequence[str]) -> Ragged:
 
 def _check(path: Path) -> None:
     beside = path.with_name(f"{path.name}.json")
-    described = load_json(beside, beside.read_bytes(), _AGAIN) if beside.exists() else {}
+    described = load_json(beside, read_regular(beside), _AGAIN) if beside.exists() else {}
     expected = described.get("xxh3") if isinstance(described, dict) else None
     if expected and once.checksum(path) != expected:
         raise UserError(f"{path}: damaged, or not the file that {beside} describes; {_AGAIN}")

@@ -86,7 +86,7 @@ class Split(NamedTuple):
 def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
 
-    Raises what ``open_builder`` raises, and UserError for an unknown split.
+    Raises what ``open_builder`` raises, and UserError for an unknown split, or labels in another order.
     """
     import tensorflow_datasets as tfds  # slow to import; only processes that read datasets need it
 
@@ -95,6 +95,7 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
         raise UserError(
             f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"
         )
+    _check_labels(directory, builder.info.features)
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
     with _reading(directory):
@@ -111,6 +112,16 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
             )
     paths = builder.info.splits[split].filepaths
     return Split(f"{builder.info.full_name}:{split}", Records(records, os.fspath(directory), paths))
+
+
+def _check_labels(directory: str | os.PathLike[str], features: Mapping[str, Any]) -> None:
+    """Raises UserError for captions whose labels mean something else than here: true ones would be taken for false."""
+    inner: Any = getattr(features["captions"], "feature", None) if "captions" in features else None
+    columns = dict(inner.items()) if hasattr(inner, "items") else {}
+    for name, expected in {"polarity": POLARITIES, "kind": KINDS}.items():
+        found = tuple(getattr(columns.get(name), "names", ()))
+        if found != expected[: len(found)]:
+            raise UserError(f"{directory}: the labels of captions.{name} are {found!r:.80}, expected {expected}")
 
 
 def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind: Kind | None = None) -> Source:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import parse_json, unique_keys
 
 BLOCK = 64 << 20  # bytes read together
 
@@ -36,7 +36,7 @@ def _rows(path: Path, start: int, stop: int) -> Iterator[Row]:
 
 def _parse(line: bytes) -> Row:
     try:
-        row = parse_json(line)
+        row = parse_json(line, object_pairs_hook=unique_keys)
     except ValueError as error:
         return BadRecord(f"not JSON: {error}")
     return row if isinstance(row, dict) else BadRecord(f"{row!r:.60} is not a JSON object")

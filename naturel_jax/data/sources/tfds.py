@@ -10,11 +10,12 @@ from etils import epath
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.records import Row, Shard, Table
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import read_regular
 
 
 def has_caption_groups(directory: epath.Path) -> bool:
     """Whether the dataset has the features of ``tfds_naturel.common.schema``."""
-    return "polarity" in (directory / "features.json").read_text()
+    return b"polarity" in read_regular(Path(directory / "features.json"))
 
 
 def open_table(directory: epath.Path, split: str) -> Table:

@@ -14,7 +14,7 @@ from typing import Any
 
 from naturel_jax.data.items.records import USUAL, BadRecord, Row, Shard, Span, Table, check_split
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import parse_json, unique_keys
 
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
 _DAMAGE = (ValueError, LookupError, OverflowError, RecursionError)  # what tarfile raises besides its own errors
@@ -109,7 +109,7 @@ def _merged(row: dict[str, Any]) -> Row:
     if "json" not in row:
         return row
     try:
-        inner = parse_json(row["json"])
+        inner = parse_json(row["json"], object_pairs_hook=unique_keys)
     except ValueError as error:
         return BadRecord(f"{row['__key__']}.json: not JSON: {error}")
     if not isinstance(inner, dict):

@@ -247,6 +247,9 @@ def test_member_or_column_that_is_there_twice_is_named(tmp_path):
     rows = list(shard.rows())
     assert rows[0]["txt"] == b"a cup"
     assert [str(row) for row in rows[1:]] == ["b has two members 'txt'", "c has two members '__key__'"]
+    (tmp_path / "my.jsonl").write_text('{"image": "a.jpg", "caption": "a cup", "caption": "a dog"}\n')
+    (shard,) = datasets.open_unindexed(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train").shards
+    assert [str(row) for row in shard.rows()] == ["not JSON: key 'caption' appears twice"]
     (tmp_path / "my.csv").write_text("filepath,caption,,caption,\na.jpg,a cup,,a dog,\n")
     with pytest.raises(
         UserError, match=r"my\.csv: not a readable table \(two columns are called 'caption'; rename one"
