@@ -190,6 +190,7 @@ STEPS = 40
 FAULTY_STARTS = 10  # of a run; those after them meet no fault
 SPEED = {"train/images_per_s", "train/mfu", "wall_time"}
 
+STOP_S = 10  # most seconds from SIGTERM to the end, on a disk that is not slow
 DISK_FAULTS = (None, "eio", "lost", "full", "short", "slow")
 SIGNALS = (None, signal.SIGKILL, signal.SIGTERM)
 
@@ -259,7 +260,9 @@ def start_once(process: Process, fault: Fault, tally: Tally) -> str:
         began = time.monotonic()
         code = process.wait(STUCK_S)
         if fault.number == signal.SIGTERM:
-            tally.slowest_stop = max(tally.slowest_stop, time.monotonic() - began)
+            tally.slowest_stop = max(tally.slowest_stop, took := time.monotonic() - began)
+            if took > STOP_S and fault.environment.get("FAULTS_KIND") != "slow":
+                tally.problems.append(f"stopped {took:.1f} s after SIGTERM, more than {STOP_S}")
     if code is None:
         process.abort()
     ended, output = outcome(code), process.output()
