@@ -143,10 +143,9 @@ def test_parity_with_transformers_at_full_size(name):
     check_transformers(preset(name))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["laion-b16"])
-def test_parity_with_openclip_at_full_size(name):
-    check_openclip(preset(name))
+@pytest.mark.proof
+def test_parity_with_openclip_at_full_size():
+    check_openclip(preset("laion-b16"))
 
 
 OPENCLIP_NAMES = {

@@ -379,6 +379,7 @@ def test_plan_of_a_step_on_the_cpu(config, training):
     assert "8 x cpu" in text and "memory of each device (GiB)" in text and "0.0% of them of bfloat16 factors" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_plan_of_a_naflex_step_has_the_padded_patches():
     """A batch has a byte for each of 3 colors of 16 x 16 pixels, and two int32 for each grid."""

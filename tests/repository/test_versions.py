@@ -53,6 +53,7 @@ def command(folder: Path, *arguments: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_run_of_other_random_streams_is_not_continued_but_evaluated_where_it_is(folder, tmp_path):
     """At its end, where nothing is drawn: the parameters of step 4 stand for those of step 8."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

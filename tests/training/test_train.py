@@ -62,6 +62,7 @@ def folder(tmp_path_factory) -> str:
     return os.fspath(tmp_path_factory.mktemp("steps"))
 
 
+@pytest.mark.slow
 def test_a_new_bias_with_an_average_of_the_optimizers_own(folder, caplog):
     """All copies of the bias are calibrated, and what is evaluated is the schedule-free average."""
     _, training = make_training(folder, **{"objective.name": "sigmoid", "optim.name": "schedule_free_adamw"})

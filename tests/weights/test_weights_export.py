@@ -67,6 +67,7 @@ except OSError as error:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_loading_does_not_hold_a_second_copy():
     """For ViT-L/14, memory grows by the parameters plus the largest one, not by twice the parameters."""
     script = Path(__file__).parents[2] / "perf" / "loading.py"

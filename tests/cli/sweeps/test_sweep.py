@@ -280,7 +280,7 @@ def test_killed_sweep_has_the_table_of_an_uninterrupted_one(tmp_path):
     assert "Means of 2 seeds." in text and "## Differences from lr=0.0001" in text and "naturel-train --config" in text
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_pruned_run_stops_cleanly(tmp_path, quick_compilation):
     raw = tiny_config.get_config()
     raw.data.dir = os.fspath(data_dir())

@@ -265,6 +265,7 @@ def test_run_without_its_record_is_not_evaluated(photos):
         runs.trained_on("run")
 
 
+@pytest.mark.slow
 def test_converted_run_knows_what_its_sources_were_trained_on(photos):
     for name, image in (("run", "coco:1"), ("base", "coco:2")):
         record = TrainedOn.of([image])

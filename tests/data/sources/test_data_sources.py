@@ -106,9 +106,8 @@ def uninterrupted(folder, tmp_path_factory, compiled):
     return losses(workdir)
 
 
-@pytest.mark.parametrize(
-    "prefix", ["jsonl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("webdataset", "tfds"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["jsonl", "tfds"])
 def test_formats_train_two_recipes_and_resume_exactly(prefix, folder, tmp_path, uninterrupted, monkeypatch):
     """Their records are the same, as the test above says of all."""
     settings = of_format(prefix, folder)

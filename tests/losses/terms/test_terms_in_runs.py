@@ -183,7 +183,7 @@ def steps_of(config: c.Config, devices: int, chunks: int, workdir) -> list[dict[
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("method", ["CLIC", "TripletCLIP"])
+@pytest.mark.parametrize("method", ["CLIC", pytest.param("TripletCLIP", marks=pytest.mark.proof)])
 def test_steps_of_a_method_in_chunks_on_2_devices_are_those_on_one(method, tmp_path):
     raw = clic.get_config("tiny") if method == "CLIC" else tiny_config.get_config()
     raw.init, raw.bases, raw.preset, raw.data.dir, raw.data.batch_size = "", {}, "tiny-clip", os.fspath(data_dir()), 16
