@@ -44,7 +44,7 @@ class Records(Sequence[Example]):
 
     def __init__(self, source: Any, name: str, paths: Sequence[os.PathLike[str]]):
         self._source, self._name, self._paths = source, name, paths
-        self._single: dict[str, Any] = {}  # feature -> features with this one only
+        self._some: dict[tuple[str, ...], Any] = {}  # names -> features with these only
 
     def __len__(self) -> int:
         with _reading(self._name):
@@ -66,14 +66,18 @@ class Records(Sequence[Example]):
 
     def value(self, n: int, name: str) -> Any:
         """``self[n][name]``, decoding no other feature: captions take several times as long as an image."""
-        if name not in self._single:
+        return self.values(n, name)[name]
+
+    def values(self, n: int, *names: str) -> dict[str, Any]:
+        """The features of ``self[n]`` with these ``names``, decoding no other."""
+        if names not in self._some:
             import tensorflow_datasets as tfds
 
-            self._single[name] = tfds.features.FeaturesDict({name: self.features[name]})
-        decoders = {key: decoder for key, decoder in self._source.decoders.items() if key == name}
+            self._some[names] = tfds.features.FeaturesDict({name: self.features[name] for name in names})
+        decoders = {key: decoder for key, decoder in self._source.decoders.items() if key in names}
         with _reading(self._name):
             record = self._source.data_source[n]
-            return self._single[name].deserialize_example_np(record, decoders=decoders)[name]
+            return self._some[names].deserialize_example_np(record, decoders=decoders)
 
 
 class Split(NamedTuple):
@@ -197,7 +201,7 @@ def paraphrases(example: Example) -> Sequence[int]:
 
 def survey(records: Records) -> Survey:
     """Survey of which image shows which triplets."""
-    examples = (records[n] for n in range(len(records)))
+    examples = (records.values(n, "image_id", "relations") for n in range(len(records)))
     return Survey.from_images((to_str(example["image_id"]), _triplets(example)) for example in examples)
 
 

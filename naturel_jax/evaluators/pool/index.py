@@ -37,7 +37,7 @@ _LINKS = 32  # of a node of HNSW
 _PER_LIST = 39  # training images for each list, below which FAISS warns
 _BLOCK_BYTES = 64 << 20  # of embeddings, read at a time
 _SAMPLE, _NEAREST = 200, 10
-_RERANKED = 8  # results of the index for each that is asked for
+_RERANKED = {True: 8, False: 2}  # has codes -> results of the index for each that is asked for
 _EFFORTS = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -67,15 +67,16 @@ def choose(images: int, dim: int, budget: int) -> Kind:
 
 
 class Index:
-    """The nearest images of an ``EmbeddedPool``. ``about``: its kind, effort and recall."""
+    """The nearest images of an ``EmbeddedPool``. ``about``: at least its kind, and its effort and recall."""
 
     def __init__(self, pool: EmbeddedPool, searched: Any, about: dict[str, Any]):
         self._pool, self._searched, self.about = pool, searched, about
+        self._reranked = _RERANKED["PQ" in about["kind"]]
 
     def search(self, z_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the pool [Q, K], nearest first, and their cosines [Q, K], float32; -1 and -inf where there are fewer
         than ``count``."""
-        asked = min(_RERANKED * count, len(self._pool))
+        asked = min(self._reranked * count, len(self._pool))
         size = max(_BLOCK_BYTES // (4 * self._pool.dim * asked), 1)
         found = [self._search(z_QD[n : n + size], asked, count) for n in range(0, len(z_QD), size)]
         rows, cosines = zip(*found, strict=True)
@@ -210,7 +211,7 @@ def _tune(faiss: Any, pool: EmbeddedPool, path: Path, key: str) -> dict[str, Any
     rows_Q = np.random.default_rng(0).choice(len(pool), min(_SAMPLE, len(pool)), replace=False)
     queries_QD = pool[rows_Q]
     exact = [set(row) - {own} for row, own in zip(_exact(pool, queries_QD).tolist(), rows_Q.tolist(), strict=True)]
-    recall = functools.partial(_recall, Index(pool, searched, {}), queries_QD, rows_Q, exact)
+    recall = functools.partial(_recall, Index(pool, searched, {"kind": key}), queries_QD, rows_Q, exact)
     for effort in _EFFORTS if hasattr(searched, "nlist") or hasattr(searched, "hnsw") else (0,):
         _set_effort(faiss, searched, effort)
         found = recall()
