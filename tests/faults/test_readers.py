@@ -57,7 +57,8 @@ ELSEWHERE = {
         naturel_jax/report/playground/server.py""",
     "releases, in test_release.py": "tfds_naturel/release/files.py",
     "a pool that naturel-embed has written, in test_pool.py": """naturel_jax/evaluators/pool/embedded.py
-        naturel_jax/evaluators/pool/files.py naturel_jax/evaluators/pool/index.py""",
+        naturel_jax/evaluators/pool/files.py naturel_jax/evaluators/pool/index.py
+        naturel_jax/evaluators/pool/sharded.py""",
     "images that a run has drawn": "naturel_jax/training/mistakes.py naturel_jax/training/writers.py",
     "files that another reader has opened": """naturel_jax/evaluators/embed.py naturel_jax/evaluators/mistakes.py
         naturel_jax/weights/verify.py tfds_naturel/audit/other_benchmarks.py""",

@@ -155,6 +155,8 @@ def test_killed_copy_is_continued_by_a_process_that_waited(url, server, tmp_path
     first = start(url, tmp_path / "first.log")
     partial = tmp_path / "cache"
     processes.wait_until(lambda: any(path.stat().st_size > 1 << 20 for path in partial.rglob("*.partial")))
+    others = sum(map(bool, CONTENT.values()))  # with a content, and asked for beside the one that is stuck
+    processes.wait_until(lambda: len({*downloads(server)}) == others)
     server.faults.clear()
     server.requests.clear()
     second = start(url, tmp_path / "second.log")
