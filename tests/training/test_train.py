@@ -123,6 +123,7 @@ def test_nonfinite_step_leaves_the_state_unchanged(folder):
         np.testing.assert_array_equal(named(steps.params[3])[path], kept, err_msg=path)
 
 
+@pytest.mark.slow
 def test_step_with_a_large_gradient_is_left_out_exactly(folder):
     """Then only the running mean, the count and the learning rate's schedule change."""
     _, training = make_training(folder, **{"optim.skip_above": 3.0, "optim.ema": 0.5})

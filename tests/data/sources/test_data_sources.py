@@ -147,6 +147,7 @@ def test_mixture_with_naturel_does_not_depend_on_processes(folder):
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_run_continues_only_with_the_records_it_trained_on(tmp_path, compiled, monkeypatch):
     files.written("jsonl", tmp_path / "jsonl")
     settings = of_format("jsonl", tmp_path)
