@@ -37,7 +37,7 @@ _LINKS = 32  # of a node of HNSW
 _PER_LIST = 39  # training images for each list, below which FAISS warns
 _BLOCK_BYTES = 64 << 20  # of embeddings, read at a time
 _SAMPLE, _NEAREST = 200, 10
-_RERANKED = {True: 8, False: 2}  # has codes -> results of the index for each that is asked for
+_RERANKED = 8  # results of an index that is not exact for each that is asked for
 _EFFORTS = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -71,7 +71,7 @@ class Index:
 
     def __init__(self, pool: EmbeddedPool, searched: Any, about: dict[str, Any]):
         self._pool, self._searched, self.about = pool, searched, about
-        self._reranked = _RERANKED["PQ" in about["kind"]]
+        self._reranked = 2 if about["kind"] == "Flat" else _RERANKED
 
     def search(self, z_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the pool [Q, K], nearest first, and their cosines [Q, K], float32; -1 and -inf where there are fewer
