@@ -118,7 +118,7 @@ def _siglip_tp() -> dict[str, ConfigDict]:
 
 def _methods() -> dict[str, ConfigDict]:
     """NegCLIP's rows and the methods of docs/methods.md, with the weights of their code, from one base and at one
-    learning rate; and NegCLIP-AP with what may be had together."""
+    learning rate; and NegCLIP-AP with several changes combined."""
     single = functools.partial(_row, negclip_sp, base="clip_lab")
     every = functools.partial(_row, negclip_ap, base="clip_lab")
     two = functools.partial(single, data__mixture__main__recipe="two_pairs")
