@@ -9,7 +9,7 @@ import jax
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model, TwoTowerConfig
-from naturel_jax.reproduce.stages import MODEL, RECIPES, STAGES, Work
+from naturel_jax.reproduce.stages import BATCH, MODEL, RECIPES, STAGES, Work
 from tfds_naturel.open_images.releases import PHOTO_BYTES, RELEASES
 
 GB = 1e9
@@ -24,7 +24,7 @@ TAGGER = 13e6  # spaCy's model
 # Images of each training source without a limit on photos: Open Images (about), Karpathy's training split, half of
 # Winoground.
 IMAGES = {"full": 100_000, "coco_order": 113_287, "winoground_part": 400}
-EPOCHS, BATCH, SAVED = 5, 256, 500  # SAVED: steps between checkpoints
+EPOCHS, SAVED = 5, 500  # SAVED: steps between checkpoints
 STARTS = {"SigLIP-TP": "hf:google/siglip-base-patch16-224"}  # row -> initial weights, if not CLIP
 CLIP = "hf:openai/clip-vit-base-patch32"
 ITEMS = {  # benchmark -> images or crops, captions

@@ -31,6 +31,7 @@ class Budget:
 
 
 BUDGETS = {"full": Budget(), "small": Budget(photos=2_000, steps=100)}
+BATCH = 256  # of the recipes
 
 
 def parse_budget(text: str) -> Budget:
@@ -172,6 +173,8 @@ def _train(work: Work) -> list[Task]:
                 flags.append(f"--config.data.mixture.main.dataset=naturel/{work.naturel}")
         if work.budget.steps is not None:
             flags += [f"--config.duration={work.budget.steps} steps", "--config.optim.warmup=5%"]
+        if work.budget.photos is not None:  # a batch must not have an image twice, and some sources are small
+            flags.append(f"--config.data.batch_size={min(BATCH, 1 << (work.budget.photos // 8 | 1).bit_length() - 1)}")
         needs = {work.dataset(name): "stage build" for name in datasets}
         tasks.append(Task("naturel_jax.main", tuple(flags), needs, f"the row {row}"))
     return tasks

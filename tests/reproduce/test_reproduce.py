@@ -116,7 +116,7 @@ def test_recipes_are_those_of_the_configs():
         parts = config.data.mixture
         assert config.name == row and config.init == costs.STARTS.get(row, costs.CLIP)
         assert [part.dataset for part in parts.values()] == [f"naturel/{dataset}" for dataset in datasets]
-        assert config.duration == f"{costs.EPOCHS} epochs" and config.data.batch_size == costs.BATCH
+        assert config.duration == f"{costs.EPOCHS} epochs" and config.data.batch_size == stages.BATCH
         assert config.checkpoint.every == f"{costs.SAVED} steps"
         assert all(part.recipe in recipes.RECIPES for part in parts.values())
     starts = {"hf:" + key.partition("@")[0] for key in KNOWN}
