@@ -56,7 +56,7 @@ def rehearse(folder: Path) -> dict[str, tuple[object, bool]]:
         return {
             "Exit code": (code, code == cli.DONE),
             "Known scores as transformers and OpenCLIP give them": (
-                f"{output.count('| as known |') // 2} of {number}",
+                f"{output.count('| as known') // 2} of {number}",
                 f"{number} scores: {number} as known" in output,
             ),
             "Rows of the tables": (", ".join(sorted(rows & rows_wanted)), rows_wanted <= rows),
