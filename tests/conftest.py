@@ -78,5 +78,7 @@ def server(request, stores, monkeypatch, tmp_path):
     monkeypatch.setattr(object_stores, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     object_stores.client.cache_clear()
-    yield stores[request.param]
-    stores[request.param].faults.clear()
+    server = stores[request.param]
+    server.requests.clear()  # those of other tests
+    yield server
+    server.faults.clear()
