@@ -195,7 +195,8 @@ SCRIPTS = (
     "perf.pipeline",
     "perf.builder",
 )
-OTHERS = {"--strict", "--flags_with_underscores", "--gpus-per-task"}  # mkdocs; a rule of style; srun
+OTHERS = {"--strict", "--flags_with_underscores"}  # mkdocs; a rule of style
+OTHERS |= {"--gpus-per-task", "--dependency"}  # SLURM
 OTHERS |= {"--env", "--down", "--retry-until-up"}  # sky
 
 

@@ -54,15 +54,22 @@ def test_slurm_job_gets_sigterm_in_time_keeps_its_log_and_has_tasks_that_see_all
     assert {"--ntasks-per-node=1", "--gpus-per-node=8"} <= options
 
 
+ARRAYS = {
+    ("sweep.sbatch", "--seeds", "5"): ["naturel_jax.sweep", "--seeds", "5"],
+    ("share.sbatch", "mine", "--out", "a b"): ["naturel_jax.mine", "--share", "7/8", "--out", "a b"],
+}
+
+
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (3, False), (cli.STOPPED, True)])
-def test_slurm_requeues_a_stopped_task_of_a_sweep_only(status, requeued, tmp_path):
+@pytest.mark.parametrize("script", ARRAYS, ids=lambda script: script[0])
+def test_slurm_requeues_a_stopped_task_of_an_array_only(script, status, requeued, tmp_path):
     """By the task's id: the id of the first task is that of the array."""
     stub(tmp_path, "srun", f"exit {status}")
     stub(tmp_path, "scontrol", "")
-    slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "7"}
-    done = launch("sweep.sbatch", "--seeds", "5", stubs=tmp_path, **slurm)
+    slurm = {"ARRAY_JOB_ID": "42", "ARRAY_TASK_ID": "7", "ARRAY_TASK_COUNT": "8", "SUBMIT_DIR": str(tmp_path)}
+    done = launch(*script, stubs=tmp_path, **{f"SLURM_{name}": value for name, value in slurm.items()})
     assert done.returncode == status, done.stderr
-    assert calls(tmp_path, "srun") == [[".venv/bin/python", "-m", "naturel_jax.sweep", "--seeds", "5"]]
+    assert calls(tmp_path, "srun") == [[".venv/bin/python", "-m", *ARRAYS[script]]]
     assert calls(tmp_path, "scontrol") == ([["requeue", "42_7"]] if requeued else [])
 
 
