@@ -73,7 +73,7 @@ def _described(fact: Triplet) -> Noun:
     """The noun with its attribute before it."""
     noun, before = _noun(fact.subject), lexicon.attribute(fact.object)[0]
     if fact.object == "Transparent":
-        before = "glass" if fact.subject in _TABLES else "clear"
+        before = "see-through" if fact.subject in _TABLES else "clear"
     return dataclasses.replace(noun, text=f"{before} {noun.text}")
 
 
