@@ -235,11 +235,11 @@ def test_words_of_attributes():
     said = "{0}Chair|is|Plastic || Table|is|Wooden", "{0}Chair|is|Wooden || Table|is|Transparent"
     assert texts_of("binding", *(claim.format("") for claim in said)) == [
         *("A plastic chair and a wooden table.", "A wooden chair and a see-through table."),
-        *("A wooden table and a plastic chair.", "A glass table and a wooden chair."),
+        *("A wooden table and a plastic chair.", "A see-through table and a wooden chair."),
     ]
     assert texts_of("binding", *(claim.format("Chair|at|Table || ") for claim in said)) == [
         *("A plastic chair at a wooden table.", "A wooden chair at a see-through table."),
-        *("A wooden table with a plastic chair.", "A glass table with a wooden chair."),
+        *("A wooden table with a plastic chair.", "A see-through table with a wooden chair."),
     ]
     on = "Bottle|is|{0} || Bottle|on|Table || Table|is|Wooden"
     assert texts_of("binding", on.format("Transparent"), on.format("Wooden"))[::2] == [
