@@ -214,6 +214,9 @@ def report(folder: Path, answers: Sequence[Path]) -> list[str]:
     readers = [read_answers(path, items) for path in answers]
     number = f"{len(readers)} reader{'s' * (len(readers) > 1)}"
     lines = ["# What readers said", "", f"{number}; 95% intervals over items (Wilson's, for shares).", ""]
+    for path, found in zip(answers, readers, strict=True):
+        if len(found) < len(items):
+            lines += [f"{path.name} has answers to {len(found):,} of {len(items):,} questions.", ""]
     lines += _naturalness(items, readers)
     lines += _section(
         "Labels",

@@ -1,6 +1,6 @@
 """Bindings and positions in photos: facts of a photo and the same facts exchanged, which are false of it.
 
-As far as their paper says (Kuznetsova et al., arXiv 1811.00982), Open Images' annotators verified the candidates of
+As we understand their paper (Kuznetsova et al., arXiv 1811.00982), Open Images' annotators verified the candidates of
 every listed triplet wherever the boxes of its two classes touch, and of every listed attribute of a class for each of
 its boxes. So such a candidate that is not annotated counts as false.
 """

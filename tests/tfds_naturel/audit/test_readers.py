@@ -96,7 +96,8 @@ def test_answers_to_other_questions_of_the_same_names_are_refused(tmp_path):
     assert digests[0] != digests[1]
     table = (tmp_path / "0" / "questions.tsv").read_text()
     (tmp_path / "a.tsv").write_text(re.sub(r"\t(.*)\t\t\n", r"\t\1\t\t5\n", table, count=1).replace("'", "\u2019"))
-    assert "# What readers said" in readers.report(tmp_path / "0", [tmp_path / "a.tsv"])
+    asked = len(readers.read_key(tmp_path / "0" / "key.tsv"))
+    assert f"a.tsv has answers to 1 of {asked} questions." in readers.report(tmp_path / "0", [tmp_path / "a.tsv"])
     with pytest.raises(UserError, match=r"a.tsv:2: first of natural-1 is '.*', in the key '.*'; are these other quest"):
         readers.report(tmp_path / "1", [tmp_path / "a.tsv"])
 
