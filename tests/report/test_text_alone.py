@@ -95,38 +95,31 @@ def test_the_shares_are_those_of_the_readers_files(tmp_path):
 
 
 def test_readers_read_this_edition():
-    """Two pairs were reworded since; with another edition of the bank, ask readers again."""
+    """With another edition of the bank, ask readers again."""
     known = in_bank()
-    gone = [both for *both, _, _, _ in chosen() if tuple(both) not in known]
-    assert len(gone) == 2 and all("dolphin" in text for both in gone for text in both)
+    assert not [both for *both, _, _, _ in chosen() if tuple(both) not in known]
 
 
 def test_on_what_they_read_they_score_what_they_did(tmp_path):
-    """Cells of the pairs themselves lose nothing: the row is what proofs/readers.md has, without two pairs of 1.0."""
+    """Cells of the pairs themselves lose nothing: the row is what proofs/readers.md has."""
     known = in_bank()
-    pairs = [(*both, known.get(tuple(both), "Girl|interacts_with|Dolphin"), m) for *both, _, m, _ in chosen()]
-    save(tmp_path, pairs)
+    save(tmp_path, [(*both, known[tuple(both)], mirrored) for *both, _, mirrored, _ in chosen()])
     proof = (ROOT / "proofs" / "readers.md").read_text()
     row = row_of(tmp_path)
     assert row.keys() == {"naturel/complex", "naturel/complex/mirrored/yes", "naturel/complex/mirrored/no"}
-    for metric, name, gone in (
-        ("", "all", 2),
-        ("/mirrored/yes", "mirrored: yes", 0),
-        ("/mirrored/no", "mirrored: no", 2),
-    ):
+    for metric, name in (("", "all"), ("/mirrored/yes", "mirrored: yes"), ("/mirrored/no", "mirrored: no")):
         number, share = re.search(rf"\| {name} \| (\d+) \| ([\d.]+) ", proof).groups()
-        expected = (int(number) * float(share) - gone) / (int(number) - gone)
         found = row[f"naturel/complex{metric}"]
-        assert float(found["value"]) == pytest.approx(expected, abs=1e-3)
-        assert int(found["count"]) == int(number) - gone and found["kind"] == "blind"
+        assert float(found["value"]) == pytest.approx(float(share), abs=1e-3)
+        assert found["count"] == number and found["kind"] == "blind"
     text = (tmp_path / "report.md").read_text()
     (line,) = (line for line in text.splitlines() if line.startswith("| *readers without the image*"))
-    assert "0.87 ±" in line and "Readers without the image: how many" in text
+    assert "0.89 ±" in line and "Readers without the image: how many" in text
     assert "readers without the image" in (tmp_path / "report.html").read_text()
 
 
 def test_pairs_count_as_often_as_they_are_evaluated(tmp_path):
-    """A pair of `on` (42 of 42 right) twice and one of `is` that is mirrored, by their texts, whatever the photos of
+    """A pair of `on` (43 of 43 right) twice and one of `is` that is mirrored, by their texts, whatever the photos of
     the split show; for one cell, the interval is Wilson's."""
     on = ("A photo of a girl on a bench.", "A photo of a girl next to a bench.", "Girl|on|Bench")
     mirrored = {both: t for both, t in in_bank().items() if t == "Chair|is|Wooden" and "plastic" in both[1]}
@@ -137,7 +130,7 @@ def test_pairs_count_as_often_as_they_are_evaluated(tmp_path):
     assert float(row["naturel/complex"]["value"]) == pytest.approx((2 + np.mean(right)) / 3, abs=1e-4)
     assert float(row["naturel/complex/mirrored/yes"]["value"]) == pytest.approx(np.mean(right), abs=1e-4)
     alone = [float(row["naturel/complex/mirrored/no"][name]) for name in ("value", "low", "high")]
-    assert alone == pytest.approx([1, 42 / (42 + 1.96**2), 1], abs=1e-4)
+    assert alone == pytest.approx([1, 43 / (43 + 1.96**2), 1], abs=1e-4)
     below = 2 / 3 * (1 - alone[1]), (float(row["naturel/complex/mirrored/yes"]["low"]) - np.mean(right)) / 3
     assert float(row["naturel/complex"]["low"]) == pytest.approx((2 + np.mean(right)) / 3 - np.hypot(*below), abs=1e-4)
 
