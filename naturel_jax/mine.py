@@ -25,8 +25,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.watch:
         return _watch(options)
     from naturel_jax.cli import mining  # these imports take seconds, and --help does not need them
+    from naturel_jax.devices import preemption
 
-    return mining.run(options)
+    preemption.install_handler()
+    with preemption.interruptible():  # shards that are mined stay, and the same command mines the others
+        mining.run(options)
 
 
 def _watch(options: argparse.Namespace) -> None:

@@ -314,6 +314,18 @@ def test_what_is_done_of_a_pool_is_checked(encoder, tmp_path):
             run(encoder, source, out)
 
 
+def test_part_that_was_not_copied_with_its_pool_is_missed(encoder, tmp_path):
+    source, out = records.write_jsonl(tmp_path), tmp_path / "out"
+    out.mkdir()
+    run(encoder, source, out)
+    for name in ("img_emb/img_emb_0000_0002.npy", "metadata/metadata_0000_0002.parquet"):
+        (out / name).unlink()
+    with pytest.raises(UserError, match=r"2 files that done/ lists are missing, such as img_emb_0000_0002\.npy; copy"):
+        embedded.EmbeddedPool(out)
+    (out / "done/0000_0002.json").unlink()
+    assert len(embedded.EmbeddedPool(out)) == records.COUNT - 5, "not embedded yet"
+
+
 def test_kind_follows_from_size_and_memory():
     gigabyte = 1 << 30
     keys = [index.choose(n, 512, 4 * gigabyte).key for n in (10**5, 5 * 10**5, 10**6, 10**7, 10**9)]

@@ -29,22 +29,38 @@ _AGAIN = "mine again"
 
 def read(path: os.PathLike[str], image_ids: Sequence[str]) -> Ragged:
     """The numbers of the hard images of each item, in the file's order, each once: a Parquet file as ``mining.save``
-    writes it, with any number of rows for an image. Only numbers of items are kept in memory.
+    writes it, with any number of rows for an image. Only numbers of items are kept in memory, three times at most.
 
     Raises UserError for an image that is not in ``image_ids``, since it was mined from another split, and for a file
     that does not have the checksum in the description that naturel-mine writes beside it.
     """
     _check(Path(path))
-    names, item_V, hard_V = pa.array(image_ids, pa.string()), [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    item_R, by_row = _rows(path, pa.array(image_ids, pa.string()))
+    order_R = np.argsort(item_R, kind="stable")
+    first = np.searchsorted(item_R[order_R], np.arange(len(image_ids) + 1))  # of each item's rows
+    lengths, values = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    for start in range(0, len(image_ids), _ROWS):
+        stop = min(start + _ROWS, len(image_ids))
+        rows = order_R[first[start] : first[stop]]
+        some = by_row.take(rows)
+        item_V = item_R[rows][some.rows].astype(np.int64)
+        once_each = np.sort(np.unique(item_V * len(image_ids) + some.values, return_index=True)[1])
+        lengths.append(np.bincount(item_V[once_each] - start, minlength=stop - start))
+        values.append(some.values[once_each])
+    return Ragged.from_lengths(np.concatenate(lengths), np.concatenate(values))
+
+
+def _rows(path: os.PathLike[str], names: pa.Array) -> tuple[np.ndarray, Ragged]:
+    """The number [R] of the image of each row of the file, and those of its hard images."""
+    item_R, length_R, hard_V = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [np.empty(0, np.int32)]
     with reading_arrow(path, _AGAIN):
         rows = (_row_arrays(path, batch) for batch in parquet_batches(path, _ROWS, _COLUMNS, kept=True))
         while some := list(itertools.islice(rows, _BATCHES)):
             images, lengths, negatives = map(pa.chunked_array, zip(*some, strict=True))
-            item_V.append(np.repeat(_numbers(path, images, names), lengths.to_numpy()))
+            item_R.append(_numbers(path, images, names))
+            length_R.append(lengths.to_numpy())
             hard_V.append(_numbers(path, negatives, names))
-    order = np.argsort(items := np.concatenate(item_V), kind="stable")
-    listed = Ragged.from_lengths(np.bincount(items, minlength=len(names)), np.concatenate(hard_V)[order])
-    return listed.keep(_is_first(listed))
+    return np.concatenate(item_R), Ragged.from_lengths(np.concatenate(length_R), np.concatenate(hard_V))
 
 
 def _check(path: Path) -> None:
@@ -74,16 +90,6 @@ def _numbers(path: object, column: pa.ChunkedArray, names: pa.Array) -> np.ndarr
         raise UserError(f"{path}: image {unknown!r:.80} is not in this dataset; mine this split again")
     numbers: np.ndarray = found.to_numpy()
     return numbers
-
-
-def _is_first(listed: Ragged) -> np.ndarray:
-    """Whether each value is the first such one of its row."""
-    is_first, row_V = np.zeros(len(listed.values), bool), listed.rows
-    for start in range(0, len(listed), _ROWS):
-        part = slice(*listed.starts[[start, min(start + _ROWS, len(listed))]])
-        _, first = np.unique(row_V[part] * len(listed) + listed.values[part], return_index=True)
-        is_first[part.start + first] = True
-    return is_first
 
 
 def showing_false_captions(items: Items, candidates: Ragged, positives: Sampled, negatives: Sampled) -> Ragged:

@@ -35,6 +35,13 @@ class EmbeddedPool:
         self.files = sorted((folder / "img_emb").glob("*.npy"))
         if not self.files:
             raise UserError(f"{folder / 'img_emb'}: no .npy files; expected the --out of naturel-embed")
+        self._metadata = sorted((folder / "metadata").glob("*.parquet"))
+        needed = {path for path in self._unchecked if path.parent.name in ("img_emb", "metadata")}
+        if missing := sorted(needed.difference(self.files, self._metadata)):
+            raise UserError(
+                f"{folder}: {len(missing):,} files that {files.DONE}/ lists are missing, such as {missing[0].name}; "
+                f"copy them too, or delete what {files.DONE}/ says of them, and embed the pool again to its end"
+            )
         self._open = functools.lru_cache(_OPEN)(lambda file: _mapped(self._sound(self.files[file])))
         shapes = [_mapped(path).shape for path in self.files]
         if len({dim for _, dim in shapes}) > 1:
@@ -43,7 +50,6 @@ class EmbeddedPool:
             )
         self.dim = shapes[0][1]
         self._first = np.cumsum([0, *(rows for rows, _ in shapes)])
-        self._metadata = sorted((folder / "metadata").glob("*.parquet"))
         parts = [(path.stem.removeprefix("img_emb"), rows) for path, (rows, _) in zip(self.files, shapes, strict=True)]
         if [(path.stem.removeprefix("metadata"), _rows(path)) for path in self._metadata] != parts:
             raise UserError(

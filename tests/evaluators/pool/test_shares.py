@@ -1,16 +1,22 @@
 """Processes that mine a share of the shards each find what one process does, and the first waits for the others."""
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from naturel_jax import mine
+from naturel_jax.data import datasets
 from naturel_jax.devices.processes import Share
 from naturel_jax.evaluators.pool import sharded
 from naturel_jax.evaluators.pool.mining import open_dataset
 from tests.helpers.pools import write_pool
+from tests.helpers.worlds import ROOT, data_dir
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.hard_images import captions, mining
@@ -79,3 +85,22 @@ def test_shares_that_do_not_fit_are_refused(flags, match, tmp_path):
     with pytest.raises(UserError, match=match):
         mine.main(["--dataset", str(tmp_path), f"--out={tmp_path / 'x.parquet'}", *flags])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_share_that_waits_ends_by_a_signal_as_what_may_be_started_again(tmp_path):
+    """A cluster starts tasks again that end with 75."""
+    dataset, out = os.fspath(datasets.directory(os.fspath(data_dir()), "naturel/tiny")), tmp_path / "out.parquet"
+    code = (
+        "from naturel_jax import mine; from naturel_jax.evaluators.pool import sharded\n"
+        "from tfds_naturel.common import cli; from tfds_naturel.hard_images import mining\n"
+        "mining.ROWS = sharded.SHARD = 64; cli.run(mine.main)"
+    )
+    command = [sys.executable, "-c", code, "--dataset", dataset, "--out", str(out), "--share=0/2"]
+    waiting = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(shards := [*tmp_path.glob("out.parquet.shards/*/0*")]) < 2 and waiting.poll() is None:
+        time.sleep(0.05)
+    waiting.terminate()
+    output = waiting.communicate(timeout=60)[1]
+    assert waiting.returncode == 75 and "run the same command again to continue" in output, output
+    assert len(shards) == 2 and not out.exists()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -186,6 +187,21 @@ def test_rows_of_an_image_are_joined_and_repeated_negatives_dropped(tmp_path):
     pq.write_table(pa.table({"image_id": ["a"]}), path)
     with pytest.raises(UserError, match="has no column negatives"):
         hard_images.read(path, ["a", "b"])
+
+
+def test_file_of_hard_images_is_read_within_few_times_the_memory_of_their_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(hard_images, "_ROWS", 1000)
+    names, rng = [f"image{n}" for n in range(20_000)], np.random.default_rng(0)
+    negatives = rng.integers(len(names), size=(60_000, 8))
+    rows = {"image_id": [names[n // 3] for n in range(60_000)], "negatives": [[names[m] for m in r] for r in negatives]}
+    pq.write_table(pa.table(rows), tmp_path / "negatives.parquet")
+    tracemalloc.start()
+    found = hard_images.read(tmp_path / "negatives.parquet", names)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for n in (0, 777, 19_999):
+        assert found[n].tolist() == list(dict.fromkeys(negatives[3 * n : 3 * n + 3].ravel().tolist()))
+    assert peak < 6 * found.values.nbytes, "numbers of 32 bits, not a few arrays of 64 beside each other"
 
 
 @pytest.fixture(scope="module")
