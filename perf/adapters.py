@@ -7,8 +7,6 @@ checkpoint has of it, and the temporaries of the compiled step.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,7 +15,6 @@ import numpy as np
 import optax
 
 from naturel_jax.config import Adapter, Config
-from naturel_jax.data.batches.planner import Plan
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.losses.batch import Batch
@@ -27,7 +24,7 @@ from naturel_jax.models.two_tower import Model
 from naturel_jax.training import memory, optim, train
 from naturel_jax.training.loss import Loss
 from naturel_jax.training.start import new_adapter
-from perf.objectives import planned
+from perf.objectives import in_turns, planned, with_pixels
 from tfds_naturel.common import cli
 
 
@@ -63,18 +60,6 @@ def measure(model: Model, options: Config, processor: Processor, batch: Batch) -
     return Measured(run, loss.step_flops(batch).model, *sizes, program.memory_analysis().temp_size_in_bytes)
 
 
-def in_turns(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each step, after one to warm up."""
-    times: list[list[float]] = [[] for _ in steps]
-    for repeat in range(repeats + 1):
-        for step, found in zip(steps, times, strict=True):
-            start = time.perf_counter()
-            step()
-            if repeat:
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
-
-
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="clip-b32", choices=sorted(PRESETS))
@@ -91,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
         for name, patterns in targets.items()
     }
     measured = {name: measure(model, config, processor, batch) for name, config in configs.items()}
-    seconds = in_turns([one.step for one in measured.values()], args.repeats)
+    seconds = np.median(in_turns([one.step for one in measured.values()], args.repeats), axis=0)
     full = next(iter(measured.values()))
     print(
         f"{args.preset}, rank {args.rank}, {args.batch} items: {model.compute.dtype} on {jax.devices()[0].device_kind}"
@@ -103,12 +88,6 @@ def main(arguments: Sequence[str]) -> None:
         sizes = f"{one.state / 1e6:>10.1f}{one.saved / 1e6:>10.1f}{one.temporaries / 1e6:>16.1f}"
         work = f"{one.flops:>10.2e}{one.flops / full.flops:>7.2f}"
         print(f"{name:20}{1e3 * took:>8.0f}{took / seconds[0]:>7.2f}{work}{sizes}")
-
-
-def with_pixels(plan: Plan, side: int) -> Batch:
-    """The planned batch with random images."""
-    pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), side, side, 3), np.uint8)
-    return Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ finds in memory).
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+import timeit
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -25,13 +25,6 @@ from naturel_jax.checkpoints.restore import read
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model
 from tfds_naturel.common import cli
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long ``work()`` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def measure(preset: str, workdir: epath.Path, turns: int) -> None:
@@ -56,12 +49,8 @@ def measure(preset: str, workdir: epath.Path, turns: int) -> None:
     def restore() -> None:
         jax.block_until_ready(read(folder, **items))
 
-    whole, check = (
-        min(times)
-        for times in zip(
-            *((seconds(restore), seconds(lambda: manifest.check(folder, names))) for _ in range(turns)), strict=True
-        )
-    )
+    works = (restore, lambda: manifest.check(folder, names))
+    whole, check = np.min([[timeit.timeit(work, number=1) for work in works] for _ in range(turns)], axis=0)
     print(f"{preset} with optimizer state: {size / 1e9:.2f} GB in {folder}")
     print(f"restore {whole - check:.3f} s + check {check:.3f} s ({size / check / 1e9:.1f} GB/s)")
     print(f"the check adds {check / (whole - check):.1%} to a restore")

@@ -27,6 +27,7 @@ from naturel_jax.devices.processes import Share
 from naturel_jax.evaluators.embed import load_encoder
 from naturel_jax.evaluators.pool import embedding, files, images
 from perf.evaluation import CAPTION, NOUNS, photo
+from tests.helpers.record_files import tar_member
 from tfds_naturel.common import cli
 
 NAME = "ViT-B-32-quickgelu"
@@ -43,9 +44,7 @@ def write(folder: Path, count: int) -> list[Path]:
         words = dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
         with tarfile.open(shards[-1], "a") as tar:
             for suffix, data in (("jpg", photos[-1]), ("txt", CAPTION.format(**words).encode())):
-                member = tarfile.TarInfo(f"{n:06}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+                tar_member(tar, f"{n:06}.{suffix}", data)
     return shards
 
 

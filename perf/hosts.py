@@ -1,6 +1,6 @@
 """What grows with the number of hosts: starts of real processes, and one host of many that are not here.
 
-    python -m perf.hosts start --processes 1 2 4 8    # or: python -m perf.hosts start ...
+    python -m perf.hosts start --processes 1 2 4 8
     python -m perf.hosts one --hosts 256 --rows 1e5 1e7 --folder build/rows
     python -m perf.hosts prepared
 
@@ -17,7 +17,6 @@ import functools
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,7 @@ from naturel_jax.storage.object_stores import Location
 from perf.planner import bank_items
 from perf.sources import memory, write_rows
 from tests.helpers import store_config, store_servers
+from tests.helpers.worlds import free_address
 from tfds_naturel.common import cli
 from tfds_naturel.scenes.scene import CONFIGS
 
@@ -77,15 +77,12 @@ def asked(requests: Sequence[str]) -> list[str]:
 
 def launch(count: int, folder: Path, server: store_servers.Server) -> list[subprocess.Popen]:
     """Starts a run in ``count`` processes, each with a folder for its caches and a log in ``folder``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = [
         f"--config={ROOT}/tests/helpers/store_config.py:{server.url}/data",
         f"--workdir={server.url}/runs/{folder.name}",
     ]
     flags += ["--config.eval.benchmarks=()", "--config.tensorboard=False", f"--config.data.batch_size={8 * count}"]
-    flags += [f"--coordinator={address}", f"--processes={count}", "--cpu_devices=1"]
+    flags += [f"--coordinator={free_address()}", f"--processes={count}", "--cpu_devices=1"]
     running = []
     for number in range(count):
         cache = folder / str(number)
@@ -196,9 +193,9 @@ def measure_rows(rows: int, folder: Path, hosts: int, devices: int, batches: Seq
             of_bank.plan(1)
 
 
-def _measure_embeddings(rows: int, folder: Path, dim: int = 512) -> None:
+def _measure_embeddings(rows: int, folder: Path) -> None:
     """The check of embeddings at a start: of as many as 100,000 images have."""
-    rows = min(rows, 100_000)
+    rows, dim = min(rows, 100_000), 512
     folder.mkdir(exist_ok=True)
     for block, size in enumerate(sizes := embedded.block_sizes(rows)):
         embedded.write(folder, block, np.zeros((size, 2, dim), np.float32))

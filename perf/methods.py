@@ -32,7 +32,7 @@ from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training import optim, train
 from naturel_jax.training.loss import Loss
-from perf.objectives import make_processor, skewed_items
+from perf.objectives import make_processor, skewed_items, with_pixels
 from tfds_naturel.common import cli
 
 OPTIM = Optim(ema=0.9996)  # NegCLIP's; the average is that of base_distance's of_average
@@ -84,8 +84,7 @@ def make_batch(kind: str, model: Model, size: int, shards: int) -> tuple[Process
     part = MixturePart(items, recipe(name), hard_images=mined if hard else None, exchanged=hard == "exchanged")
     processor = make_processor(config, items.texts)
     plan = Planner([part], processor, batch_size=size, shards=shards, seed=0, trim_eos=config.text.eos_id).plan(0)
-    pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), *[config.image.size] * 2, 3), np.uint8)
-    return processor, Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
+    return processor, with_pixels(plan, config.image.size)
 
 
 def measure(preset_name: str, size: int, rounds: int) -> dict[str, Result]:

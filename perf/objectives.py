@@ -1,6 +1,6 @@
 """The training step on a batch with NatuRel's captions, and the memory of the loss.
 
-    python -m perf.objectives step                # or: python -m perf.objectives step
+    python -m perf.objectives step
     python -m perf.objectives step --hard mined   # mined images and their captions instead of the sentinel
     python -m perf.objectives frozen              # with embeddings in place of a frozen tower's images or captions
     python -m perf.objectives memory              # bytes per device for 1 to 256 simulated devices
@@ -44,34 +44,23 @@ from naturel_jax.training import optim, train
 from naturel_jax.training.loss import Loss
 from naturel_jax.training.observe import utilization
 from naturel_jax.weights import hf, hub, openclip, processor_files, tables
+from perf.builder import ROWS
 from tfds_naturel.captions import bank
 from tfds_naturel.common import cli
 
-# Annotated pairs by relation in the training split of Open Images V4. Within a relation triplets follow Zipf's law.
-RELATIONS = {
-    "is": 194_142,
-    "at": 111_493,
-    "on": 31_604,
-    "holds": 20_986,
-    "plays": 8_932,
-    "interacts_with": 3_756,
-    "inside_of": 2_392,
-    "wears": 836,
-    "hits": 593,
-    "under": 34,
-}
 NEGCLIP = Config()  # the defaults are the published loss and optimizer
 
 
 def skewed_items(images: int, rng: np.random.Generator) -> Items:
-    """Items with one triplet each, as frequent as in Open Images, and the bank's captions."""
+    """Items with one triplet each, as frequent as in Open Images V4, and the bank's captions. Within a relation,
+    triplets follow Zipf's law."""
     captions = bank.load()
-    by_relation = {label: [t for t in captions if t.relation == label] for label in RELATIONS}
+    by_relation = {label: [t for t in captions if t.relation == label] for label in ROWS}
     triplets, weights = [], []
     for label, members in by_relation.items():
         share = 1 / np.arange(1, len(members) + 1)
         triplets += members
-        weights += (RELATIONS[label] * share / share.sum()).tolist()
+        weights += (ROWS[label] * share / share.sum()).tolist()
     chosen = rng.choice(len(triplets), images, p=np.array(weights) / sum(weights))
 
     groups = [Group.from_triplet(captions[triplet]) for triplet in triplets]
@@ -97,6 +86,12 @@ def planned(config: TwoTowerConfig, batch: int, hard: str, shards: int) -> tuple
     options = {"batch_size": batch, "shards": shards, "seed": 0}
     plan, whole = (Planner([part], processor, trim_eos=eos, **options).plan(0) for eos in (config.text.eos_id, None))
     return processor, plan, whole.tokens
+
+
+def with_pixels(plan: Plan, side: int) -> Batch:
+    """The planned batch with random images."""
+    pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), side, side, 3), np.uint8)
+    return Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
 
 
 class Expanded(NamedTuple):
@@ -219,19 +214,22 @@ def timed(name: str, step: Callable[[], float], repeats: int) -> Result:
     return Result(name, first, *(statistics.median(column) for column in zip(*times, strict=True)))
 
 
+def in_turns(steps: Sequence[Callable[[], object]], repeats: int) -> np.ndarray:
+    """Seconds of each step in each of ``repeats`` turns, after one to warm up."""
+    return np.array([[timeit.timeit(step, number=1) for step in steps] for _ in range(1 + repeats)])[1:]
+
+
 def measure_steps(preset_name: str, batch_size: int, hard: str, repeats: int) -> list[Result]:
     """Times each implementation in turn, and prints the size of the batch."""
     config = preset(preset_name)
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     mesh = make_mesh({"data": -1})
     processor, plan, whole = planned(config, batch_size, hard, batch_shards(mesh))
-    side = config.image.size
-    pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), side, side, 3), np.uint8)
+    ours = with_pixels(plan, config.image.size)
     model = Model(config, Compute(dtype))
     params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(0))
     rows = expand(plan)
-    expanded = expanded_batch(pixels, whole, rows)
-    ours = Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
+    expanded = expanded_batch(ours.images, whole, rows)
     print(
         f"{batch_size} items ({hard}), {dtype} on {jax.devices()[0].device_kind}. "
         f"Expanded: {len(rows.image_N)} images, {len(rows.caption_M)} captions of {whole.shape[1]} tokens; "
@@ -276,19 +274,17 @@ def measure_frozen(preset_name: str, batch_size: int, repeats: int) -> None:
     config, mesh = preset(preset_name), make_mesh({"data": -1})
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     processor, plan, _ = planned(config, batch_size, "sentinel", batch_shards(mesh))
-    model, shape = Model(config, Compute(dtype)), (len(plan.rows), config.image.size, config.image.size, 3)
+    model, batch = Model(config, Compute(dtype)), with_pixels(plan, config.image.size)
     params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(0))
-    pixels = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
-    zimg_ID = jax.jit(of_pixels(model.encode_image, processor.mean, processor.std))(params, pixels)
+    zimg_ID = jax.jit(of_pixels(model.encode_image, processor.mean, processor.std))(params, batch.images)
     zcap_UD = jax.jit(model.encode_text)(params, plan.tokens)
-    batch = Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
-    sizes = f"{len(pixels)} images, {len(plan.tokens)} captions of {plan.tokens.shape[1]} tokens"
+    sizes = f"{len(batch.images)} images, {len(plan.tokens)} captions of {plan.tokens.shape[1]} tokens"
     print(f"{preset_name}, {dtype} on {jax.devices()[0].device_kind}: {sizes}")
     for tower, given in (("image", batch._replace(images=zimg_ID)), ("text", batch._replace(tokens=zcap_UD))):
         options = dataclasses.replace(NEGCLIP, optim=Optim(lr_multipliers=((f"{tower}/.*", 0.0),)))
         steps = [our_step(model, params, processor, each, mesh, options) for each in (batch, given)]
-        losses = [(step(), step())[0] for step in steps]  # the first two warm up
-        turns = np.array([[timeit.timeit(step, number=1) for step in steps] for _ in range(repeats)])
+        losses = [step() for step in steps]
+        turns = in_turns(steps, repeats)
         (whole, rest), ratio = np.median(turns, axis=0), np.median(turns[:, 0] / turns[:, 1])
         forward, trained = (
             flops.step(config, each.images_to_embed, *each.captions_to_embed).forward for each in (batch, given)

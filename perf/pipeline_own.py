@@ -17,7 +17,7 @@ from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.items import decoded_writer
 from naturel_jax.data.items.items import Group, Source, collect
-from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.data.text.processor import from_scratch
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import preset
 from tfds_naturel.captions import bank
@@ -83,9 +83,7 @@ def prepare(
     )
     model = preset("tiny-clip")  # only its sizes are used
     model = dataclasses.replace(model, image=dataclasses.replace(model.image, size=images.size))
-    pixels = {"resize": "short", "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    tokenizer = train_tokenizer("clip", source.items.texts, model.text.vocab, model.text.context)
-    processor = Processor(tokenizer=tokenizer, context=model.text.context, size=images.size, **pixels)
+    processor = from_scratch(model, source.items.texts)
     pipeline = make_pipeline(config.Config(data=data), [source], model, processor, make_mesh({"data": -1}))
     repeats = _REPEATS if "cache" in options else 1
     return functools.partial(ours, pipeline, batch, repeats * (epochs * len(images.paths) // batch))

@@ -20,7 +20,7 @@ import numpy as np
 from naturel_jax import config
 from naturel_jax.data import datasets
 from naturel_jax.data.batches.pipeline import make_pipeline
-from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.data.text.processor import from_scratch
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import preset
 from perf.pipeline import write_images
@@ -68,9 +68,7 @@ def measure(path: Path, steps: int) -> None:
     opened = time.perf_counter()
     model = preset("tiny-clip")
     texts = [source.items.texts[n] for n in range(1000)]
-    tokenizer = train_tokenizer("clip", texts, model.text.vocab, model.text.context)
-    pixels = {"resize": "square", "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    processor = Processor(tokenizer, model.text.context, model.image.size, **pixels)  # type: ignore[arg-type]
+    processor = from_scratch(model, texts)
     raw = config.base()
     raw.preset = "tiny-clip"
     raw.data.mixture.main = config.part("rows", "one_pair")

@@ -1,6 +1,6 @@
 """Images/s and captions/s of the towers, compared with transformers' and OpenCLIP's on the same machine.
 
-    python -m perf.towers --preset clip-b32 --images 32 --captions 64 --train    # or: python -m perf.towers ...
+    python -m perf.towers --preset clip-b32 --images 32 --captions 64 --train
 
 Parameters are random: speed does not depend on them. Model FLOPs utilization is printed if the accelerator's peak is
 known. On a GPU, OpenCLIP is measured with ``torch.compile`` too.
@@ -8,7 +8,7 @@ known. On a GPU, OpenCLIP is measured with ``torch.compile`` too.
 
 import argparse
 import statistics
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,12 +33,7 @@ Step = Callable[[], object]  # runs once and waits for its result
 def seconds(step: Step, repeats: int) -> float:
     """Median time of ``step``, after one run to compile."""
     step()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(timeit.repeat(step, number=1, repeat=repeats))
 
 
 def our_steps(config: TwoTowerConfig, compute: Compute, inputs: Inputs, train: bool) -> dict[str, Step]:

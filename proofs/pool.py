@@ -9,7 +9,6 @@ another NumPy. Needs the extras ``mine`` and ``beam``.
 
 import argparse
 import dataclasses
-import io
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from naturel_jax.data.items import prepared
+from tests.helpers.record_files import tar_member
 from tfds_naturel.common import cli
 from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
@@ -53,9 +53,7 @@ def write(folder: Path, count: int) -> Path:
         with tarfile.open(folder / f"tars/{start // SHARD:04}.tar", "w") as tar:
             for n in range(start, min(start + SHARD, count)):
                 data = prepared.read_image(records, n)
-                member = tarfile.TarInfo(f"{prepared.to_str(records.value(n, 'image_id'))}.jpg")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+                tar_member(tar, f"{prepared.to_str(records.value(n, 'image_id'))}.jpg", data)
     return Path(builder.data_path)
 
 
