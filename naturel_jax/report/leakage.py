@@ -1,6 +1,5 @@
 """Which benchmark images models may have been trained on: what the collections say, and what was found."""
 
-import html as html_escape
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -97,8 +96,8 @@ def html(lines: Sequence[Line]) -> list[str]:
         return []
 
     def part(text: str, source: str) -> str:
-        address = f"<small>{html_escape.escape(source.removeprefix('https://'))}</small>" if source else ""
-        return f"<div>{html_escape.escape(escape.line(text))}{address}</div>"
+        address = f"<small>{escape.html(source.removeprefix('https://'))}</small>" if source else ""
+        return f"<div>{escape.html(text)}{address}</div>"
 
     head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
     body = ""
@@ -108,5 +107,5 @@ def html(lines: Sequence[Line]) -> list[str]:
         body += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
     table = f'<table><thead><tr>{head}</tr></thead><tbody class="measured">{body}</tbody></table>'
     box = f'<div class="wide text" role="region" tabindex="0" aria-label="{TITLE}">{table}</div>'
-    texts = "".join(f"<p>{html_escape.escape(escape.line(text))}</p>" for text in _texts(lines))
+    texts = "".join(f"<p>{escape.html(text)}</p>" for text in _texts(lines))
     return [f"<h2>{TITLE}</h2>{texts}{box if shown else ''}"]
