@@ -39,19 +39,17 @@ class Line(NamedTuple):
 
 
 def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
-    """A line for each benchmark."""
+    """A line for each benchmark; without origins if it is the user's, or its package is not installed."""
     found: dict[str, list[Result | LeftOut]] = {}
     for result in results:
         found.setdefault(result.benchmark, []).append(result)
-    return [
-        Line(name, _origins(name), tuple(f"{one.model}: {_found(one)}" for one in of_benchmark), _clear(of_benchmark))
-        for name, of_benchmark in found.items()
-    ]
-
-
-def _clear(of_benchmark: Sequence[Result | LeftOut]) -> bool:
-    compared = all(one.found and one.found["read"] == one.found["images"] for one in of_benchmark)
-    return compared and not any(one.left_out for one in of_benchmark)
+    made = []
+    for name, of_benchmark in found.items():
+        origins = BENCHMARKS[name].SOURCE.origins if name in BENCHMARKS else ()
+        compared = all(one.found and one.found["read"] == one.found["images"] for one in of_benchmark)
+        clear = compared and not any(one.left_out for one in of_benchmark)
+        made.append(Line(name, origins, tuple(f"{one.model}: {_found(one)}" for one in of_benchmark), clear))
+    return made
 
 
 def _texts(lines: Sequence[Line]) -> list[str]:
@@ -59,11 +57,6 @@ def _texts(lines: Sequence[Line]) -> list[str]:
     clear = [line.benchmark for line in lines if line.clear]
     sentence = f"No image of {', '.join(clear)} was found among those that the models were trained on; all were read."
     return [sentence] * bool(clear) + [NOTE] * (len(clear) < len(lines))
-
-
-def _origins(benchmark: str) -> tuple[Origin, ...]:
-    """Origins of a benchmark's images; none for a user-defined benchmark, or one whose package is not installed."""
-    return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
 
 
 def _found(result: Result | LeftOut) -> str:

@@ -48,7 +48,7 @@ from tfds_naturel.captions import checks, decisions, grammar
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.common import cli, escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.schema import Caption, Triplet
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
 PHOTOS = Path("open_images")  # where the README's commands put them
@@ -319,17 +319,13 @@ def _balance(bank: Bank) -> list[str]:
     lengths = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]
     lines.append("| words, mean (5th-95th percentile) | " + " | ".join(map(_spread, lengths)) + " |")
     shapes = [Counter(c.shape for c in group) for group in by_polarity.values()]
-    used = [Counter(word for c in group for word in _distinct_words(c)) for group in by_polarity.values()]
+    used = [Counter(word for c in group for word in {*_WORD.findall(c.text.lower())}) for group in by_polarity.values()]
     for shape, _ in (shapes[0] + shapes[1]).most_common():
         shares = (f"{count[shape] / count.total():.1%}" for count in shapes)
         lines.append(f"| shape: {shape} | {' | '.join(shares)} |")
     uneven = sorted(used[0].keys() | used[1].keys(), key=lambda word: (-abs(used[0][word] - used[1][word]), word))
     lines += [f"| captions with {word!r} | {used[0][word]} | {used[1][word]} |" for word in uneven[:12]]
     return [*lines, "", "The words listed are the most unevenly distributed ones.", ""]
-
-
-def _distinct_words(caption: Caption) -> set[str]:
-    return set(_WORD.findall(caption.text.lower()))
 
 
 def _spread(lengths: np.ndarray) -> str:
