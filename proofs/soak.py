@@ -31,17 +31,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from absl import logging as absl_logging
 from etils import epath
 
 from naturel_jax.storage import read_json, read_json_lines
-from naturel_jax.weights import runs
+from tests.helpers import worlds
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.naturel import Naturel, scenes
-from tfds_naturel.scenes.scene import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 STUCK_S = 600.0  # allowed for one start of 10 s, and for its end after a signal: machines may be busy
@@ -52,10 +50,9 @@ STUCK_S = 600.0  # allowed for one start of 10 s, and for its end after a signal
 
 def draw_world(folder: Path) -> None:
     """Draws the dataset naturel/tiny, which tests/helpers/tiny_config.py trains on."""
-    tiny = dataclasses.replace(CONFIGS["scenes"], name="tiny", sizes=(200, 40, 40, 40))
     absl_logging.set_verbosity(absl_logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        Naturel(config=scenes(tiny), data_dir=os.fspath(folder)).download_and_prepare()
+        Naturel(config=scenes(worlds.TINY), data_dir=os.fspath(folder)).download_and_prepare()
 
 
 class Process:
@@ -188,7 +185,7 @@ def steady(folder: Path, minutes: float) -> int:
 
 STEPS = 40
 FAULTY_STARTS = 10  # of a run; those after them meet no fault
-SPEED = {"train/images_per_s", "train/mfu", "wall_time"}
+SPEED = worlds.SPEED | {"train/mfu"}
 
 STOP_S = 10  # most seconds from SIGTERM to the end, on a disk that is not slow
 DISK_FAULTS = (None, "eio", "lost", "full", "short", "slow")
@@ -316,8 +313,7 @@ def differences(workdir: Path, reference: Path) -> list[str]:
         return read_json(epath.Path(folder) / "scores.json")["scores"]
 
     def arrays(folder: Path) -> dict[str, bytes]:
-        leaves = jax.tree_util.tree_leaves_with_path(runs.load_run(str(folder))[1])
-        return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+        return {path: array.tobytes() for path, array in worlds.parameters(folder).items()}
 
     return [read.__name__ for read in (lines, scores, arrays) if read(workdir) != read(reference)]
 
