@@ -168,7 +168,6 @@ def measure(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="needs about 4 GB; kept for later runs")
     parser.add_argument("--images", type=int, default=IMAGES)

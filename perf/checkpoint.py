@@ -57,7 +57,6 @@ def measure(preset: str, workdir: epath.Path, turns: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="clip-b32")
     parser.add_argument("--folder", type=Path, help="default: a temporary folder")

@@ -87,7 +87,6 @@ def ours(source: str, encoder, params, out: Path) -> np.ndarray:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--batch_size", type=int, default=64, help="batch size of both programs")

@@ -122,7 +122,6 @@ def svg(figure: Figure, title: str, description: str) -> bytes:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", default=KIND)
     parser.add_argument("--width", type=int, default=WIDTH)

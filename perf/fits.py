@@ -81,7 +81,6 @@ def row(step: Step, found: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("devices", choices=sorted(STEPS))
     print("| step | devices | images + captions a device | recomputed | exchange | GiB a device | at least, ms |")

@@ -84,7 +84,6 @@ def measure(tower: Tower, part: str, length: int) -> tuple[float, float, float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(arguments)
     print(f"{_DEPTH} blocks and their gradient, bfloat16, {_ROWS} images on each chip of {_TOPOLOGY}")

@@ -84,7 +84,6 @@ def measure(items: Items, name: str, images: int, repeats: int) -> tuple[float, 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[256, 1024, 4096, 16384, 65536])
     parser.add_argument("--rows", type=float, nargs="+", default=[1e5, 1e7])

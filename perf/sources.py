@@ -87,7 +87,6 @@ def measure(path: Path, steps: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=float, default=1e6)
     parser.add_argument("--folder", type=Path, default=Path("build/rows"))

@@ -165,7 +165,6 @@ _tests(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="part of the names of the rows to run")
     parser.add_argument("--without", help="part of the names of rows that are left out, which the table says")

@@ -88,7 +88,6 @@ def embed(model: str, folder: Path, count: int, rows: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="as for naturel-embed")
     parser.add_argument("--images", type=int, default=200_000)

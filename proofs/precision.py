@@ -139,7 +139,6 @@ def models(options: argparse.Namespace, captions: Sequence[str]) -> Iterator[tup
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=[], metavar="NAME=SOURCE")
     parser.add_argument("--random", nargs="*", default=[], metavar="PRESET", help="towers with random weights")

@@ -71,7 +71,6 @@ def rehearse(folder: Path) -> dict[str, tuple[object, bool]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="for everything; it is emptied first")
     folder = parser.parse_args(arguments).folder.resolve()

@@ -54,7 +54,6 @@ def collected(calls: int, metrics: Callable[[], object]) -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--saves", type=int, default=200)
     options = parser.parse_args(arguments)

@@ -31,7 +31,6 @@ _CAPTION = re.compile(r"The (?P<c1>\w+) (?P<s>.+?) is (?P<relation>.+) the (?P<c
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="workdirs of runs on the drawn world")
     parser.add_argument("--twins", type=Path, default=Path("data/twins/scenes") / VERSION)
