@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from tfds_naturel.captions import bank, exchanges
-from tfds_naturel.common import escape
+from tfds_naturel.common import escape, pages
 from tfds_naturel.common.schema import PAIRS, Triplet, facts_of
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def _rows(counts: Mapping[Any, Mapping[str, int]], splits: Sequence[str]) -> Ite
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; text is escaped, integers have thousands separators."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else escape.markdown(str(cell)) for cell in row)
-        lines.append("| " + " | ".join(cells) + " |")
+    lines = pages.table(
+        header, ((f"{x:,}" if isinstance(x, int) else escape.markdown(str(x)) for x in row) for row in rows)
+    )
     return "\n".join(lines)
