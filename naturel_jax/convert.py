@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m naturel_jax.convert", description=__doc__)
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("folder", metavar="DST", type=epath.Path, help="a new folder; an existing one is refused")
-    parser.add_argument("--to", choices=sorted(export.WRITERS), default="hf", help="format of DST (default: hf)")
+    parser.add_argument("--to", choices=sorted(export.FORMS), default="hf", help="format of DST (default: hf)")
     parser.add_argument("--dtype", choices=sorted(export.DTYPES), default="float32", help="dtype of the weights in DST")
     parser.add_argument("--size", type=int, help="resample the position embeddings for images of this many pixels")
     parser.add_argument("--interpolate", metavar="BASE", help="interpolate with this checkpoint, weight by weight")

@@ -101,7 +101,6 @@ def _check_same_options(builder: "naturel.Naturel") -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -115,7 +115,7 @@ class EmbeddingModel:
         Raises FileExistsError if the folder exists, and UserError for an unknown format or one without an equivalent
         model.
         """
-        for name, value, known in (("to", to, export.WRITERS), ("dtype", dtype, export.DTYPES)):
+        for name, value, known in (("to", to, export.FORMS), ("dtype", dtype, export.DTYPES)):
             if value not in known:
                 raise UserError(f"{name} is {value!r}; expected one of: {', '.join(known)}")
         parts = (self.model.config, self.params, self.processor)
@@ -124,7 +124,7 @@ class EmbeddingModel:
         export.check_new(target)
         with object_folders.made_locally(target) as local:
             export.save(local, *parts, form=to, dtype=dtype, about=about, trained_on=self.trained_on)
-            object_folders.publish(local, target, last=export.LAST[to])
+            object_folders.publish(local, target, last=export.FORMS[to].last)
 
     def _size(self, number: int) -> int:
         """The batch size for ``number`` inputs: a power of two, so that few inputs are not padded to a full batch and

@@ -123,7 +123,6 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", help="a model in --out, or runs: folders, patterns, several separated by commas")
     parser.add_argument("b", help="what to compare it with")

@@ -1,6 +1,5 @@
 """Which benchmark images models may have been trained on: what the collections say, and what was found."""
 
-import html as html_escape
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,19 +39,17 @@ class Line(NamedTuple):
 
 
 def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
-    """A line for each benchmark."""
+    """A line for each benchmark; without origins if it is the user's, or its package is not installed."""
     found: dict[str, list[Result | LeftOut]] = {}
     for result in results:
         found.setdefault(result.benchmark, []).append(result)
-    return [
-        Line(name, _origins(name), tuple(f"{one.model}: {_found(one)}" for one in of_benchmark), _clear(of_benchmark))
-        for name, of_benchmark in found.items()
-    ]
-
-
-def _clear(of_benchmark: Sequence[Result | LeftOut]) -> bool:
-    compared = all(one.found and one.found["read"] == one.found["images"] for one in of_benchmark)
-    return compared and not any(one.left_out for one in of_benchmark)
+    made = []
+    for name, of_benchmark in found.items():
+        origins = BENCHMARKS[name].SOURCE.origins if name in BENCHMARKS else ()
+        compared = all(one.found and one.found["read"] == one.found["images"] for one in of_benchmark)
+        clear = compared and not any(one.left_out for one in of_benchmark)
+        made.append(Line(name, origins, tuple(f"{one.model}: {_found(one)}" for one in of_benchmark), clear))
+    return made
 
 
 def _texts(lines: Sequence[Line]) -> list[str]:
@@ -60,11 +57,6 @@ def _texts(lines: Sequence[Line]) -> list[str]:
     clear = [line.benchmark for line in lines if line.clear]
     sentence = f"No image of {', '.join(clear)} was found among those that the models were trained on; all were read."
     return [sentence] * bool(clear) + [NOTE] * (len(clear) < len(lines))
-
-
-def _origins(benchmark: str) -> tuple[Origin, ...]:
-    """Origins of a benchmark's images; none for a user-defined benchmark, or one whose package is not installed."""
-    return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
 
 
 def _found(result: Result | LeftOut) -> str:
@@ -97,8 +89,8 @@ def html(lines: Sequence[Line]) -> list[str]:
         return []
 
     def part(text: str, source: str) -> str:
-        address = f"<small>{html_escape.escape(source.removeprefix('https://'))}</small>" if source else ""
-        return f"<div>{html_escape.escape(escape.line(text))}{address}</div>"
+        address = f"<small>{escape.html(source.removeprefix('https://'))}</small>" if source else ""
+        return f"<div>{escape.html(text)}{address}</div>"
 
     head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
     body = ""
@@ -108,5 +100,5 @@ def html(lines: Sequence[Line]) -> list[str]:
         body += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
     table = f'<table><thead><tr>{head}</tr></thead><tbody class="measured">{body}</tbody></table>'
     box = f'<div class="wide text" role="region" tabindex="0" aria-label="{TITLE}">{table}</div>'
-    texts = "".join(f"<p>{html_escape.escape(escape.line(text))}</p>" for text in _texts(lines))
+    texts = "".join(f"<p>{escape.html(text)}</p>" for text in _texts(lines))
     return [f"<h2>{TITLE}</h2>{texts}{box if shown else ''}"]

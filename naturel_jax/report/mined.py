@@ -1,6 +1,5 @@
 """The gallery of mined images: a page with a sample of the rows of a file, each image beside its negatives."""
 
-import html
 import importlib.resources
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -29,28 +28,25 @@ def write(path: epath.Path, rows: Sequence[MinedRow], read: Callable[[str], byte
     named. ``dropped``: reason -> how many candidates were left out."""
     left_out = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items() if number) or "none"
     cards = "".join(_card(row, read) for row in sorted(rows))
-    body = (
-        f'<p>Candidates left out: {_text(left_out)}.</p><ul class=cards style="grid-template-columns: 1fr">{cards}</ul>'
-    )
+    listed = f'<ul class=cards style="grid-template-columns: 1fr">{cards}</ul>'
+    body = f"<p>Candidates left out: {escape.html(left_out)}.</p>{listed}"
     template = importlib.resources.files("naturel_jax.report") / "report.html"
     title = f"{len(rows):,} of the rows of {path.stem}"
-    storage.write(path, pages.fill(template, title=_text(title), body=body))
+    storage.write(path, pages.fill(template, title=escape.html(title), body=body))
 
 
 def _card(row: MinedRow, read: Callable[[str], bytes]) -> str:
     image, triplet, negatives, kinds = row
     frames = "".join(map(_frame, (image, *negatives), ("", *kinds), map(read, (image, *negatives))))
-    return f"<li><p><b>{_text(triplet)}</b> <small>{_text(image)}</small></p><div class=frames>{frames}</div></li>"
+    title = f"<b>{escape.html(triplet)}</b> <small>{escape.html(image)}</small>"
+    return f"<li><p>{title}</p><div class=frames>{frames}</div></li>"
 
 
 def _frame(name: str, kind: str, data: bytes) -> str:
+    name, kind = escape.html(name), escape.html(kind)
     try:
         small = thumbnail(data, SIDE)
     except ValueError:
-        return f"<div>{_text(name)} is not a readable image <small>{_text(kind)}</small></div>"
+        return f"<div>{name} is not a readable image <small>{kind}</small></div>"
     address = pages.data_uri(small.form, small.data)
-    return f'<div><img loading="lazy" alt="{_text(name)}" src="{address}"><small>{_text(kind)}</small></div>'
-
-
-def _text(text: str) -> str:
-    return html.escape(escape.line(text))
+    return f'<div><img loading="lazy" alt="{name}" src="{address}"><small>{kind}</small></div>'

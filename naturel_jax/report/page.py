@@ -32,7 +32,7 @@ def fill(
     parts = [
         _section(made) if made.rows else "",
         *shown,
-        *(f"<p>{html.escape(line)}</p>" for line in legend),
+        *(f"<p>{escape.html(line)}</p>" for line in legend),
         *map(_section, report.sections),
         _figures(drawn),
         *map(_section, further),
@@ -42,49 +42,46 @@ def fill(
         *leakage.html(report.trained_on),
         *map(_section, others),
     ]
-    return pages.fill(_TEMPLATE, title=_text(report.title), body="\n".join(filter(None, parts)))
-
-
-def _text(text: str) -> str:
-    return html.escape(escape.line(text))
+    return pages.fill(_TEMPLATE, title=escape.html(report.title), body="\n".join(filter(None, parts)))
 
 
 def _section(section: Section) -> str:
     body, plot = "", _figure(section.plot) if section.plot else ""
     if section.rows:
         cell = functools.partial(_cell, heat=section.heat)
-        names = (re.sub("([_/])", r"\1<wbr>", _text(str(line[0]))) for line in section.rows)
+        names = (re.sub("([_/])", r"\1<wbr>", escape.html(str(line[0]))) for line in section.rows)
         rows = "".join(
             f'<tr><th scope="row">{name}</th>{"".join(map(cell, others))}</tr>'
             for name, (_, *others) in zip(names, section.rows, strict=True)
         )
-        head = "".join(f'<th scope="col">{_text(cell)}</th>' if cell else "<td></td>" for cell in section.head)
+        head = "".join(f'<th scope="col">{escape.html(cell)}</th>' if cell else "<td></td>" for cell in section.head)
         kind = "wide text" if section.words else "wide"
         body = (
-            f'<div class="{kind}" role="region" tabindex="0" aria-label="{_text(section.title)}">'
+            f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape.html(section.title)}">'
             f"<table><thead><tr>{head}</tr></thead><tbody class=measured>{rows}</tbody></table></div>"
         )
     body = f"<div class=beside>{body}{plot}</div>" if plot else body
-    body = f"<h2>{_text(section.title)}</h2>{body}" + "".join(f"<p>{_text(line)}</p>" for line in section.text)
+    text = "".join(f"<p>{escape.html(line)}</p>" for line in section.text)
+    body = f"<h2>{escape.html(section.title)}</h2>{body}{text}"
     return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
 
 
 def _cell(cell: str | Cell | None, *, heat: bool) -> str:
-    return f"<td>{_text(cell)}</td>" if isinstance(cell, str) else tables.html_cell(cell, heat=heat)
+    return f"<td>{escape.html(cell)}</td>" if isinstance(cell, str) else tables.html_cell(cell, heat=heat)
 
 
 def _figure(plot: Plot) -> str:
-    svg = plot.svg.replace("<svg ", f'<svg aria-label="{html.escape(plot.text)}" ', 1)
+    svg = plot.svg.replace("<svg ", f'<svg aria-label="{escape.html(plot.text)}" ', 1)
     return f"<figure>{svg}</figure>"
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
-    return f"<h2>{title}</h2><ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return f"<h2>{title}</h2><ul>{''.join(f'<li>{escape.html(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _figures(drawn: Mapping[str, Plot]) -> str:
     figures = "\n".join(
-        f"<section><h2>{html.escape(plot.title)}</h2>{_figure(plot)}</section>" for plot in drawn.values()
+        f"<section><h2>{escape.html(plot.title)}</h2>{_figure(plot)}</section>" for plot in drawn.values()
     )
     return f'<div class="plots">\n{figures}</div>' if figures else ""
 
@@ -129,7 +126,7 @@ def _examples(of_models: Mapping[str, Sequence[Example]]) -> str:
 def _card(model: str, example: Example) -> str:
     which = f"item {example.id} of {example.benchmark}"
     images = "".join(
-        f'<img loading="lazy" alt="{_text(f"Image {n} of {which}")}" src="{html.escape(address)}">'
+        f'<img loading="lazy" alt="{escape.html(f"Image {n} of {which}")}" src="{html.escape(address)}">'
         for n, address in enumerate(example.images, 1)
     )
     verdict = '<b class="right">✓ right</b>' if example.right else '<b class="wrong">✗ wrong</b>'
@@ -138,6 +135,6 @@ def _card(model: str, example: Example) -> str:
         cosines = ", ".join(f"{cosine:.3f}" for cosine in example.cosines[n::columns])
         truth = ("true" if n < example.true_captions else "false") if example.true_captions else ""
         short = caption if len(caption) <= _MOST_CHARACTERS else f"{caption[:_MOST_CHARACTERS]}…"
-        captions += f"<li>{_text(short)} <small>{' '.join(filter(None, (truth, cosines)))}</small></li>"
-    source = f"{_text(model)}, {_text(example.benchmark)}, {_text(example.id)}"
+        captions += f"<li>{escape.html(short)} <small>{' '.join(filter(None, (truth, cosines)))}</small></li>"
+    source = escape.html(f"{model}, {example.benchmark}, {example.id}")
     return f"<li><div class=frames>{images}</div><p>{verdict} <small>{source}</small></p><ul>{captions}</ul></li>"

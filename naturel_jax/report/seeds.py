@@ -4,8 +4,6 @@ count seeds and images. Reads the results that runs leave in their folders, neve
 Shape letters: S seeds, R resamples.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +15,6 @@ from naturel_jax.evaluators import confidence, results
 from naturel_jax.evaluators.results import OUTCOME, Result
 from naturel_jax.report import tables, ties
 from naturel_jax.report.tables import Cell
-from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 
 RESAMPLES = 5000  # the smallest p-value is 2 / 5001
@@ -183,15 +180,6 @@ def cells(differences: Sequence[Difference]) -> Iterator[tuple[str, ...]]:
     for one in differences:
         interval = f"{one.low:+.3f} to {one.high:+.3f}"
         yield one.setting, one.metric, f"{one.value:+.3f}", interval, f"{one.p:.2g}", f"{one.adjusted:.2g}", one.seeds
-
-
-def to_csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A CSV file; text that a spreadsheet would take for a formula is quoted."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows([escape.cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
-    return buffer.getvalue()
 
 
 def of_run(folder: Path) -> Evaluated:

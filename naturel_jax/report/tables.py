@@ -1,9 +1,6 @@
 """The poster's two tables and one for each further benchmark, in Markdown, LaTeX and HTML; all scores in CSV."""
 
-import csv
 import dataclasses
-import html as html_escape
-import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -216,21 +213,19 @@ def html(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     grouped = any(column.group for column in table.columns)
     model = f'<th scope="col"{" rowspan=2" * grouped}>Model</th>'
     groups = "".join(
-        f'<th scope="colgroup" colspan="{size}">{html_escape.escape(name)}</th>'
-        if name
-        else f'<td colspan="{size}"></td>'
+        f'<th scope="colgroup" colspan="{size}">{escape.html(name)}</th>' if name else f'<td colspan="{size}"></td>'
         for name, size in _groups(table)
     )
-    headings = "".join(f'<th scope="col">{html_escape.escape(column.heading)}</th>' for column in table.columns)
+    headings = "".join(f'<th scope="col">{escape.html(column.heading)}</th>' for column in table.columns)
     head = f"<tr>{model}{groups}</tr><tr>{headings}</tr>" if grouped else f"<tr>{model}{headings}</tr>"
     body = ""
     for kind, group in itertools.groupby(table.body(rows), key=lambda line: line[0].kind):
         lines = (
-            f'<tr><th scope="row">{html_escape.escape(escape.line(row.name))}</th>{"".join(map(html_cell, cells))}</tr>'
+            f'<tr><th scope="row">{escape.html(row.name)}</th>{"".join(map(html_cell, cells))}</tr>'
             for row, cells in group
         )
         body += f'<tbody class="{kind}">{"".join(lines)}</tbody>'
-    caption = html_escape.escape(table.caption)
+    caption = escape.html(table.caption)
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{caption}">'
         f"<table><caption><span>{caption}</span></caption><thead>{head}</thead>{body}</table></div>"
@@ -243,7 +238,7 @@ def html_cell(cell: Cell | None, *, heat: bool = False) -> str:
     if cell is None:
         return f"<td>{MISSING}</td>"
     text = f"<strong>{cell.text}</strong>" if cell.best else cell.text
-    text = f'<a href="{html_escape.escape(cell.link)}">{text}</a>' if cell.link else text
+    text = f'<a href="{escape.html(cell.link)}">{text}</a>' if cell.link else text
     interval = "<small>{:.2f}&ndash;{:.2f}</small>".format(*cell.interval) if cell.interval else ""
     side = "high" if cell.value >= 0.5 else "low"
     style = f' class="{side}" style="--heat:{abs(cell.value - 0.5) * 2:.0%}"' * heat
@@ -252,15 +247,10 @@ def html_cell(cell: Cell | None, *, heat: bool = False) -> str:
 
 def to_csv(rows: Sequence[ModelRow]) -> str:
     """One score per line, with its confidence interval and number of items where they are known."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    header = ("model", "benchmark", "metric", "value", "low", "high", "count", "incomplete", "kind", "with_trained_on")
-    writer.writerow(header)
+    head = ("model", "benchmark", "metric", "value", "low", "high", "count", "incomplete", "kind", "with_trained_on")
+    lines = []
     for row in rows:
         for metric, cell in row.cells.items():
-            names = (escape.cell(name) for name in (row.name, metric.split("/")[0], metric))
-            interval = cell.interval or ("", "")
-            count = "" if cell.count is None else cell.count
-            whole = "" if cell.with_trained_on is None else cell.with_trained_on
-            writer.writerow([*names, cell.value, *interval, count, int(cell.incomplete), row.kind, whole])
-    return buffer.getvalue()
+            known = (cell.value, *(cell.interval or (None, None)), cell.count, int(cell.incomplete), row.kind)
+            lines.append((row.name, metric.split("/")[0], metric, *known, cell.with_trained_on))
+    return escape.table(head, lines)

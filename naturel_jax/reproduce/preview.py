@@ -13,6 +13,7 @@ from naturel_jax.reproduce import costs
 from naturel_jax.reproduce.costs import GB
 from naturel_jax.reproduce.runner import command_line
 from naturel_jax.reproduce.stages import STAGES, Work
+from tfds_naturel.common import pages
 from tfds_naturel.common.errors import UserError
 
 
@@ -23,20 +24,20 @@ def downloads_text(work: Work) -> str:
     lines = [(row.stage, row.what, _size(row.bytes), row.licence, row.where) for row in fetched]
     total = ("", "in all", _size(sum(row.bytes for row in fetched)), "", "")
     by_hand = [(row.what, row.licence, row.where) for row in rows if row.stage == "by hand"]
-    return "\n".join(
-        [
-            _table(("stage", "download", "size", "licence", "from"), [*lines, total]),
-            "By hand; the tables leave out what is missing:\n",
-            _table(("file", "licence", "from"), by_hand),
-        ]
-    )
+    tables = [
+        *pages.table(("stage", "download", "size", "licence", "from"), [*lines, total]),
+        "\nBy hand; the tables leave out what is missing:\n",
+        *pages.table(("file", "licence", "from"), by_hand),
+    ]
+    return "\n".join(tables) + "\n"
 
 
 def stages_text(work: Work) -> str:
     """A table of the stages and the disk space that each needs."""
     found = costs.disks(work)
     lines = [(name, stage.does, _size(found[name])) for name, stage in STAGES.items()]
-    return _table(("stage", "what it does", "disk"), [*lines, ("", "in all", _size(sum(found.values())))])
+    total = ("", "in all", _size(sum(found.values())))
+    return "\n".join(pages.table(("stage", "what it does", "disk"), [*lines, total])) + "\n"
 
 
 FROM_HUB = {"benchmarks", "known", "train"}  # stages
@@ -106,8 +107,3 @@ def _size(number: float) -> str:
     if number < 1e5:
         return f"{number / 1e3:.1f} kB" if number else ""
     return f"{number / GB:.1f} GB" if number >= 0.1 * GB else f"{number / 1e6:.1f} MB"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

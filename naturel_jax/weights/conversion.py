@@ -79,10 +79,10 @@ def convert(args: argparse.Namespace) -> None:
     with object_folders.made_locally(args.folder) as folder:
         options |= {"about": about, "repository": args.push or "", "trained_on": _trained_on(args), "adapter": adapter}
         export.save(folder, *loaded, **options)
-        object_folders.publish(folder, args.folder, last=export.LAST[args.to])
+        object_folders.publish(folder, args.folder, last=export.FORMS[args.to].last)
         print(f"wrote {args.folder}")
         if changes := _changes(processor, args.to):
-            print(f"{args.folder}: its processor does as {export.LIBRARIES[args.to]} does: {changes}")
+            print(f"{args.folder}: its processor does as {export.FORMS[args.to].library} does: {changes}")
         if args.verify:
             _verify(args, folder, loaded)
         if args.push:
@@ -171,7 +171,7 @@ def _verify(args: argparse.Namespace, folder: Path, ours: weights.Loaded) -> Non
     if changed := verify.preprocessed_otherwise(ours.processor, processor, images, captions):
         print(f"{args.folder}: preprocesses differently from {args.source}: {changed}")
     if problems:
-        raise UserError(f"{args.folder}: {export.LIBRARIES[args.to]} does not reproduce this model: {problems}")
+        raise UserError(f"{args.folder}: {export.FORMS[args.to].library} does not reproduce this model: {problems}")
 
 
 def _push(args: argparse.Namespace, folder: Path) -> None:

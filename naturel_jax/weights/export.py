@@ -33,22 +33,6 @@ DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16
 _SENTENCE_TRANSFORMERS = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}]
 _TORCH = {"format": "pt"}  # transformers refuses safetensors files without this
 
-# The file without which no reader takes the folder for complete; uploaded last to an object store.
-LAST = {
-    "hf": "config.json",
-    "openclip": openclip.CONFIG_FILE,
-    "big_vision": "checkpoint.npz",
-    "run": f"checkpoints/0/{manifest.NAME}",
-    "peft": peft.CONFIG_FILE,
-}
-LIBRARIES = {
-    "hf": "transformers",
-    "openclip": "OpenCLIP",
-    "big_vision": "big_vision",
-    "run": "naturel_jax",
-    "peft": "PEFT",
-}
-
 Arrays = dict[str, np.ndarray]
 
 
@@ -62,9 +46,6 @@ class Options(NamedTuple):
     repository: str
     trained_on: TrainedOn
     adapter: peft.Adapter | None
-
-
-Writer = Callable[[Path, TwoTowerConfig, Processor, Params, Options], None]
 
 
 def save(
@@ -94,7 +75,7 @@ def save(
     card = model_card.render(about, config, processor, form=form, dtype=dtype, repository=repository)
     check_new(epath.Path(folder))
     with new_folder(folder) as work:
-        WRITERS[form](work, config, processor, params, options)
+        FORMS[form].write(work, config, processor, params, options)
         processor_files.write(work, processor, family_of(config))
         listed = once.checksums(work)
         if options.trained_on:
@@ -206,10 +187,19 @@ def obstacles(config: TwoTowerConfig) -> dict[str, str]:
     return found
 
 
-WRITERS: dict[str, Writer] = {
-    "hf": _write_hf,
-    "openclip": _write_openclip,
-    "big_vision": _write_big_vision,
-    "run": _write_run,
-    "peft": _write_peft,
+class Form(NamedTuple):
+    """``library`` reads the folders that ``write`` fills. ``last``: the file without which no reader takes one for
+    complete, uploaded last to an object store."""
+
+    library: str
+    last: str
+    write: Callable[[Path, TwoTowerConfig, Processor, Params, Options], None]
+
+
+FORMS = {
+    "hf": Form("transformers", "config.json", _write_hf),
+    "openclip": Form("OpenCLIP", openclip.CONFIG_FILE, _write_openclip),
+    "big_vision": Form("big_vision", "checkpoint.npz", _write_big_vision),
+    "run": Form("naturel_jax", f"checkpoints/0/{manifest.NAME}", _write_run),
+    "peft": Form("PEFT", peft.CONFIG_FILE, _write_peft),
 }

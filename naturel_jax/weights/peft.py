@@ -66,10 +66,10 @@ class Adapter(NamedTuple):
     digest: str
 
     @classmethod
-    def of_run(cls, params: Params, meta: Mapping[str, Any]) -> "Adapter":
-        """The adapter of a run with what ``meta`` returned."""
+    def of_run(cls, meta: Mapping[str, Any]) -> "Adapter":
+        """The adapter of a run that kept ``meta``, without its parameters. Raises UserError."""
         fields = {name: value for name, value in meta.items() if name not in ("base", "digest")}
-        return cls(params, config.parse(config.Adapter, fields, "adapter"), meta["base"], meta["digest"])
+        return cls({}, config.parse(config.Adapter, fields, "adapter"), str(meta["base"]), str(meta["digest"]))
 
     def meta(self) -> dict[str, Any]:
         """Everything but the parameters, as JSON."""

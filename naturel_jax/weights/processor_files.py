@@ -33,6 +33,7 @@ RECORD = f"{trained_on.FOLDER}/{trained_on.FOLDER}.json"  # listed there with th
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 _RESAMPLE = {int(value): name for name, value in FILTERS.items()}
 _RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names and ours
+_OPENCLIP_MODES = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
 
 # What a library does whatever a folder's files say: ``Processor.centre`` and ``to_rgb``.
 _CONVENTIONS = {"hf": ("floor", "on_white"), "peft": ("floor", "on_white"), "openclip": ("round", "last")}
@@ -41,7 +42,7 @@ _PADDING_SIDES = dict.fromkeys(("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2
 
 
 def as_read(processor: Processor, form: str) -> Processor:
-    """``processor`` as the library of ``form`` (a key of ``export.WRITERS``) follows it: files cannot say how an image
+    """``processor`` as the library of ``form`` (a key of ``export.FORMS``) follows it: files cannot say how an image
     with transparency becomes RGB, where an odd margin is cropped, and, in transformers, how a text is cleaned."""
     if form not in _CONVENTIONS:
         return processor
@@ -180,15 +181,8 @@ def _hf_resize(path: Path, config: Mapping[str, Any], image: ImageConfig) -> dic
 def openclip_image(config: Mapping[str, Any], family: Family) -> Pixels:
     """Like ``hf_image``, from ``preprocess_cfg`` of an open_clip_config.json; absent fields take OpenCLIP's defaults.
     Raises UserError."""
-    clip = FAMILIES["clip"].pixels  # OpenCLIP's defaults for both families, except for the resize mode
-    modes = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
-    fields = {
-        "mean": clip["mean"],
-        "std": clip["std"],
-        "interpolation": clip["interpolation"],
-        "resize_mode": modes[family.pixels["resize"]],
-        **config,
-    }
+    # CLIP's are OpenCLIP's defaults for both families, except for the resize mode.
+    fields = {**FAMILIES["clip"].pixels, "resize_mode": _OPENCLIP_MODES[family.pixels["resize"]], **config}
     known: dict[str, Mapping[str, Any]] = {"resize_mode": _RESIZE_MODES, "interpolation": FILTERS}
     for key, choices in known.items():
         if fields[key] not in choices:
@@ -205,12 +199,11 @@ def openclip_image(config: Mapping[str, Any], family: Family) -> Pixels:
 
 def openclip_preprocess(processor: Processor) -> dict[str, Any]:
     """``preprocess_cfg`` of an open_clip_config.json: the inverse of ``openclip_image``."""
-    modes = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
     return {
         "mean": processor.mean,
         "std": processor.std,
         "interpolation": processor.interpolation,
-        "resize_mode": modes[processor.resize],
+        "resize_mode": _OPENCLIP_MODES[processor.resize],
     }
 
 

@@ -17,7 +17,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest, recorded
 from naturel_jax.checkpoints.restore import read
-from naturel_jax.config import Adapter, check_folder, parse
+from naturel_jax.config import check_folder
 from naturel_jax.data.seen import trained_on as trained_on_lib
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text import limited
@@ -25,18 +25,18 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import path_string
 from naturel_jax.models import adapters
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
+from naturel_jax.weights import peft
 from naturel_jax.weights.processor_files import malformed
 from tfds_naturel.common.errors import UserError
 
 
 class Run(NamedTuple):
-    """A run's checkpoint in memory. ``adapter``: what its parameters belong to, if they are adapters (``Adapter.meta``
-    in ``peft.py``)."""
+    """A run's checkpoint in memory. ``adapter``: its parameters, if they are adapters, with what they belong to."""
 
     config: TwoTowerConfig
     params: Params
     processor: Processor
-    adapter: dict[str, Any] | None
+    adapter: peft.Adapter | None
 
 
 class NotARun(UserError, FileNotFoundError):
@@ -206,19 +206,18 @@ def load_run(
         place = sharding_for(path_string(path), leaf.shape) if sharding_for else one_device
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    shapes, adapter = Model(config).shapes(), meta.get("adapter") or None
-    if adapter:
+    shapes, adapter = Model(config).shapes(), None
+    if fields := meta.get("adapter"):
         with malformed(folder / "meta"):
-            fields = {name: value for name, value in adapter.items() if name not in ("base", "digest")}
-            options = parse(Adapter, fields, "adapter")  # before its patterns are matched
-            shapes = adapters.shapes(shapes, options.rank, options.targets)
-            init, name = str(meta["config"]["init"]), str(adapter["base"]).rpartition("/")[2]
-            if init == f"base:{name}":  # else it went on with adapters of that run, whose base is another
-                adapter["base"] = _resolved(workdir, init)
+            adapter = peft.Adapter.of_run(fields)
+            shapes = adapters.shapes(shapes, adapter.options.rank, adapter.options.targets)
+            init = str(meta["config"]["init"])
+            if init == f"base:{adapter.base.rpartition('/')[2]}":  # else it went on with adapters of that run
+                adapter = adapter._replace(base=_resolved(workdir, init))
     shapes = jax.tree_util.tree_map_with_path(abstract, shapes)
     item = "ema" if "ema" in storage.names(folder) else "params"
     params = _read(folder, **{item: ocp.args.StandardRestore(shapes)})[item]
-    return Run(config, params, processor, adapter)
+    return Run(config, params, processor, adapter and adapter._replace(params=params))
 
 
 def _read(folder: epath.Path, **items: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def load(source: str, *, sharding_for: ShardingFor | None = None, depth: int = 0
     return loaded._replace(params=interpolate(start, loaded.params, share))
 
 
-def started_from(name: epath.PathLike, *, sharding_for: ShardingFor | None = None, depth: int = 0) -> Params:
+def started_from(name: epath.PathLike, *, sharding_for: ShardingFor | None, depth: int = 0) -> Params:
     """The parameters that the run ``name`` started from. Raises what ``load`` raises, and UserError if they were
     random, or what is there now has another digest."""
     if not (base := runs.base(name)):
@@ -154,10 +154,9 @@ def unmerged(
         raise UserError(f"{source} is the base of {_DEPTH} models that are each the base of the next: is one its own?")
     if not source.startswith("run:"):
         return find(source).load(sharding_for)
-    model, params, processor, fields = runs.load_run(source.removeprefix("run:"), sharding_for=sharding_for)
-    if fields is None:
+    model, params, processor, adapter = runs.load_run(source.removeprefix("run:"), sharding_for=sharding_for)
+    if adapter is None:
         return Loaded(model, params, processor), None
-    adapter = peft.Adapter.of_run(params, fields)
     try:
         base = load(adapter.base, sharding_for=sharding_for, depth=depth + 1)
     except (UserError, OSError) as error:
@@ -233,19 +232,18 @@ def local(name: str) -> Path:
     folder, _, file = name.rstrip("/").rpartition("/")
     if Path(file).suffix not in _OPENERS:
         return staging.stage(name, wanted=lambda other: "/" not in other or _is_record(other))
-    beside = staging.stage(folder, wanted=lambda other: other == file or _is_beside(other))
-    return beside / file
 
+    def is_wanted(other: str) -> bool:
+        return other == file or _is_record(other) or ("/" not in other and Path(other).suffix in _COMPANIONS)
 
-def _is_beside(name: str) -> bool:
-    return ("/" not in name and Path(name).suffix in _COMPANIONS) or _is_record(name)
+    return staging.stage(folder, wanted=is_wanted) / file
 
 
 def _is_record(name: str) -> bool:
     return name.startswith(f"{trained_on_lib.FOLDER}/")
 
 
-def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
+def _open_folder(folder: Path, prefer_openclip: bool) -> Foreign:
     """The checkpoint in a folder; ``prefer_openclip``: read OpenCLIP's files if transformers' are there too."""
     openclip_file = _first(folder, _OPENCLIP_FILES)
     if not prefer_openclip and (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):

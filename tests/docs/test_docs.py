@@ -31,6 +31,7 @@ from naturel_jax.losses.terms import TERMS
 from perf import exchange
 from tests.helpers import documents
 from tests.helpers.documents import PAGES, ROOT, Block
+from tests.helpers.parsing import Parsed, stop_once_parsed
 from tfds_naturel.common import cli
 
 PROJECT = documents.project()
@@ -42,21 +43,6 @@ def of_page(function: Callable) -> Callable:
 
 
 # ---- Commands --------------------------------------------------------------------------------------------------------
-
-
-class Parsed(Exception):
-    """Raised once a command's arguments are parsed, before it does anything."""
-
-
-@pytest.fixture
-def parse_only(monkeypatch):
-    parse_args = argparse.ArgumentParser.parse_args
-
-    def stop(self, args=None, namespace=None):
-        parse_args(self, args, namespace)
-        raise Parsed
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
 
 
 def main_of(program: str) -> Callable[[Sequence[str]], object]:
@@ -95,7 +81,8 @@ def command_lines() -> list[tuple[Block, str, list[str]]]:
 TRAIN = ("naturel-train", "naturel_jax.main")
 
 
-def test_flags_of_every_command(parse_only, capsys, monkeypatch):
+def test_flags_of_every_command(capsys, monkeypatch):
+    stop_once_parsed(monkeypatch)
     lines = [line for line in command_lines() if line[1] not in TRAIN]
     assert len({program for _, program, _ in lines}) > 8
     for block, program, arguments in lines:

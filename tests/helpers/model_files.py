@@ -91,16 +91,20 @@ def random_params(config: TwoTowerConfig, seed: int = 0) -> Params:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def with_blocks(config: TwoTowerConfig, **fields: Any) -> TwoTowerConfig:
+    """``config`` with these fields in the transformers of both towers."""
+    image, text = (
+        dataclasses.replace(tower, transformer=dataclasses.replace(tower.transformer, **fields))
+        for tower in (config.image, config.text)
+    )
+    return dataclasses.replace(config, image=image, text=text)
+
+
 def reduced(name: str, depth: int = 1, vocab: int = 300) -> TwoTowerConfig:
     """A preset reduced to few blocks and a small vocabulary, with all other shapes unchanged."""
-    config = preset(name)
-    towers = {}
-    for tower in ("image", "text"):
-        part = getattr(config, tower)
-        towers[tower] = dataclasses.replace(part, transformer=dataclasses.replace(part.transformer, depth=depth))
+    config = with_blocks(preset(name), depth=depth)
     eos_id = None if config.text.eos_id is None else min(config.text.eos_id, vocab - 1)
-    towers["text"] = dataclasses.replace(towers["text"], vocab=vocab, eos_id=eos_id)
-    return dataclasses.replace(config, **towers)
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=vocab, eos_id=eos_id))
 
 
 def inputs(config: TwoTowerConfig, images: int = 2, texts: int = 3, seed: int = 1) -> tuple[Any, np.ndarray]:

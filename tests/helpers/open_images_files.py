@@ -1,7 +1,7 @@
 """Writes small files in Open Images' published formats, for tests."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -115,6 +115,13 @@ def photo(seed: int, width: int = 96, height: int = 64, quality: int = 90) -> by
     return simplejpeg.encode_jpeg(pixels, quality=quality)
 
 
+def write_photos(folder: Path, photos: Mapping[int, bytes]) -> None:
+    """Writes the photos of images by their numbers, where the fetcher does."""
+    (folder / "images" / "train").mkdir(parents=True)
+    for n, data in photos.items():
+        (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(data)
+
+
 _COMMON = [
     *(("Cat", "on", "Table"), ("Dog", "on", "Table"), ("Cat", "on", "Chair"), ("Man", "plays", "Guitar")),
     *(("Woman", "plays", "Guitar"), ("Man", "holds", "Bottle"), ("Woman", "holds", "Bottle")),
@@ -137,8 +144,6 @@ def write_world(folder: Path) -> Path:
     """
     rows = [row(n, *triplet) for n in range(WORLD_IMAGES) for triplet in shown(n)]
     write_release(folder / "annotations", rows, images=range(WORLD_IMAGES - 1))
-    (folder / "images" / "train").mkdir(parents=True)
-    for n in range(1, WORLD_IMAGES):
-        seed, quality = (2, 60) if n == 40 else (n, 90)
-        (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(seed, 400, 300, quality))
+    photos = {n: photo(n, 400, 300) for n in range(1, WORLD_IMAGES)}
+    write_photos(folder, photos | {40: photo(2, 400, 300, quality=60)})
     return folder

@@ -1,6 +1,7 @@
 """A tiny NatuRel dataset, drawn once per test session, and real runs of ``naturel_jax.main`` on it."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import json
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,6 +114,13 @@ def continued(reference: Path, workdir: Path, step: int) -> Path:
         if later > step:
             shutil.rmtree(workdir / "checkpoints" / str(later))
     return workdir
+
+
+def write_checkpoints(workdir: Path, params_at: Mapping[int, Any], meta: dict[str, Any]) -> None:
+    """The checkpoints of a run as training leaves them: step -> parameters."""
+    with contextlib.closing(checkpoint.Checkpoints(workdir, keep=len(params_at))) as checkpoints:
+        for step, params in params_at.items():
+            checkpoints.save(step, {"params": params}, meta, wait=True)
 
 
 def parameters(workdir: Path) -> dict[str, np.ndarray]:

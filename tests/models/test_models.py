@@ -18,7 +18,15 @@ from naturel_jax.models.transformer import REMAT_POLICIES, Compute
 from naturel_jax.models.two_tower import Model, TwoTowerConfig, config_from_dict
 from naturel_jax.weights import hf, openclip, tables, verify
 from tests.helpers.losses import QUICK
-from tests.helpers.model_files import hf_model, inputs, openclip_model, random_params, reduced, torch_inputs
+from tests.helpers.model_files import (
+    hf_model,
+    inputs,
+    openclip_model,
+    random_params,
+    reduced,
+    torch_inputs,
+    with_blocks,
+)
 from tfds_naturel.common.errors import UserError
 
 # Together, these cover every activation, head width, MLP ratio, border and embedding width in the presets.
@@ -32,16 +40,6 @@ def odd_tiny(name: str) -> TwoTowerConfig:
     config = preset(name)
     tower = dataclasses.replace(config.image.transformer, mlp_dim=478, depth=2)
     return dataclasses.replace(config, image=dataclasses.replace(config.image, size=53, transformer=tower))
-
-
-def with_activation(config: TwoTowerConfig, activation: str) -> TwoTowerConfig:
-    towers = {}
-    for name in ("image", "text"):
-        part = getattr(config, name)
-        towers[name] = dataclasses.replace(
-            part, transformer=dataclasses.replace(part.transformer, activation=activation)
-        )
-    return dataclasses.replace(config, **towers)
 
 
 def logits(model: Model, params: dict, pixels: jax.Array, tokens: jax.Array):
@@ -117,7 +115,7 @@ def test_parity_with_transformers(name):
 
 
 def test_parity_with_openclip():
-    check_openclip(with_activation(odd_tiny("tiny-clip"), "gelu"))
+    check_openclip(with_blocks(odd_tiny("tiny-clip"), activation="gelu"))
 
 
 @pytest.mark.slow
@@ -134,7 +132,7 @@ def test_parity_with_openclip_at_unusual_shapes(name):
 
 @pytest.mark.slow
 def test_parity_with_openclips_siglip_with_exact_gelu():
-    check_openclip(with_activation(reduced("siglip-b16-224"), "gelu"))
+    check_openclip(with_blocks(reduced("siglip-b16-224"), activation="gelu"))
 
 
 @pytest.mark.slow
@@ -166,7 +164,7 @@ def test_presets_match_openclips_configs(name, theirs):
     approximation."""
     config = openclip.read_config(open_clip.get_model_config(theirs))
     if name.startswith("siglip-"):
-        config = with_activation(config, "gelu_tanh")
+        config = with_blocks(config, activation="gelu_tanh")
     assert config == preset(name)
 
 

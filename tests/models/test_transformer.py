@@ -226,18 +226,21 @@ def test_every_preset_has_heads_that_cudnn_takes(name):
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "attentions"), [("tiny-clip", 2), ("tiny-siglip", 3)])
-def test_products_with_float32_results_are_those_of_attention_logits(name, attentions):
-    """In bfloat16: the logits of both towers and of SigLIP's pooling, and in the backward pass two of their factors.
-    Their factors are rounded to bfloat16 too."""
-    config = preset(name)
-    model = Model(config, Compute("bfloat16"))
-    pixels, tokens = inputs(config)
+def gradient_program(model: Model) -> str:
+    """What is compiled for the gradient of both towers."""
+    pixels, tokens = inputs(model.config)
 
     def total(params):
         return jnp.sum(model.encode_image(params, pixels)) + jnp.sum(model.encode_text(params, tokens))
 
-    text = jax.jit(jax.grad(total)).lower(model.shapes()).as_text()
+    return jax.jit(jax.grad(total)).lower(model.shapes()).as_text()
+
+
+@pytest.mark.parametrize(("name", "attentions"), [("tiny-clip", 2), ("tiny-siglip", 3)])
+def test_products_with_float32_results_are_those_of_attention_logits(name, attentions):
+    """In bfloat16: the logits of both towers and of SigLIP's pooling, and in the backward pass two of their factors.
+    Their factors are rounded to bfloat16 too."""
+    text = gradient_program(Model(preset(name), Compute("bfloat16")))
     products = re.findall(r"stablehlo\.dot_general .* -> tensor<[\dx]*x(\w+)>", text)
     assert set(products) == {"bf16", "f32"} and products.count("f32") == 3 * attentions
     rounded = "lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32"
@@ -247,17 +250,10 @@ def test_products_with_float32_results_are_those_of_attention_logits(name, atten
 @pytest.mark.parametrize("flat", [True, False])
 def test_loops_over_blocks_hold_kernels_in_the_dtype_of_the_activations(flat):
     """Kernels that they read, and gradients that they stack. In loops, kernels of all blocks are in no other."""
-    config = preset("tiny-siglip")
-    model = Model(config, Compute("bfloat16", flat=flat))
-    pixels, tokens = inputs(config)
-
-    def total(params):
-        return jnp.sum(model.encode_image(params, pixels)) + jnp.sum(model.encode_text(params, tokens))
-
+    model = Model(preset("tiny-siglip"), Compute("bfloat16", flat=flat))
     blocks = [model.shapes()[tower]["transformer"]["blocks"] for tower in ("image", "text")]
     kernels = {"x".join(map(str, x.shape)) for x in jax.tree.leaves(blocks) if x.ndim > 2}
-    text = jax.jit(jax.grad(total)).lower(model.shapes()).as_text()
-    carried = re.findall(r"stablehlo\.while\(.*?\) : (.*)", text)
+    carried = re.findall(r"stablehlo\.while\(.*?\) : (.*)", gradient_program(model))
     found = {(size, kind) for types in carried for size, kind in re.findall(r"tensor<([\dx]+)x(\w+)>", types)}
     assert {kernel for kernel, _ in found} >= kernels
     assert {kind for size, kind in found if size in kernels} == {"bf16"}

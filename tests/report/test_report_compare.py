@@ -3,9 +3,7 @@
 import base64
 import dataclasses
 import io
-import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.report import compare, gallery
 from naturel_jax.report.pairs import Judged, judge
 from tests.helpers import benchmark_files as files
+from tests.helpers.pages import embedded
 
 
 def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Judged:
@@ -87,7 +86,7 @@ def write_gallery(folder: Path, number: int) -> tuple[Path, dict]:
     }
     page = folder / "compare.html"
     gallery.write(page, ("CLIP & A", "<b>NegCLIP"), "vg_relation", pairs, images)
-    return page, json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
+    return page, embedded(page, "data")
 
 
 def test_small_gallery_is_one_file(tmp_path):

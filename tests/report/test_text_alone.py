@@ -33,6 +33,8 @@ METRICS = (
     Metric("naturel/complex/relation/on", "right", where=("complex relation", "on")),
 )
 
+ON = ("A photo of a girl on a bench.", "A photo of a girl next to a bench.", "Girl|on|Bench", "no")
+
 
 def table(path):
     with path.open(newline="") as file:
@@ -121,11 +123,10 @@ def test_on_what_they_read_they_score_what_they_did(tmp_path):
 def test_pairs_count_as_often_as_they_are_evaluated(tmp_path):
     """A pair of `on` (43 of 43 right) twice and one of `is` that is mirrored, by their texts, whatever the photos of
     the split show; for one cell, the interval is Wilson's."""
-    on = ("A photo of a girl on a bench.", "A photo of a girl next to a bench.", "Girl|on|Bench")
     mirrored = {both: t for both, t in in_bank().items() if t == "Chair|is|Wooden" and "plastic" in both[1]}
     (true, false), triplet = next(iter(mirrored.items()))
     right = [right for *_, relation, m, right in chosen() if (relation, m) == ("is", "yes")]
-    save(tmp_path, [(*on, "no"), (*on, "no"), (true, false, triplet, "yes")])
+    save(tmp_path, [ON, ON, (true, false, triplet, "yes")])
     row = row_of(tmp_path)
     assert float(row["naturel/complex"]["value"]) == pytest.approx((2 + np.mean(right)) / 3, abs=1e-4)
     assert float(row["naturel/complex/mirrored/yes"]["value"]) == pytest.approx(np.mean(right), abs=1e-4)
@@ -136,8 +137,7 @@ def test_pairs_count_as_often_as_they_are_evaluated(tmp_path):
 
 
 def test_sweeps_have_the_row_too(tmp_path):
-    on = ("A photo of a girl on a bench.", "A photo of a girl next to a bench.", "Girl|on|Bench", "no")
-    scores = {name: score["value"] for name, score in save(tmp_path / "run" / results.FOLDER, [on]).scores.items()}
+    scores = {name: score["value"] for name, score in save(tmp_path / "run" / results.FOLDER, [ON]).scores.items()}
     request = {"config": {}, "duration": "1 steps", "benchmarks": {}}
     finished.write(epath.Path(tmp_path / "run"), finished.Saved(finished.Finished(scores, {}, {}, {}, {}), request))
     planned = grids.Planned("run", "run", 0, c.load(tiny_config.get_config()), "command")
@@ -148,8 +148,7 @@ def test_sweeps_have_the_row_too(tmp_path):
 @pytest.mark.parametrize(("others", "shown"), [(2, True), (3, False)])
 def test_there_is_no_row_for_another_bank(tmp_path, others, shown):
     """Up to a tenth of the pairs may be rewritten by the builder."""
-    on = ("A photo of a girl on a bench.", "A photo of a girl next to a bench.", "Girl|on|Bench", "no")
-    save(tmp_path, [on] * 20 + [("To get onto the bench,", "To get off it,", "Girl|on|Bench", "no")] * others)
+    save(tmp_path, [ON] * 20 + [("To get onto the bench,", "To get off it,", "Girl|on|Bench", "no")] * others)
     assert ("naturel/complex" in row_of(tmp_path)) == shown
 
 
@@ -167,6 +166,5 @@ def test_a_dataset_of_photos_has_the_row(tmp_path):
 
 
 def test_there_is_no_row_for_other_benchmarks(tmp_path):
-    on = ("A photo of a girl on a bench.", "A photo of a girl next to a bench.", "Girl|on|Bench", "no")
-    save(tmp_path, [on], name="pairs")
+    save(tmp_path, [ON], name="pairs")
     assert not row_of(tmp_path)

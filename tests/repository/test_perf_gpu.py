@@ -1,6 +1,5 @@
 """perf/gpu.sh with stubs in place of python and the driver: parts are kept, tried again, stopped and reported."""
 
-import argparse
 import importlib
 import os
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.parsing import Parsed, stop_once_parsed
 from tests.helpers.processes import wait_until
 from tests.helpers.stub_commands import calls, stub
 from tests.helpers.worlds import ROOT
@@ -66,18 +66,8 @@ def test_each_part_leaves_a_file_with_the_machine_and_is_not_measured_again(stub
     assert code == 0 and out.count(": done before\n") == len(files) == len(measured(stubs))
 
 
-class Parsed(Exception):
-    """Raised once a script's arguments are parsed, before it measures anything."""
-
-
 def test_every_part_is_a_command_that_its_script_understands(stubs, tmp_path, monkeypatch):
-    parse_args = argparse.ArgumentParser.parse_args
-
-    def stop(self, args=None, namespace=None):
-        parse_args(self, args, namespace)
-        raise Parsed
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    stop_once_parsed(monkeypatch)
     for torch in ("2.9.0", ""):
         assert measure(stubs, tmp_path / f"results {torch}", TORCH=torch)[0] == 0
     for call in sorted(set(measured(stubs))):

@@ -17,7 +17,16 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
-from tests.helpers.open_images_files import WORLD_IMAGES, image_id, photo, row, shown, write_release, write_world
+from tests.helpers.open_images_files import (
+    WORLD_IMAGES,
+    image_id,
+    photo,
+    row,
+    shown,
+    write_photos,
+    write_release,
+    write_world,
+)
 from tfds_naturel import build, naturel
 from tfds_naturel.captions import bank
 from tfds_naturel.common.errors import UserError
@@ -337,9 +346,7 @@ def test_negatives_that_an_image_shows_are_replaced_only_for_that_image(tmp_path
         [row(n, *triplet) for n in range(10)] + [row(n, *wrong) for n in range(3)] + [row(3, "Cat", "under", "Table")]
     )
     write_release(tmp_path / "annotations", rows, images=range(10))
-    (tmp_path / "images" / "train").mkdir(parents=True)
-    for n in range(10):
-        (tmp_path / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(n))
+    write_photos(tmp_path, {n: photo(n) for n in range(10)})
     _own_bank(tmp_path / "bank.tsv", triplet, wrong)
     texts = _texts(_build(tmp_path, tmp_path / "out", "--bank", tmp_path / "bank.tsv"), triplet)
     assert set(texts) == {image_id(n) for n in range(10)}

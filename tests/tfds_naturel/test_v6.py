@@ -13,9 +13,9 @@ from tests.helpers.open_images_files import (
     V6_ATTRIBUTES,
     V6_CLASSES,
     V6_RELATIONS,
-    image_id,
     photo,
     row,
+    write_photos,
     write_release,
 )
 from tfds_naturel import build
@@ -97,9 +97,7 @@ def _triplets() -> list[Triplet]:
 def _write(folder: Path, triplets: list[Triplet], images: int) -> None:
     shown = {n: [triplets[n % len(triplets)], triplets[(n * 7 + 3) % len(triplets)]] for n in range(images)}
     write_release(folder / "annotations", [row(n, *t) for n in shown for t in shown[n]], range(images), "v6")
-    (folder / "images" / "train").mkdir(parents=True)
-    for n in range(images):
-        (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(n))
+    write_photos(folder, {n: photo(n) for n in range(images)})
 
 
 def _card(builder: tfds.core.DatasetBuilder) -> str:

@@ -103,7 +103,7 @@ def test_size_resamples_positions_and_updates_the_processor(tmp_path):
         (["{a}", "{a}"], "a exists; choose another name or remove it"),
         (["{a}/absent", "{out}"], "absent: no such file or folder"),
         (["run:{a}", "{out}"], "is not a run directory with a checkpoint"),
-        (["{a}", "{out}", "--to", "big_vision"], "big_vision's two-tower model is SigLIP"),
+        (["{a}", "{out}", "--to", "big_vision"], "big_vision's two-tower model is SigLIP with the tanh"),
         (["run:{n}", "{out}"], "transformers reads every tokenizer of a Siglip2Model as Gemma's"),
         (["run:{n}", "{out}", "--to", "openclip"], "OpenCLIP has no NaFlex model; export to hf or run"),
         (["{a}", "{out}", "--size", "8"], "--size 8 is smaller than one patch of SRC: 12 pixels"),

@@ -8,10 +8,11 @@ import huggingface_hub
 import pytest
 
 from naturel_jax import convert
-from naturel_jax.checkpoints import checkpoint, checkpoint_meta
+from naturel_jax.checkpoints import checkpoint_meta
 from naturel_jax.models.presets import preset
 from naturel_jax.weights import export, model_card
 from tests.helpers.model_files import tiny
+from tests.helpers.worlds import write_checkpoints
 from tfds_naturel.common.errors import UserError
 
 MIXTURE = {
@@ -31,9 +32,7 @@ SCORES = {"winoground/text": 0.28125, "winoground/text/Object": 0.3, "naturel/si
 def write_run(path, config=CONFIG, scores=None):
     """A run as training leaves it."""
     model, params, processor = tiny("tiny-clip")
-    checkpoints = checkpoint.Checkpoints(str(path), keep=1)
-    checkpoints.save(7, {"params": params}, checkpoint_meta.make_meta(config, model, processor), wait=True)
-    checkpoints.close()
+    write_checkpoints(path, {7: params}, checkpoint_meta.make_meta(config, model, processor))
     if scores is not None:
         (path / "scores.json").write_text(json.dumps({"scores": scores}))
     return path
@@ -139,9 +138,8 @@ def test_base_is_found_through_runs_that_started_from_each_other(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("name", "expected"), [(name, "") for name in ("a/b", "openai/other", "laion/x")])
-def test_unknown_models_have_no_license(name, expected):
-    assert model_card.license_of(name) == expected
+def test_unknown_models_have_no_license():
+    assert not any(map(model_card.license_of, ("a/b", "openai/other", "laion/x")))
 
 
 def test_scores_of_another_model_are_left_out(tmp_path):

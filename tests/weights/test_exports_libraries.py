@@ -81,15 +81,14 @@ def model(config: TwoTowerConfig, text: processor_files.Text | None = None, **fi
     return Loaded(config, random_params(config), processor)
 
 
-def clip(**fields: str) -> Loaded:
+def clip(size: int = 64, patch: int = 16, **fields: str) -> Loaded:
     towers = {"image": CLIP.tower(128, 2, 2), "text": CLIP.tower(64, 1, 1)}
-    return model(CLIP.config(size=64, patch=16, **towers, embed_dim=32, vocab=300, eos_id=1), **fields)
+    return model(CLIP.config(size=size, patch=patch, **towers, embed_dim=32, vocab=300, eos_id=1), **fields)
 
 
 def odd_size() -> Loaded:
     """Crops have odd margins, which transformers and OpenCLIP halve differently."""
-    towers = {"image": CLIP.tower(128, 2, 2), "text": CLIP.tower(64, 1, 1)}
-    return model(CLIP.config(size=37, patch=12, **towers, embed_dim=32, vocab=300, eos_id=1))
+    return clip(37, 12)
 
 
 def exact_gelu() -> Loaded:

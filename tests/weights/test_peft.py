@@ -18,7 +18,6 @@ from huggingface_hub import metadata_load
 
 from naturel_jax import config as c
 from naturel_jax import convert, weights
-from naturel_jax.checkpoints import checkpoint
 from naturel_jax.checkpoints.checkpoint_meta import make_meta
 from naturel_jax.config.versions import to_json
 from naturel_jax.devices.sharding import make_mesh
@@ -28,6 +27,7 @@ from naturel_jax.weights import export, verify
 from naturel_jax.weights.tables import flatten
 from tests.helpers import hub_server
 from tests.helpers.model_files import assert_same, inputs, tiny
+from tests.helpers.worlds import write_checkpoints
 from tfds_naturel.common.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "peft_process.py"
@@ -52,9 +52,7 @@ def saved_run(folder: Path, family: str, base: str, init: str = "", **fields: An
     adapter = weights.Adapter(tree, options, base, adapters.digest(params))
     recipe = to_json(c.Config(name="tuned", init=init or base, adapter=options))
     meta = make_meta(recipe, config, processor, adapter=adapter.meta())
-    checkpoints = checkpoint.Checkpoints(folder, keep=1)
-    checkpoints.save(5, {"params": jax.device_put(tree)}, meta, wait=True)
-    checkpoints.close()
+    write_checkpoints(folder, {5: jax.device_put(tree)}, meta)
     return f"run:{folder}"
 
 

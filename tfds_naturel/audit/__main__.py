@@ -46,9 +46,9 @@ from tfds_naturel.audit.attack import Pair
 from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions import checks, decisions, grammar
 from tfds_naturel.captions.bank import Bank
-from tfds_naturel.common import cli, escape
+from tfds_naturel.common import cli, escape, pages
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.schema import Caption, Triplet
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
 PHOTOS = Path("open_images")  # where the README's commands put them
@@ -303,33 +303,28 @@ def _variety(bank: Bank, sugarcrepe: Mapping[str, Sequence[Pair]]) -> list[str]:
         every = list(itertools.chain.from_iterable(sugarcrepe.values()))
         first = {pair.group: n for n, pair in reversed(list(enumerate(every)))}
         sources["SugarCrepe"] = sorted(every, key=lambda pair: first[pair.group])  # pairs of one image together
-    columns = ["distinct-1", "distinct-2", "distinct-3", "self-BLEU"]
-    lines = ["## Variety of the complex pairs", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    rows = []
     for name, pairs in sources.items():
         texts = [text for pair in pairs for text in (pair.true, pair.false)]
         values = [*(distinct(texts, n) for n in (1, 2, 3)), self_bleu(texts)]
-        lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
-    return [*lines, ""]
+        rows.append((name, *(f"{value:.3f}" for value in values)))
+    head = ("", "distinct-1", "distinct-2", "distinct-3", "self-BLEU")
+    return ["## Variety of the complex pairs", "", *pages.table(head, rows), ""]
 
 
 def _balance(bank: Bank) -> list[str]:
     captions = [caption for pair in attack_report.complex_captions(bank) for caption in pair]
     by_polarity = {p: [c for c in captions if c.polarity == p] for p in ("positive", "negative")}
-    lines = ["## Balance", "", "| | positive | negative |", "|---|---|---|"]
     lengths = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]
-    lines.append("| words, mean (5th-95th percentile) | " + " | ".join(map(_spread, lengths)) + " |")
+    rows = [("words, mean (5th-95th percentile)", *map(_spread, lengths))]
     shapes = [Counter(c.shape for c in group) for group in by_polarity.values()]
-    used = [Counter(word for c in group for word in _distinct_words(c)) for group in by_polarity.values()]
+    used = [Counter(word for c in group for word in {*_WORD.findall(c.text.lower())}) for group in by_polarity.values()]
     for shape, _ in (shapes[0] + shapes[1]).most_common():
-        shares = (f"{count[shape] / count.total():.1%}" for count in shapes)
-        lines.append(f"| shape: {shape} | {' | '.join(shares)} |")
+        rows.append((f"shape: {shape}", *(f"{count[shape] / count.total():.1%}" for count in shapes)))
     uneven = sorted(used[0].keys() | used[1].keys(), key=lambda word: (-abs(used[0][word] - used[1][word]), word))
-    lines += [f"| captions with {word!r} | {used[0][word]} | {used[1][word]} |" for word in uneven[:12]]
-    return [*lines, "", "The words listed are the most unevenly distributed ones.", ""]
-
-
-def _distinct_words(caption: Caption) -> set[str]:
-    return set(_WORD.findall(caption.text.lower()))
+    rows += [(f"captions with {word!r}", *(str(count[word]) for count in used)) for word in uneven[:12]]
+    table = pages.table(("", "positive", "negative"), rows)
+    return ["## Balance", "", *table, "", "The words listed are the most unevenly distributed ones.", ""]
 
 
 def _spread(lengths: np.ndarray) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfds_naturel.captions import decisions
 from tfds_naturel.captions.decisions import VERDICTS, Decisions, Key
-from tfds_naturel.common import escape, extras
+from tfds_naturel.common import escape, extras, pages
 from tfds_naturel.common.errors import UserError
 
 _RESAMPLES = 1000
@@ -89,25 +89,24 @@ def report(people: Mapping[str, Decisions]) -> list[str]:
     if not counts:
         who = ", ".join(people) or "nobody"
         raise UserError(f"--decisions: no caption was judged by two people ({who}); give the files of two or more")
-    lines = ["# Agreement", "", f"| | {' | '.join(VERDICTS)} |", "|---" * (1 + len(VERDICTS)) + "|"]
-    for name, judged in verdicts.items():
-        given = Counter(judged.values())
-        lines.append(f"| {escape.markdown(name)} | {' | '.join(str(given[verdict]) for verdict in VERDICTS)} |")
-    lines += ["", "Krippendorff's alpha (nominal), and Cohen's kappa; 95% intervals by resampling triplets.", ""]
-    lines += ["| captions | judged by two or more | alpha | 95% |", "|---|---|---|---|", _row("all", counts)]
+    given = {name: Counter(judged.values()) for name, judged in verdicts.items()}
+    of_people = ((escape.markdown(name), *map(number.__getitem__, VERDICTS)) for name, number in given.items())
+    lines = ["# Agreement", "", *pages.table(("", *VERDICTS), of_people), ""]
+    lines += ["Krippendorff's alpha (nominal), and Cohen's kappa; 95% intervals by resampling triplets.", ""]
+    rows = [_row("all", counts)]
     for relation in sorted({triplet.relation for triplet, _ in counts}):
-        lines.append(_row(relation, {key: row for key, row in counts.items() if key[0].relation == relation}))
-    return [*lines, "", *_pairs(verdicts)]
+        rows.append(_row(relation, {key: row for key, row in counts.items() if key[0].relation == relation}))
+    return [*lines, *pages.table(("captions", "judged by two or more", "alpha", "95%"), rows), "", *_pairs(verdicts)]
 
 
-def _row(name: str, counts: Mapping[Key, Sequence[int]]) -> str:
+def _row(name: str, counts: Mapping[Key, Sequence[int]]) -> tuple[object, ...]:
     low, high = interval(counts)
     value = _alpha(np.array(list(counts.values())))
-    return f"| {escape.markdown(name)} | {len(counts)} | {value:.3f} | {low:.3f} to {high:.3f} |"
+    return escape.markdown(name), len(counts), f"{value:.3f}", f"{low:.3f} to {high:.3f}"
 
 
 def _pairs(verdicts: Mapping[str, Mapping[Key, str]]) -> list[str]:
-    lines = ["| people | judged by both | same verdict | Cohen's kappa | 95% |", "|---|---|---|---|---|"]
+    rows = []
     for a, b in itertools.combinations(verdicts, 2):
         both = {
             key: [VERDICTS.index(verdicts[name][key]) for name in (a, b)] for key in verdicts[a] if key in verdicts[b]
@@ -116,8 +115,8 @@ def _pairs(verdicts: Mapping[str, Mapping[Key, str]]) -> list[str]:
             codes = np.array(list(both.values()))
             same, kappa, (low, high) = (codes[:, 0] == codes[:, 1]).mean(), _kappa(codes), interval(both, _kappa)
             who = escape.markdown(f"{a} and {b}")
-            lines.append(f"| {who} | {len(both)} | {same:.3f} | {kappa:.3f} | {low:.3f} to {high:.3f} |")
-    return [*lines, ""]
+            rows.append((who, len(both), f"{same:.3f}", f"{kappa:.3f}", f"{low:.3f} to {high:.3f}"))
+    return [*pages.table(("people", "judged by both", "same verdict", "Cohen's kappa", "95%"), rows), ""]
 
 
 def settled(people: Mapping[str, Decisions], adjudicated: Mapping[Key, decisions.Decision]) -> list[tuple[str, ...]]:

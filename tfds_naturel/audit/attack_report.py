@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tfds_naturel.audit import attack
 from tfds_naturel.audit.attack import MODELS, Pair, Score, View
 from tfds_naturel.captions.bank import FIXED, Bank
 from tfds_naturel.captions.relations import is_mirrored
-from tfds_naturel.common import escape
+from tfds_naturel.common import escape, pages
 from tfds_naturel.common.schema import Caption, Triplet
 
 GROUPINGS: dict[str, Callable[[Pair], str]] = {
@@ -74,11 +74,12 @@ def section(
 ) -> list[str]:
     """The report's lines on the bank's ``pairs`` and on ``others`` (name -> pairs)."""
     lines = ["## Text-only attacks on the complex pairs", "", _TEXTS["introduction"], ""]
-    lines += _head("folds by", "view", *MODELS)
+    rows = []
     for grouping, view in dict.fromkeys((grouping, view) for grouping, view, _ in wins):
         regrouped = _regrouped(pairs, grouping)
         scores = [attack.score(regrouped, wins[grouping, view, model]) for model in MODELS]
-        lines.append(_row(grouping, view, *map(_cell, scores)))
+        rows.append((grouping, view, *map(_cell, scores)))
+    lines += pages.table(("folds by", "view", *MODELS), rows)
     lines += [*_masked("folds by triplet", pairs, wins, views["masked"]), *_mirrored(pairs, wins, views)]
     return lines + (_other_benchmarks(others, views) if others else [])
 
@@ -90,29 +91,30 @@ def world_section(seen: Sequence[Pair], unseen: Sequence[Pair], views: Mapping[s
     wins = {
         ("triplet", view, model): attack.wins(seen, views[view], MODELS[model]) for view in views for model in MODELS
     }
-    lines = ["## Text-only attacks", "", _TEXTS["world"], "", *_head("triplets", "view", *MODELS)]
-    for view in views:
-        lines.append(_row("seen", view, *(_cell(attack.score(seen, wins["triplet", view, name])) for name in MODELS)))
+    rows = [
+        ("seen", view, *(_cell(attack.score(seen, wins["triplet", view, name])) for name in MODELS)) for view in views
+    ]
     for view in views:
         unseen_wins = [attack.as_wins(model(seen, unseen, views[view])) for model in MODELS.values()]
-        lines.append(_row("held out", view, *(_cell(attack.score(unseen, wins_P)) for wins_P in unseen_wins)))
+        rows.append(("held out", view, *(_cell(attack.score(unseen, wins_P)) for wins_P in unseen_wins)))
+    lines = ["## Text-only attacks", "", _TEXTS["world"], "", *pages.table(("triplets", "view", *MODELS), rows)]
     return lines + _masked("seen triplets", seen, wins, views["masked"])
 
 
 def paraphrases(pairs: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
     """The report's lines on the bank's complex pairs in all their wordings (``all_pairs``)."""
-    lines = ["### All paraphrases", "", _TEXTS["paraphrases"], "", *_head("view", "pairs", *MODELS)]
+    rows = []
     for name, view in views.items():
         scores = [attack.score(pairs, attack.wins(pairs, view, model)) for model in MODELS.values()]
-        lines.append(_row(name, len(pairs), *map(_cell, scores)))
-    return [*lines, ""]
+        rows.append((name, len(pairs), *map(_cell, scores)))
+    return ["### All paraphrases", "", _TEXTS["paraphrases"], "", *pages.table(("view", "pairs", *MODELS), rows), ""]
 
 
 def _masked(which: str, pairs: Sequence[Pair], wins: Wins, view: View) -> list[str]:
     """The report's lines on what the masked captions give away, by relation and operation, and by n-gram."""
-    kinds = [*_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
-    grams = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
-    grams = [*_head("n-gram", "in the true caption only", "in the false caption only"), *grams]
+    kinds = pages.table(("pairs", "number", *MODELS), _by_kind(pairs, wins))
+    told = ((escape.code(gram), *counts) for gram, *counts in attack.giveaways(pairs, view))
+    grams = pages.table(("n-gram", "in the true caption only", "in the false caption only"), told)
     title = "The n-grams of the masked captions that tell most:"
     return ["", f"Masked, {which}:", "", *kinds, "", title, "", *grams, ""]
 
@@ -121,55 +123,42 @@ def _regrouped(pairs: Sequence[Pair], grouping: str) -> list[Pair]:
     return [dataclasses.replace(pair, group=GROUPINGS[grouping](pair)) for pair in pairs]
 
 
-def _by_kind(pairs: Sequence[Pair], wins: Wins) -> list[str]:
+def _by_kind(pairs: Sequence[Pair], wins: Wins) -> Iterator[tuple[object, ...]]:
     rows_of: dict[str, list[int]] = {}
     for field in ("relation", "operation"):
         for row, pair in enumerate(pairs):
             rows_of.setdefault(f"{field} {escape.code(getattr(pair, field))}", []).append(row)
-    lines = []
     for name, rows in rows_of.items():
         chosen = [pairs[row] for row in rows]
         scores = (attack.score(chosen, wins["triplet", "masked", model][rows]) for model in MODELS)
-        lines.append(_row(name, len(rows), *map(_cell, scores)))
-    return lines
+        yield name, len(rows), *map(_cell, scores)
 
 
 def _mirrored(pairs: Sequence[Pair], wins: Wins, views: Iterable[str]) -> list[str]:
     """The report's lines on the pairs whose claim is true of other photos, and on the others, with folds by triplet."""
-    lines = ["### Mirrored pairs", "", _TEXTS["mirrored"], "", *_head("relation", "pairs", "mirrored")]
     chosen = {value: [n for n, pair in enumerate(pairs) if pair.mirrored == value] for value in ("yes", "no")}
     total, found = Counter(pair.relation for pair in pairs), Counter(pairs[n].relation for n in chosen["yes"])
-    lines += [
-        _row(escape.code(relation), number, f"{found[relation] / number:.2f}") for relation, number in total.items()
-    ]
-    lines += [
-        _row("all", len(pairs), f"{found.total() / len(pairs):.2f}"),
-        "",
-        *_head("mirrored", "view", "pairs", *MODELS),
-    ]
+    shares = [(escape.code(relation), number, found[relation] / number) for relation, number in total.items()]
+    shares.append(("all", len(pairs), found.total() / len(pairs)))
+    shown = pages.table(("relation", "pairs", "mirrored"), ((*row, f"{share:.2f}") for *row, share in shares))
+    told: list[tuple[object, ...]] = []
     for (value, rows), view in itertools.product(chosen.items(), views):
         if rows:
             of_value = [pairs[n] for n in rows]
             scores = (attack.score(of_value, wins["triplet", view, model][rows]) for model in MODELS)
-            lines.append(_row(value, view, len(rows), *map(_cell, scores)))
-    return [*lines, ""]
+            told.append((value, view, len(rows), *map(_cell, scores)))
+    lines = ["### Mirrored pairs", "", _TEXTS["mirrored"], "", *shown, ""]
+    return [*lines, *pages.table(("mirrored", "view", "pairs", *MODELS), told), ""]
 
 
 def _other_benchmarks(others: Mapping[str, Sequence[Pair]], views: Mapping[str, View]) -> list[str]:
-    lines = ["### The same attacks on other benchmarks", "", _TEXTS["others"], "", *_head("", "pairs", "view", *MODELS)]
+    rows = []
     for name, pairs in others.items():
         for view in ("raw", "masked"):
             scores = [attack.score(pairs, attack.wins(pairs, views[view], model)) for model in MODELS.values()]
-            lines.append(_row(name, len(pairs), view, *map(_cell, scores)))
-    return [*lines, ""]
-
-
-def _head(*columns: str) -> list[str]:
-    return [_row(*columns), "|---" * len(columns) + "|"]
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+            rows.append((name, len(pairs), view, *map(_cell, scores)))
+    table = pages.table(("", "pairs", "view", *MODELS), rows)
+    return ["### The same attacks on other benchmarks", "", _TEXTS["others"], "", *table, ""]
 
 
 def _cell(score: Score) -> str:

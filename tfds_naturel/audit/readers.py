@@ -18,7 +18,7 @@ from tfds_naturel.audit import agreement, form
 from tfds_naturel.audit.attack import Pair
 from tfds_naturel.audit.form import Form, Kind, Question, Screen
 from tfds_naturel.captions import decisions
-from tfds_naturel.common import escape
+from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import check_size, full_rows, read_tsv, reading_csv, separator
 
@@ -250,13 +250,13 @@ def report(folder: Path, answers: Sequence[Path]) -> list[str]:
 
 
 def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) -> list[str]:
-    lines = ["## Naturalness", "", "| captions | number | mean of 1 to 5 | 4 or 5 | 1 or 2 |", "|---|---|---|---|---|"]
     marks: dict[str, list[list[int]]] = collections.defaultdict(list)
     for item in items.values():
         if item.question == "natural" and (
             given := [int(answers[item.item]) for answers in readers if item.item in answers]
         ):
             marks[item.source if item.source == "people" else f"{item.source}, {item.label}"].append(given)
+    rows = []
     for name, of_name in sorted(marks.items()):
         means = np.array([np.mean(of_item) for of_item in of_name])
         margin = f" ±{_Z * means.std(ddof=1) / len(means) ** 0.5:.2f}" if len(means) > 1 else ""
@@ -264,8 +264,9 @@ def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]
             _share(float(np.mean([np.isin(of_item, counted).mean() for of_item in of_name])), len(means))
             for counted in ((4, 5), (1, 2))
         )
-        lines.append(f"| {name} | {len(means)} | {means.mean():.2f}{margin} | {good} | {bad} |")
-    return [*lines, ""] if marks else []
+        rows.append((name, len(means), f"{means.mean():.2f}{margin}", good, bad))
+    head = ("captions", "number", "mean of 1 to 5", "4 or 5", "1 or 2")
+    return ["## Naturalness", "", *pages.table(head, rows), ""] if marks else []
 
 
 def write_text_alone(folder: Path, answers: Sequence[Path]) -> None:
@@ -322,19 +323,14 @@ def _section(
     shares: dict[str, list[float]] = {}
     for name in names:
         shares |= _grouped(items, readers, question, name, counted)
-    rows = [
-        f"| {escape.markdown(name)} | {len(of)} | {_share(float(np.mean(of)), len(of))} |"
-        for name, of in shares.items()
-    ]
-    head = [f"## {title}", "", f"{text}.", "", "| | number | share |", "|---|---|---|"]
-    return [*head, *rows, ""] if rows else []
+    rows = [(escape.markdown(name), len(of), _share(float(np.mean(of)), len(of))) for name, of in shares.items()]
+    return [f"## {title}", "", f"{text}.", "", *pages.table(("", "number", "share"), rows), ""] if rows else []
 
 
 def _agreement(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) -> list[str]:
     if len(readers) < 2:
         return []
-    lines = ["## Agreement", "", "Krippendorff's alpha (nominal; naturalness: 4 or 5, or less).", ""]
-    lines += ["| question | items with several readers | alpha |", "|---|---|---|"]
+    rows = []
     for question in dict.fromkeys(item.question for item in items.values()):
         of_question = [
             {
@@ -345,8 +341,9 @@ def _agreement(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) 
             for answers in readers
         ]
         alpha, number = agreement.alpha(of_question)
-        lines.append(f"| {question} | {number} | {alpha:.3f} |")
-    return [*lines, ""]
+        rows.append((question, number, f"{alpha:.3f}"))
+    text = "Krippendorff's alpha (nominal; naturalness: 4 or 5, or less)."
+    return ["## Agreement", "", text, "", *pages.table(("question", "items with several readers", "alpha"), rows), ""]
 
 
 def _share(share: float, number: int) -> str:

@@ -172,7 +172,7 @@ def _largest(rows: dict[str, Annotation]) -> list[Annotation]:
 
 def _size(row: Annotation) -> float:
     """The area of the smaller box."""
-    return min((box.xmax - box.xmin) * (box.ymax - box.ymin) for box in (row.subject_box, row.object_box))
+    return min(row.subject_box.area, row.object_box.area)
 
 
 def _shown(row: Annotation, images: Path) -> Shown | None:

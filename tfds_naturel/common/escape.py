@@ -1,6 +1,10 @@
 """Makes text from models' names, captions and files literal in the pages and tables that we write."""
 
+import csv
+import html as html_escape
+import io
 import re
+from collections.abc import Iterable
 
 # Punctuation that Markdown interprets in a line (not an underscore between letters), and markers of headings and lists.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]")
@@ -34,6 +38,11 @@ def markdown(text: str) -> str:
     return _SPECIAL.sub(lambda match: "\\" + match[0], line(text))
 
 
+def html(text: str) -> str:
+    """``text`` on one line, escaped for HTML."""
+    return html_escape.escape(line(text))
+
+
 def code(text: str) -> str:
     """``text`` on one line as a code span of Markdown."""
     longest = max(map(len, re.findall("`+", text)), default=0)
@@ -49,3 +58,12 @@ def latex(text: str) -> str:
 def cell(text: str) -> str:
     """``text`` as a CSV cell that a spreadsheet does not take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV file, no cell of which a spreadsheet takes for a formula."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([cell(value) if isinstance(value, str) else value for value in row] for row in rows)
+    return buffer.getvalue()

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Iterable, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -12,6 +13,11 @@ def fill(template: Traversable, **parts: str) -> str:
     never taken for a placeholder. ``{{style}}`` is ``style.css``, which all HTML pages share."""
     parts = {"style": Path(__file__).with_name("style.css").read_text("utf-8")} | parts
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template.read_text(encoding="utf-8"))
+
+
+def table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 def script_json(data: object) -> str:

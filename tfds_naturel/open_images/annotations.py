@@ -40,6 +40,10 @@ class Box(NamedTuple):
     ymin: float
     ymax: float
 
+    @property
+    def area(self) -> float:
+        return (self.xmax - self.xmin) * (self.ymax - self.ymin)
+
 
 class Annotation(NamedTuple):
     """One valid annotation; for an attribute (relation ``is``) ``object_box`` repeats ``subject_box``."""

@@ -90,7 +90,7 @@ def side_at(a: Box, b: Box) -> str | None:
 def side_of(a: Box, b: Box) -> str | None:
     """Whether ``a`` is on the left of the image and ``b`` on the right, or the other way round; None if the boxes
     overlap by more than ``OVERLAP`` or a centre is closer than ``FROM_MIDDLE`` to the middle."""
-    if _intersection(a, b) > OVERLAP * min(_area(a), _area(b)):
+    if _intersection(a, b) > OVERLAP * min(a.area, b.area):
         return None
     first, last = (_centre(box) - 0.5 for box in (a, b))
     if min(abs(first), abs(last)) < FROM_MIDDLE or (first < 0) == (last < 0):
@@ -212,10 +212,6 @@ def _single(image: AnnotatedImage) -> dict[str, Box]:
     unclear = {label for alike in _ALIKE if len(alike & present) > 1 for label in alike}
     unclear |= {label for label in counts if counts[label] > 1 or not image.clear.get(label, not image.clear)}
     return {label: box for label, box in image.objects if label not in unclear}
-
-
-def _area(box: Box) -> float:
-    return (box.xmax - box.xmin) * (box.ymax - box.ymin)
 
 
 def _intersection(a: Box, b: Box) -> float:

@@ -33,7 +33,6 @@ def _url(text: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from tfds_naturel.captions import bank, exchanges
-from tfds_naturel.common import escape
+from tfds_naturel.common import escape, pages
 from tfds_naturel.common.schema import PAIRS, Triplet, facts_of
 
 if TYPE_CHECKING:
@@ -74,9 +74,8 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
     image_counts |= {f"photo {kind}": count for kind, count in images["refused"].items()}
     image_counts |= images["dropped"]
     for key, what in (("rows", "annotation rows"), ("boxes", "box rows")):
-        if rows := facts.get(key):  # boxes are counted since version 4.1.0
-            image_counts |= {f"valid {what}": rows["valid"]}
-            image_counts |= {f"rejected {what}: {kind}": count for kind, count in rows["rejected"].items()}
+        image_counts |= {f"valid {what}": facts[key]["valid"]}
+        image_counts |= {f"rejected {what}: {kind}": count for kind, count in facts[key]["rejected"].items()}
     splits, shown = list(facts["splits"]), {split: part["triplets"] for split, part in facts["splits"].items()}
     counts = {
         Triplet.parse(text): {split: triplets.get(text, 0) for split, triplets in shown.items()}
@@ -87,7 +86,7 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
         by_relation[triplet.relation].update(by_split)
     yield "## Images\n\n" + table(["", "count"], image_counts.items())
     yield "## Input files\n\n" + table(["file", "md5"], facts["inputs"].items())
-    if untested := facts.get("untested"):  # since version 4.0.0
+    if untested := facts["untested"]:
         listed = escape.markdown(", ".join(untested))
         yield (
             "## Triplets that are not tested\n\nDescribed by a grammar alone, whose words tell true captions from "
@@ -95,11 +94,8 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
         )
     relations = table(["relation", *splits], _rows(by_relation, splits))
     yield f"## Relations\n\nNumber of (image, triplet) pairs, by split.\n\n{relations}"
-    if "exchanges" in facts:  # since version 4.0.0
-        yield (
-            "## Bindings and positions\n\nNumber of their caption pairs, by what they claim and by split.\n\n"
-            + table(["kind", "relation", *splits], _exchanged(facts["exchanges"], splits))
-        )
+    exchanged = table(["kind", "relation", *splits], _exchanged(facts["exchanges"], splits))
+    yield f"## Bindings and positions\n\nNumber of their caption pairs, by what they claim and by split.\n\n{exchanged}"
     yield (
         f"## Triplets\n\nNumber of images by split, {len(counts)} triplets. {len(facts['held_out'])} are held out of "
         f"training and appear only in `{splits[-1]}`.\n\n{table(['triplet', *splits], _rows(counts, splits))}"
@@ -124,8 +120,7 @@ def _rows(counts: Mapping[Any, Mapping[str, int]], splits: Sequence[str]) -> Ite
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; text is escaped, integers have thousands separators."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else escape.markdown(str(cell)) for cell in row)
-        lines.append("| " + " | ".join(cells) + " |")
+    lines = pages.table(
+        header, ((f"{x:,}" if isinstance(x, int) else escape.markdown(str(x)) for x in row) for row in rows)
+    )
     return "\n".join(lines)

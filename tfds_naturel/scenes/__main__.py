@@ -34,7 +34,6 @@ def _cell(scene: Scene) -> np.ndarray:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_naturel.scenes", description=__doc__)
     parser.add_argument("--sheet", required=True, type=cli.on_disk, metavar="PNG", help="output file")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")

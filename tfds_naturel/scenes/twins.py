@@ -195,7 +195,6 @@ def _write_zeroshot(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.scenes.twins",
         description=__doc__,

@@ -19,6 +19,7 @@ from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from naturel_jax.storage.locks import locked
 from naturel_jax.training import run_folder
+from tfds_naturel.common import escape
 
 Groups = Mapping[str, Sequence[Planned]]  # row -> its finished runs
 
@@ -49,7 +50,7 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
         )
         folders = {group: [epath.Path(out / run.key) for run in of_group] for group, of_group in groups.items()}
         text = report.save(epath.Path(out), report.with_runs(made, folders))
-        storage.write(epath.Path(out / "differences.csv"), seeds.to_csv(seeds.Difference._fields, differences))
+        storage.write(epath.Path(out / "differences.csv"), escape.table(seeds.Difference._fields, differences))
         storage.write(epath.Path(out / "runs.csv"), _runs_csv(runs, states, scores))
     return text
 
@@ -166,4 +167,4 @@ def _runs_csv(runs: Sequence[Planned], states: Mapping[str, str], scores: seeds.
     for run in runs:
         values = [scored[run.key].value if run.key in scored else "" for scored in scores.scored.values()]
         rows.append([run.key, run.group, run.seed, states[run.key], *values, run.command])
-    return seeds.to_csv(["run", "setting", "seed", "state", *scores.scored, "command"], rows)
+    return escape.table(["run", "setting", "seed", "state", *scores.scored, "command"], rows)

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from tests.helpers.pages import embedded
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import agreement, form, label_studio, review
 from tfds_naturel.captions import bank, decisions, grammar
@@ -65,8 +66,7 @@ def test_a_sample_has_the_relations_of_all_and_shares_are_in_the_page(small, tmp
         audit.main(command)
     audit.main([*command[:4], "--sample", "4", "--assign", "anna, ben", "--overlap", "1"])
     assert "review.html: 4 pairs, 0 triplets with photos; anna: 2; ben: 2\n" in capsys.readouterr().out
-    page = (tmp_path / "out" / "review.html").read_text()
-    data = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])
+    data = embedded(tmp_path / "out" / "review.html", "form")
     assert [screen["title"] for screen in data["screens"]] == [str(CAT)] * 2 + [str(MAN)] * 2
     assert sorted(data["people"]["anna"] + data["people"]["ben"]) == [0, 1, 2, 3]
     for flags, match in {
@@ -131,7 +131,7 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
     assert {row["said"] for row in rows} == {"anna: accept (=1+1); ben: reject", "anna: reject (=1+1); ben: accept"}
     page = (tmp_path / "out" / "adjudicate.html").read_text()
     assert "<h1>NatuRel captions: decide where people differ</h1>" in page and "do not ask others" not in page
-    screens = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["screens"]
+    screens = embedded(tmp_path / "out" / "adjudicate.html", "form")["screens"]
     noted = {q["texts"][0]: q["note"] for screen in screens for q in screen["questions"]}
     assert noted == {row["text"]: row["said"] for row in rows}
     merged = tmp_path / "out" / "decisions.csv"

@@ -3,8 +3,6 @@
 import base64
 import dataclasses
 import io
-import json
-import re
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import PIL.Image
 import pytest
 
 from tests.helpers import open_images_files as oi
+from tests.helpers.pages import embedded
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import attack, review
 from tfds_naturel.captions import bank, grammar
@@ -103,17 +102,13 @@ def test_flags_that_would_be_ignored_are_refused(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def embedded(page: str, name: str):
-    """The data in a script element of a page."""
-    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page, re.DOTALL)[1])
-
-
-def test_caption_text_cannot_inject_script_into_the_page(small):
+def test_caption_text_cannot_inject_script_into_the_page(small, tmp_path):
     evil = "</script><script>alert(1)</script><!--\u2028{{rows}}"
     captions = tuple(c.__class__(**{**vars(c), "text": evil}) for c in small[CAT])
     page = review.page(review.screens({CAT: captions}))
     assert evil not in page and "<script>alert" not in page and page.count("<script") == 3
-    screens = embedded(page, "form")["screens"]
+    (tmp_path / "review.html").write_text(page)
+    screens = embedded(tmp_path / "review.html", "form")["screens"]
     assert [question["texts"] for screen in screens for question in screen["questions"]] == [[evil]] * 8
 
 
@@ -125,10 +120,7 @@ def fetched(folder: Path) -> Path:
     rows = [oi.row(n, "Cat", "on", "Table", (0, 0.1 * n, 0, 0.5)) for n in range(2, 6)]
     rows += [oi.row(6, "Table", "is", "Wooden", (0.2, 0.4, 0, 1)), oi.row(7, "Dog", "on", "Table")]
     oi.write_release(folder / "annotations", rows)
-    (folder / "images" / "train").mkdir(parents=True)
-    for n in (2, 3, 4, 6):
-        data = oi.photo(n, 600, 400) if n != 4 else b"broken"
-        (folder / "images" / "train" / f"{oi.image_id(n)}.jpg").write_bytes(data)
+    oi.write_photos(folder, {n: oi.photo(n, 600, 400) for n in (2, 3, 6)} | {4: b"broken"})
     return folder
 
 
@@ -159,4 +151,4 @@ def test_photos_are_found_without_a_flag_in_the_folder_of_the_readme(tmp_path, s
     monkeypatch.chdir(tmp_path)
     audit.main(["--bank", "bank.tsv", "--review", "out"])
     assert "out/review.html: 16 pairs, 1 triplets with photos\n" in capsys.readouterr().out
-    assert list(embedded((tmp_path / "out" / "review.html").read_text(), "shown")) == [str(WOODEN)]
+    assert list(embedded(tmp_path / "out" / "review.html", "shown")) == [str(WOODEN)]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import fixtures
+from tests.helpers.pages import embedded
 from tfds_naturel import naturel
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import exchanged, form, readers
@@ -104,14 +105,10 @@ def test_readers_are_asked_about_both_kinds_and_never_whether_it_is_true(world, 
     assert "## Labels" not in (tmp_path / "q" / "answers.md").read_text()
 
 
-def contents(page, name):
-    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page.read_text(), re.DOTALL)[1])
-
-
 def test_the_page_shows_photos_with_boxes_and_hides_the_labels(world, tmp_path):
     folder, captions = world
     audit.main(["--review", str(tmp_path), "--dataset", str(folder), "--sample", "12", "--assign", "anna,ben,carla"])
-    asked, photos = contents(tmp_path / "review.html", "form"), contents(tmp_path / "review.html", "shown")
+    asked, photos = embedded(tmp_path / "review.html", "form"), embedded(tmp_path / "review.html", "shown")
     key = readers.read_key(tmp_path / "key.tsv")
     assert len(asked["screens"]) == 12 and collections.Counter(map(len, asked["people"].values())) == {8: 3}
     firsts = []
@@ -191,8 +188,8 @@ def test_hostile_words_stay_words(tmp_path):
     (tmp_path / "page.html").write_text(form.page(readers.PHOTO_FORM, screens, None, photos))
     empty = form.page(readers.PHOTO_FORM, [])
     assert (tmp_path / "page.html").read_text().count("<script") == empty.count("<script")
-    assert bad in [q["texts"][0] for q in contents(tmp_path / "page.html", "form")["screens"][0]["questions"]]
-    ((photo,),) = contents(tmp_path / "page.html", "shown").values()
+    assert bad in [q["texts"][0] for q in embedded(tmp_path / "page.html", "form")["screens"][0]["questions"]]
+    ((photo,),) = embedded(tmp_path / "page.html", "shown").values()
     assert photo["image_id"] == photo["boxes"][0][0] == bad
     readers.write_key(tmp_path, items)
     assert [row["item"] for row in read_tsv(tmp_path / "key.tsv")] == ["photo-1", "photo-2"]

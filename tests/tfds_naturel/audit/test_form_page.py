@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import DESK, MALICIOUS, PHONE, Page, browser
-from tests.helpers.open_images_files import image_id, photo, row, write_release
+from tests.helpers.open_images_files import photo, row, write_photos, write_release
 from tfds_naturel import build
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import readers, review
@@ -258,11 +258,10 @@ def test_bindings_and_positions_are_compared_with_their_photos(page, tmp_path):
     """From annotations in the official form to the count of what is wrong: of each photo, Ada says that the caption
     above is true, and is not sure of the one below."""
     sides, materials, rows = [(0.05, 0.3, 0.3, 0.7), (0.65, 0.95, 0.3, 0.7)], ["Plastic", "Wooden"], []
-    (tmp_path / "images" / "train").mkdir(parents=True)
+    write_photos(tmp_path, {n: photo(n, 120, 90) for n in range(60)})
     for n in range(60):
         (x, y), (of_x, of_y) = sides[:: (1, -1)[n % 2]], materials[:: (1, -1)[n % 2]]
         rows += [row(n, "Chair", "is", of_x, x), row(n, "Table", "is", of_y, y), row(n, "Chair", "at", "Table", x, y)]
-        (tmp_path / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(n, 120, 90))
     write_release(tmp_path / "annotations", rows, range(60))
     flags = ("--manual_dir", tmp_path, "--data_dir", tmp_path / "data", "--unofficial", "--name", "photos")
     build.main(["full", *map(str, flags)])

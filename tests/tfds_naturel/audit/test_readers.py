@@ -1,11 +1,11 @@
 """Questions to readers about captions, and what their answers say."""
 
 import collections
-import json
 import re
 
 import pytest
 
+from tests.helpers.pages import embedded
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import readers
 from tfds_naturel.audit.attack import Pair
@@ -40,8 +40,7 @@ def test_the_sample_has_the_relations_of_all_and_hides_the_labels(tmp_path):
     assert set(rows[0]) == {"item", "question", "about", "first", "second", "answer"}
     abouts = {question: {row["about"] for row in rows if row["question"] == question} for question in by_question}
     assert abouts == {"natural": {""}, "choice": {""}, "truth": {"Cat on Desk", "Cat is on Desk"}}
-    page = (tmp_path / "questions.html").read_text()
-    screens = json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["screens"]
+    screens = embedded(tmp_path / "questions.html", "form")["screens"]
     assert [question["row"] | {"answer": ""} for screen in screens for question in screen["questions"]] == rows
     with pytest.raises(UserError, match=r"80 captions and 12 pairs of 90 pairs: ask for fewer"):
         readers.sample(PAIRS, PEOPLE, 80, 12, 0)
@@ -91,8 +90,7 @@ def test_answers_to_other_questions_of_the_same_names_are_refused(tmp_path):
     digests = []
     for seed in (0, 1):
         readers.write(tmp_path / str(seed), readers.sample(PAIRS, PEOPLE, 24, 12, seed))
-        page = (tmp_path / str(seed) / "questions.html").read_text()
-        digests.append(json.loads(re.search(r'id="form">(.*?)</script>', page, re.DOTALL)[1])["digest"])
+        digests.append(embedded(tmp_path / str(seed) / "questions.html", "form")["digest"])
     assert digests[0] != digests[1]
     table = (tmp_path / "0" / "questions.tsv").read_text()
     (tmp_path / "a.tsv").write_text(re.sub(r"\t(.*)\t\t\n", r"\t\1\t\t5\n", table, count=1).replace("'", "\u2019"))

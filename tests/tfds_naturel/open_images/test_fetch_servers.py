@@ -144,28 +144,26 @@ def test_silent_server_of_annotations_ends_the_run(server, small, fault):
         fetch.main(arguments)
 
 
+def fetched(url: str) -> bytes:
+    """A file of at most a megabyte."""
+
+    async def read() -> bytes:
+        async with download.session(download.Policy(attempts=1, stall=1), 1) as client:
+            return await download.get_bytes(client, url, 1 << 20)
+
+    return asyncio.run(read())
+
+
 @pytest.mark.parametrize("header", ["Location", "URI"])
 def test_redirects_to_other_addresses_are_not_followed(server, header):
     """aiohttp takes an address from either."""
-    policy = download.Policy(attempts=1, stall=1)
-
-    async def fetched() -> bytes:
-        async with download.session(policy, 1) as client:
-            return await download.get_bytes(client, f"{server.url}/a", 1 << 20)
-
     server.headers["/a"], server.moved = {header: "http://169.254.169.254/latest"}, {"/a"}
     with pytest.raises(download.MissingKey, match=r"redirects to http://169.254.169.254/latest; expected https and a"):
-        asyncio.run(fetched())
+        fetched(f"{server.url}/a")
 
 
 def test_compressed_bodies_are_not_unpacked(server, tmp_path):
     """64 MB of zeros in 64 kB: the limit is on what is held, so nothing may be unpacked before it is counted."""
-    policy = download.Policy(attempts=1, stall=1)
-
-    async def fetched() -> bytes:
-        async with download.session(policy, 1) as client:
-            return await download.get_bytes(client, f"{server.url}/bomb", 1 << 20)
-
     packed = gzip.compress(bytes(64 << 20))
     server.files["/bomb"], server.headers["/bomb"] = packed, {"Content-Encoding": "gzip"}
-    assert asyncio.run(fetched()) == packed
+    assert fetched(f"{server.url}/bomb") == packed

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.scene_facts import holds
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.scenes import items as scene_items
 from tfds_naturel.scenes import twins
@@ -38,20 +39,12 @@ def is_true(text: str, scene: Scene) -> bool:
     match = SENTENCE.fullmatch(text.lower().rstrip("."))
     assert match, text
     first_colour, first, phrase, second_colour, second, third_colour, third = match.groups()
-    things = {thing.label: thing for thing in scene.things}
     named = [(NAMES[n], c) for n, c in ((first, first_colour), (second, second_colour), (third, third_colour)) if n]
-    if not all(label in things and (not c or things[label].attribute == c.capitalize()) for label, c in named):
-        return False
-    if phrase is None:
-        return True
-    (a, _), (b, _) = named[:2]
-    relation = RELATIONS[phrase]
-    if relation in ("left_of", "right_of"):
-        middles = [(things[label].box[0] + things[label].box[2]) / 2 for label in (a, b)]
-        return (middles[0] < middles[1]) == (relation == "left_of") and abs(middles[0] - middles[1]) > 0.08
-    shown = scene.triplet
-    converse = {"on": "under", "under": "on"}.get(shown.relation)
-    return (a, relation, b) in {shown, (shown.object, converse, shown.subject)}
+    facts: list[tuple[str, ...]] = [("here", label) for label, _ in named]
+    facts += [("is", label, colour.capitalize()) for label, colour in named if colour]
+    if phrase:
+        facts.append((RELATIONS[phrase], NAMES[first], NAMES[second]))
+    return all(holds(fact, scene) for fact in facts)
 
 
 def make_items(name: str, *kinds) -> list:
