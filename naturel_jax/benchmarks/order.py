@@ -30,9 +30,7 @@ def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
             options = tuple(clean(option) for option in (caption, *shuffles(caption, next(tagged), rng)))
             items.append(Item(f"{key}/{n}", (image,), options))
     metrics = (Metric(f"{name}/precision@1", "right"), Metric(f"{name}/ties", "tie"), Metric(f"{name}/no_op", "no_op"))
-    return Benchmark(
-        name, tuple(items), outcomes, metrics, published, tuple(problems), true_captions=1, chance=rules.FIRST
-    )
+    return Benchmark(name, items, outcomes, metrics, published, problems, true_captions=1, chance=rules.FIRST)
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

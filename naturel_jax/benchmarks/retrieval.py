@@ -38,9 +38,7 @@ def benchmark(
     items = tuple(Item(key, (image,), captions, weight=len(own)) for key, image, own in images)
     metrics = [Metric(f"{name}/image_to_text@{k}", f"image_to_text@{k}") for k in RANKS]
     metrics += [Metric(f"{name}/text_to_image@{k}", f"text_to_image@{k}", weighted=True) for k in RANKS]
-    return Benchmark(
-        name, items, recalls(owners, owner_C), tuple(metrics), published, tuple(problems), chance=_chance(items)
-    )
+    return Benchmark(name, items, recalls(owners, owner_C), metrics, published, problems, chance=_chance(items))
 
 
 def _chance(items: Sequence[Item]) -> Chance:
