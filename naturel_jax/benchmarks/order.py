@@ -22,7 +22,7 @@ def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
     Flickr30k's 5,000 of 1,000."""
     problems: list[str] = []
     items = []
-    images = list(karpathy.captioned_images(folder, file, problems))
+    images = karpathy.captioned_images(folder, file, problems)
     tagged = iter(spacy_tags([caption for _, _, captions in images for caption in captions]))
     for key, image, captions in images:
         for n, caption in enumerate(captions):

@@ -20,7 +20,7 @@ RANKS = (1, 5, 10)
 def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
     """Retrieval on the Karpathy split ``file``: COCO's test split has 5,000 images, Flickr30k's 1,000."""
     problems: list[str] = []
-    images = list(karpathy.captioned_images(folder, file, problems))
+    images = karpathy.captioned_images(folder, file, problems)
     return benchmark(name, images, published, problems)
 
 
