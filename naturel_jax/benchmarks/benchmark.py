@@ -151,15 +151,19 @@ class Benchmark:
     """
 
     name: str
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     outcomes: Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]
-    metrics: tuple[Metric, ...]
+    metrics: Sequence[Metric]
     published: int | None = None
-    problems: tuple[str, ...] = ()
+    problems: Sequence[str] = ()
     true_captions: int = 0
     left_out: tuple[Item, ...] = ()
     together: str = ""
     chance: Chance = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("items", "metrics", "problems"):  # readers collect lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
         """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without items are

@@ -44,7 +44,7 @@ def baselines(
         length,
         [-values_C for values_C in length],
         ngrams(items, benchmark.true_captions),
-        [_values(norms, item) for item in items],
+        [np.array([norms[text] for text in texts(item)]) for item in items],
     )
     return {
         name: scores(benchmark, items, outcomes(benchmark, items, values, matrices))
@@ -83,10 +83,6 @@ def texts(item: Item) -> tuple[str, ...]:
 def lengths(items: Sequence[Item]) -> list[np.ndarray]:
     """For each item, the number of words [C] of its captions."""
     return [np.array([len(text.split()) for text in texts(item)], float) for item in items]
-
-
-def _values(values: Values, item: Item) -> np.ndarray:
-    return np.array([values[text] for text in texts(item)])
 
 
 def _as_cosines(item: Item, values_C: np.ndarray, matrix: np.ndarray) -> np.ndarray:

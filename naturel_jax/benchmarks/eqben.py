@@ -42,9 +42,7 @@ def read(folder: Path) -> Benchmark:
     metrics = [Metric(f"eqben/{score}", score) for score in rules.TWO_BY_TWO]
     for score in rules.STRICT:
         metrics += by_value(f"eqben/{score}", score, "source", items)
-    return Benchmark(
-        "eqben", tuple(items), rules.two_by_two, tuple(metrics), problems=tuple(problems), chance=rules.GROUPS
-    )
+    return Benchmark("eqben", items, rules.two_by_two, metrics, problems=problems, chance=rules.GROUPS)
 
 
 def _items(file: Path, images: Folder, problems: list[str]) -> list[Item]:

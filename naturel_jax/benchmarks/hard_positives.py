@@ -3,67 +3,47 @@ ECCV 2024): REPLACE, made from VL-CheckList, and SWAP, from VG-Attribution.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from naturel_jax.benchmarks import aro
-from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Entry, Image, Item, Metric, Outcomes, Source, Verified
+from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Entry, Item, Metric, Outcomes, Source, Verified
 from naturel_jax.benchmarks.files import BenchmarkError, Fields, Folder, Record, crop, load_json, read_items
 
 REPLACE_FILES = {name: f"vl_checklist_{name}.json" for name in ("attributes", "relations")}
 SWAP_FILES = {"swap": "visual_genome_attribution.json"}
-FIELDS: Fields = dict.fromkeys(
-    (
-        "image_path",
-        "true_caption",
-        "false_caption",
-        "swapped_image_path",
-        "swapped_true_caption",
-        "swapped_false_caption",
-    ),
-    str,
-)
+_BOTH = ("image_path", "true_caption", "false_caption")  # fields of a record of ``data``, and of ``swapped_data``
+FIELDS: Fields = {f"{prefix}{field}": str for prefix in ("", "swapped_") for field in _BOTH}
 SCORES = ("original", "augmented", "brittleness")
 _FILES = "https://raw.githubusercontent.com/amitakamath/hard_positives/33addaae84b58d96dc8e9251b61d497c536ed23d"
 _PAPER = "https://github.com/amitakamath/hard_positives"
 
-OpenImage = Callable[[Record], Image]
 
-
-def read(
-    folder: Path, name: str, files: dict[str, str], fields: Fields, opener: Callable[[Path], OpenImage], published: int
-) -> Benchmark:
+def read(folder: Path, name: str, files: dict[str, str], crops: bool, published: int) -> Benchmark:
     """Reads ``hard_positives/{data,swapped_data}/<file>``: the same records with the caption and with the hard positive
-    as the true one. A score is the mean over files."""
-    image = opener(folder)
+    as the true one. A score is the mean over files. REPLACE's images are whole, and their paths begin with ``data/``;
+    SWAP's are the ``crops`` of VG-Attribution, from its folder of images."""
+    images = Folder(folder / "aro" / "images", "visual_genome") if crops else Folder(folder / "hard_positives")
 
     def item(subset: str, key: str, row: Record) -> Item:
         if any(row[field] != row[f"swapped_{field}"] for field in ("image_path", "false_caption")):
             raise BenchmarkError("data and swapped_data have another image or false caption")
         captions = (row["true_caption"], row["swapped_true_caption"], row["false_caption"])
-        return Item(f"{subset}/{key}", (image(row),), captions, {"subset": subset})
+        box = crop(*(row[f"bbox_{side}"] for side in "xywh")) if crops else None
+        return Item(f"{subset}/{key}", (images.image(row["image_path"], box),), captions, {"subset": subset})
 
     problems: list[str] = []
     items = []
     for subset, file in files.items():
-        rows = _rows(folder / "hard_positives", file)
-        items += read_items(file, rows, {**FIELDS, **fields}, functools.partial(item, subset), problems)
+        rows, fields = _rows(folder / "hard_positives", file), {**FIELDS, **(aro.FIELDS if crops else {})}
+        items += read_items(file, rows, fields, functools.partial(item, subset), problems)
     metrics = [Metric(f"{name}/{score}", score, macro="subset") for score in SCORES]
     if len(files) > 1:
         metrics += [Metric(f"{name}/{score}/{s}", score, where=("subset", s)) for score in SCORES for s in files]
-    return Benchmark(
-        name,
-        tuple(items),
-        outcomes,
-        tuple(metrics),
-        published,
-        tuple(problems),
-        true_captions=2,
-        chance=CHANCE,
-    )
+    return Benchmark(name, items, outcomes, metrics, published, problems, true_captions=2, chance=CHANCE)
 
 
 def _rows(root: Path, file: str) -> Iterator[tuple[str, Any]]:
@@ -88,18 +68,6 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 CHANCE: Chance = {"original": 1 / 2, "augmented": 1 / 3, "brittleness": 1 / 3}
 
 
-def _whole(folder: Path) -> OpenImage:
-    """REPLACE's images are whole; their paths begin with ``data/``."""
-    images = Folder(folder / "hard_positives")
-    return lambda row: images.image(row["image_path"])
-
-
-def _cropped(folder: Path) -> OpenImage:
-    """SWAP's are the crops of VG-Attribution, from its folder of images."""
-    images = Folder(folder / "aro" / "images", "visual_genome")
-    return lambda row: images.image(row["image_path"], crop(*(row[f"bbox_{side}"] for side in "xywh")))
-
-
 def _source(files: dict[str, str], images: str, verified: Verified | None = None) -> Source:
     paths = [f"{part}/{file}" for part in ("data", "swapped_data") for file in files.values()]
     return Source(
@@ -118,13 +86,9 @@ REPLACE = Entry(
         "hard_positives/data/{VG_100K,VG_100K_2}/",
         Verified("19af05917dd16e6ac426053a2cdf0ee1ca0d756d628f9119bb9e597df29fdbd8", 27_443, "2026-11-29"),
     ),
-    functools.partial(
-        read, name="hard_positives_replace", files=REPLACE_FILES, fields={}, opener=_whole, published=27_443
-    ),
+    functools.partial(read, name="hard_positives_replace", files=REPLACE_FILES, crops=False, published=27_443),
 )
 SWAP = Entry(
     _source(SWAP_FILES, "aro/images/"),
-    functools.partial(
-        read, name="hard_positives_swap", files=SWAP_FILES, fields=aro.FIELDS, opener=_cropped, published=28_748
-    ),
+    functools.partial(read, name="hard_positives_swap", files=SWAP_FILES, crops=True, published=28_748),
 )

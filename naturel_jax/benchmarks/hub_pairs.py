@@ -4,7 +4,6 @@ swapped; Burapacheep et al., arXiv 2402.04492) and VisMin (a photo and an edit t
 number or a relation; Awal et al., arXiv 2407.16772). Winoground's rows are read here, too.
 """
 
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,20 +25,23 @@ def read(
     """Reads ``<folder>/<name>/*.parquet``; ``images``, ``captions`` and ``tags`` are its columns."""
     problems, items, root = [], [], folder / name
     for key, row in rows(root, (*images, *captions, *tags)):
+        texts = tuple(row[column] for column in captions)
         try:
-            items.append(_item(root, key, row, images, captions, tags))
+            cells = tuple(hub_image(f"{root}/{key}", row[column]) for column in images)
+            if not all(isinstance(text, str) for text in texts):
+                raise BenchmarkError(f"captions are {texts!r:.80}, expected strings")
         except BenchmarkError as error:
             problems.append(f"{key}: {error}")
+            continue
+        items.append(Item(key, cells, texts, {tag: str(row[tag]) for tag in tags if row[tag] is not None}))
     metrics = [Metric(f"{name}/{score}", score) for score in rules.TWO_BY_TWO]
     for tag in tags:
         for score in rules.STRICT:
             metrics += by_value(f"{name}/{score}", score, tag, items)
-    return Benchmark(
-        name, tuple(items), rules.two_by_two, tuple(metrics), published, tuple(problems), chance=rules.GROUPS
-    )
+    return Benchmark(name, items, rules.two_by_two, metrics, published, problems, chance=rules.GROUPS)
 
 
-_BIVLC = "https://arxiv.org/abs/2406.09952"
+_BIVLC, _VISMIN = "https://arxiv.org/abs/2406.09952", "https://arxiv.org/abs/2407.16772"
 BIVLC = Entry(
     Source(
         f"MIT; {coco.LICENCE}",
@@ -48,13 +50,8 @@ BIVLC = Entry(
         hub=HubFiles("imirandam/BiVLC", "data/*.parquet", "bivlc"),
         origins=(Origin("COCO (val2017)", _BIVLC, coco.VAL_2017), Origin("generated images", _BIVLC)),
     ),
-    functools.partial(
-        read,
-        name="bivlc",
-        images=("image", "negative_image"),
-        captions=("caption", "negative_caption"),
-        tags=("type", "subtype"),
-        published=2_933,
+    lambda folder: read(
+        folder, "bivlc", ("image", "negative_image"), ("caption", "negative_caption"), ("type", "subtype"), 2_933
     ),
 )
 COLORSWAP = Entry(
@@ -65,16 +62,15 @@ COLORSWAP = Entry(
         hub=HubFiles("stanfordnlp/colorswap", "data/test*.parquet", "colorswap"),
         origins=(Origin("generated images", "https://arxiv.org/abs/2402.04492"),),
     ),
-    functools.partial(
-        read,
-        name="colorswap",
-        images=("image_1", "image_2"),
-        captions=("caption_1", "caption_2"),
-        tags=("image_source", "caption_source"),
-        published=300,
+    lambda folder: read(
+        folder,
+        "colorswap",
+        ("image_1", "image_2"),
+        ("caption_1", "caption_2"),
+        ("image_source", "caption_source"),
+        300,
     ),
 )
-_VISMIN = "https://arxiv.org/abs/2407.16772"
 VISMIN = Entry(
     Source(
         f"no licence stated; {coco.LICENCE}",
@@ -82,25 +78,8 @@ VISMIN = Entry(
         "vismin/*.parquet",
         origins=(Origin("COCO (val2017)", _VISMIN, coco.VAL_2017), Origin("generated images", _VISMIN)),
     ),
-    functools.partial(
-        read,
-        name="vismin",
-        images=("image_0", "image_1"),
-        captions=("text_0", "text_1"),
-        tags=("category",),
-        published=2_084,
-    ),
+    lambda folder: read(folder, "vismin", ("image_0", "image_1"), ("text_0", "text_1"), ("category",), 2_084),
 )
-
-
-def _item(
-    root: Path, key: str, row: Record, images: tuple[str, str], captions: tuple[str, str], tags: Sequence[str]
-) -> Item:
-    texts = tuple(row[column] for column in captions)
-    cells = tuple(hub_image(f"{root}/{key}", row[column]) for column in images)
-    if not all(isinstance(text, str) for text in texts):
-        raise BenchmarkError(f"captions are {texts!r:.80}, expected strings")
-    return Item(key, cells, texts, {tag: str(row[tag]) for tag in tags if row[tag] is not None})
 
 
 def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:

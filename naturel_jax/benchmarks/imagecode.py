@@ -37,9 +37,7 @@ def read(folder: Path) -> Benchmark:
         Metric("imagecode/accuracy", "right"),
         *(Metric(f"imagecode/{kind}", "right", where=("kind", kind)) for kind in ("static", "video")),
     )
-    return Benchmark(
-        "imagecode", tuple(items), rules.first_of_many, metrics, 2_302, tuple(problems), chance=rules.FIRST
-    )
+    return Benchmark("imagecode", items, rules.first_of_many, metrics, 2_302, problems, chance=rules.FIRST)
 
 
 def _rows(sets: dict[str, Any]) -> Iterator[tuple[str, Any]]:

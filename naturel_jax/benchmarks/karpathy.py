@@ -1,6 +1,5 @@
 """The Karpathy test splits of COCO and Flickr30k, as ARO and BLIP distribute them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco
@@ -8,9 +7,10 @@ from naturel_jax.benchmarks.benchmark import Image, Origin, Overlap, Source
 from naturel_jax.benchmarks.files import (
     BenchmarkError,
     Folder,
+    Record,
     load_json,
     numbered,
-    records,
+    read_items,
     require_strings,
     safe_name,
 )
@@ -20,19 +20,18 @@ COCO_FILE = "coco/coco_karpathy_test.json"
 FLICKR30K_FILE = "flickr30k/flickr30k_test.json"
 
 
-def captioned_images(folder: Path, file: str, problems: list[str]) -> Iterator[tuple[str, Image, list[str]]]:
+def captioned_images(folder: Path, file: str, problems: list[str]) -> list[tuple[str, Image, list[str]]]:
     """(record number, image, captions) of each valid record of ``file``; image paths are relative to its folder."""
     path = folder / file
     images = Folder(path.parent)
-    fields = {"image": str, "caption": list}
-    for key, row in records(path.name, numbered(load_json(path, list)), fields, problems):
+
+    def captioned(key: str, row: Record) -> tuple[str, Image, list[str]]:
         if not row["caption"] or not all(isinstance(caption, str) for caption in row["caption"]):
-            problems.append(f"{path.name} record {key}: field 'caption' is {row['caption']!r:.80}, expected strings")
-            continue
-        try:
-            yield key, images.image(row["image"]), row["caption"]
-        except BenchmarkError as error:
-            problems.append(f"{path.name} record {key}: {error}")
+            raise BenchmarkError(f"field 'caption' is {row['caption']!r:.80}, expected strings")
+        return key, images.image(row["image"]), row["caption"]
+
+    fields = {"image": str, "caption": list}
+    return read_items(path.name, numbered(load_json(path, list)), fields, captioned, problems)
 
 
 def coco_images(folder: Path, file: str = COCO_FILE) -> dict[str, str]:

@@ -52,10 +52,10 @@ def read(folder: Path) -> Benchmark:
         metrics += by_value(f"naturel_contrast/{kind}_choice", "choice", f"{kind} relation", of_kind)
     return Benchmark(
         "naturel_contrast",
-        tuple(items),
+        items,
         outcomes,
-        tuple(metrics),
-        problems=tuple(problems),
+        metrics,
+        problems=problems,
         true_captions=1,
         chance={**rules.GROUPS, "choice": 1 / 2},
     )

@@ -56,9 +56,7 @@ def read(folder: Path, kind: Kind, name: str) -> Benchmark:
     for tag in ("trained", "relation"):
         for score in _SCORES:
             metrics += by_value(f"{name}/{score}", score, tag, items)
-    return Benchmark(
-        name, tuple(items), outcomes, tuple(metrics), problems=tuple(problems), true_captions=1, chance=CHANCE
-    )
+    return Benchmark(name, items, outcomes, metrics, problems=problems, true_captions=1, chance=CHANCE)
 
 
 BINDINGS = Entry(naturel_pairs.SOURCE, functools.partial(read, kind="binding", name="naturel_bindings"))

@@ -38,13 +38,8 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
 
     An item is one pair of captions of one image. Raises whatever ``prepared.open_split`` raises.
     """
-    records = prepared.open_split(folder, split).records
     problems: list[str] = []
-    found: list[tuple[Image, Pair]] = []
-    for n in range(len(records)):
-        example = records[n]
-        image = photo(folder, split, records, n, prepared.to_str(example["image_id"]))
-        found += [(image, pair) for pair in caption_pairs(example, problems)]
+    found = list(photos(folder, split, problems))
     shown = {Triplet.parse(pair.triplet) for _, pair in found if pair.triplet}
     items = [Item(pair.id, (image,), pair.texts, pair.tags | pair.mirrored(shown)) for image, pair in found]
     metrics: list[Metric] = []
@@ -53,9 +48,7 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
         for tag in ("mirrored", "relation", "triplet"):
             metrics += by_value(f"{name}/{kind}/{tag}", "right", f"{kind} {tag}", of_kind)
-    return Benchmark(
-        name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1, chance=rules.PAIR
-    )
+    return Benchmark(name, items, rules.pair, metrics, problems=problems, true_captions=1, chance=rules.PAIR)
 
 
 TEST = Entry(SOURCE, functools.partial(read, split="test", name="naturel"))
@@ -88,6 +81,15 @@ class Pair(NamedTuple):
         """A tag for whether the false caption claims one of the triplets that the split's photos have ``shown``."""
         claim = Triplet.parse(self.asserts) if self.asserts and self.triplet else None
         return {f"{self.kind} mirrored": ("no", "yes")[is_mirrored(claim, shown)]} if self.triplet else {}
+
+
+def photos(folder: Path, split: str, problems: list[str]) -> Iterator[tuple[Image, Pair]]:
+    """Each of the ``caption_pairs`` of a split, with its photo."""
+    records = prepared.open_split(folder, split).records
+    for n in range(len(records)):
+        example = records[n]
+        image = photo(folder, split, records, n, prepared.to_str(example["image_id"]))
+        yield from ((image, pair) for pair in caption_pairs(example, problems))
 
 
 def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id: str) -> Image:

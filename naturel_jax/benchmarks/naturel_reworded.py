@@ -6,7 +6,6 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import naturel_pairs, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value
-from naturel_jax.data.items import prepared
 from tfds_naturel.common.errors import UserError
 
 SOURCE = naturel_pairs.SOURCE
@@ -18,16 +17,12 @@ def read(folder: Path) -> Benchmark:
     An item is an image with all true wordings of a complex caption and, last, the false caption in its fixed wording.
     Raises UserError if no caption has several wordings.
     """
-    records = prepared.open_split(folder, "test").records
     problems: list[str] = []
     items: list[Item] = []
-    for n in range(len(records)):
-        example = records[n]
-        image = naturel_pairs.photo(folder, "test", records, n, prepared.to_str(example["image_id"]))
-        for pair in naturel_pairs.caption_pairs(example, problems):
-            if pair.kind == "complex" and pair.wordings:
-                captions = (pair.texts[0], *pair.wordings, pair.texts[1])
-                items.append(Item(pair.id, (image,), captions, pair.tags, caption_rows=True))
+    for image, pair in naturel_pairs.photos(folder, "test", problems):
+        if pair.kind == "complex" and pair.wordings:
+            captions = (pair.texts[0], *pair.wordings, pair.texts[1])
+            items.append(Item(pair.id, (image,), captions, pair.tags, caption_rows=True))
     if not items:
         raise UserError(
             f"{folder}: no complex caption of its split 'test' has several wordings; naturel_reworded needs a dataset "
@@ -40,10 +35,10 @@ def read(folder: Path) -> Benchmark:
         metrics += by_value(f"naturel_reworded/{score}", score, "relation", items)
     return Benchmark(
         "naturel_reworded",
-        tuple(items),
+        items,
         rules.wordings,
-        tuple(metrics),
-        problems=tuple(problems),
+        metrics,
+        problems=problems,
         true_captions=wordings.pop() if len(wordings) == 1 else 0,
         chance=rules.WORDINGS,
     )

@@ -41,9 +41,7 @@ def read(folder: Path) -> Benchmark:
     rows = numbered(load_json(folder / FILE, list))
     items = read_items("NegRefCOCOg.json", rows, FIELDS, item, problems)
     metrics = (Metric("negrefcocog/accuracy", "right"),)
-    return Benchmark(
-        "negrefcocog", tuple(items), rules.first_of_many, metrics, 440, tuple(problems), chance=rules.FIRST
-    )
+    return Benchmark("negrefcocog", items, rules.first_of_many, metrics, 440, problems, chance=rules.FIRST)
 
 
 def _box(sides: Sequence[Any]) -> Box:

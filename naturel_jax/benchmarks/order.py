@@ -22,7 +22,7 @@ def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
     Flickr30k's 5,000 of 1,000."""
     problems: list[str] = []
     items = []
-    images = list(karpathy.captioned_images(folder, file, problems))
+    images = karpathy.captioned_images(folder, file, problems)
     tagged = iter(spacy_tags([caption for _, _, captions in images for caption in captions]))
     for key, image, captions in images:
         for n, caption in enumerate(captions):
@@ -30,9 +30,7 @@ def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
             options = tuple(clean(option) for option in (caption, *shuffles(caption, next(tagged), rng)))
             items.append(Item(f"{key}/{n}", (image,), options))
     metrics = (Metric(f"{name}/precision@1", "right"), Metric(f"{name}/ties", "tie"), Metric(f"{name}/no_op", "no_op"))
-    return Benchmark(
-        name, tuple(items), outcomes, metrics, published, tuple(problems), true_captions=1, chance=rules.FIRST
-    )
+    return Benchmark(name, items, outcomes, metrics, published, problems, true_captions=1, chance=rules.FIRST)
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

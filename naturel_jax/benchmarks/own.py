@@ -81,9 +81,7 @@ def _pairs(own: Own, fields: BenchmarkFields) -> Benchmark:
     numbers = {true[item.id] for item in items}
     first = numbers.pop() if len(numbers) == 1 else 0
     chance: Chance = {"right": lambda item: 1 / math.comb(len(item.captions), true[item.id]), "in_order": 1 / 2}
-    return Benchmark(
-        own.name, items, _in_order(true), tuple(metrics), problems=problems, true_captions=first, chance=chance
-    )
+    return Benchmark(own.name, items, _in_order(true), metrics, problems=problems, true_captions=first, chance=chance)
 
 
 def _in_order(true: Mapping[str, int]) -> Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]:
@@ -121,7 +119,7 @@ def _groups(own: Own, fields: BenchmarkFields) -> Benchmark:
     metrics = [Metric(f"{own.name}/{score}", score) for score in rules.TWO_BY_TWO]
     for score in rules.STRICT:
         metrics += _by_tags(own, fields, items, score)
-    return Benchmark(own.name, items, rules.two_by_two, tuple(metrics), problems=problems, chance=rules.GROUPS)
+    return Benchmark(own.name, items, rules.two_by_two, metrics, problems=problems, chance=rules.GROUPS)
 
 
 def _side(fields: BenchmarkFields, k: int) -> Chosen:
@@ -164,9 +162,7 @@ def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:
     if len(names) > 5:
         metrics.append(Metric(f"{own.name}/top5", "top5"))
     metrics += by_value(f"{own.name}/class", "top1", "class", items)
-    return Benchmark(
-        own.name, items, zeroshot.outcomes, tuple(metrics), problems=tuple(problems), chance=zeroshot.CHANCE
-    )
+    return Benchmark(own.name, items, zeroshot.outcomes, metrics, problems=problems, chance=zeroshot.CHANCE)
 
 
 READERS: dict[str, Callable[[Own, BenchmarkFields], Benchmark]] = {

@@ -20,7 +20,7 @@ RANKS = (1, 5, 10)
 def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
     """Retrieval on the Karpathy split ``file``: COCO's test split has 5,000 images, Flickr30k's 1,000."""
     problems: list[str] = []
-    images = list(karpathy.captioned_images(folder, file, problems))
+    images = karpathy.captioned_images(folder, file, problems)
     return benchmark(name, images, published, problems)
 
 
@@ -38,9 +38,7 @@ def benchmark(
     items = tuple(Item(key, (image,), captions, weight=len(own)) for key, image, own in images)
     metrics = [Metric(f"{name}/image_to_text@{k}", f"image_to_text@{k}") for k in RANKS]
     metrics += [Metric(f"{name}/text_to_image@{k}", f"text_to_image@{k}", weighted=True) for k in RANKS]
-    return Benchmark(
-        name, items, recalls(owners, owner_C), tuple(metrics), published, tuple(problems), chance=_chance(items)
-    )
+    return Benchmark(name, items, recalls(owners, owner_C), metrics, published, problems, chance=_chance(items))
 
 
 def _chance(items: Sequence[Item]) -> Chance:

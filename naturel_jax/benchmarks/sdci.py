@@ -68,7 +68,7 @@ def read(folder: Path) -> Benchmark:
     metrics = [Metric(f"sdci/{score}", score, where=("variant", "all_swaps"), weighted=True) for score in SCORES]
     for name in VARIANTS:
         metrics += [Metric(f"sdci/{s}/{name}", s, where=("variant", name), weighted=True) for s in SCORES]
-    return Benchmark("sdci", items, outcomes, tuple(metrics), problems=tuple(problems), chance=CHANCE)
+    return Benchmark("sdci", items, outcomes, metrics, problems=problems, chance=CHANCE)
 
 
 def file_names(root: Path, *splits: str) -> list[str]:

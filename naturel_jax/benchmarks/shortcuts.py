@@ -107,7 +107,7 @@ def rows(benchmark: Benchmark, seen: Collection[WordPair] = ()) -> list[Row]:
             sides = (slice(None, benchmark.true_captions), slice(benchmark.true_captions, None))
             for name, own, other in (("true seen", *sides), ("false seen", *reversed(sides))):
                 all_seen_N = np.array([_all_seen(of_item[own], of_item[other], seen) for of_item in texts])
-                columns[name] = _each(tied, all_seen_N)
+                columns[name] = {one: np.where(np.isnan(tied_N), np.nan, all_seen_N) for one, tied_N in tied.items()}
         for name, of_items in values.items():
             rng = np.random.default_rng(0)
             columns[name] = blind.outcomes(benchmark, items, [_drawn(values_C, rng) for values_C in of_items])
@@ -128,11 +128,6 @@ def _drawn(values_C: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     drawn_C, ranks_C = rng.permutation(len(values_C)), np.empty(len(values_C))
     ranks_C[drawn_C[np.argsort(values_C[drawn_C], kind="stable")]] = np.arange(len(values_C))
     return ranks_C
-
-
-def _each(like: Outcomes, values_N: np.ndarray) -> Outcomes:
-    """The same value for every outcome of an item that the rule scores."""
-    return {name: np.where(np.isnan(scored_N), np.nan, values_N) for name, scored_N in like.items()}
 
 
 def equal_captions(benchmark: Benchmark) -> int:

@@ -21,16 +21,7 @@ def read(folder: Path) -> Benchmark:
     items = [item for subset in SUBSETS for item in _items(_path(folder, subset), subset, images, problems)]
     metrics = [Metric(f"sugarcrepe/{subset}", "right", where=("subset", subset)) for subset in SUBSETS]
     metrics += [Metric(f"sugarcrepe/{group}", "right", where=("group", group)) for group in GROUPS]
-    return Benchmark(
-        "sugarcrepe",
-        tuple(items),
-        rules.pair,
-        tuple(metrics),
-        7_511,
-        tuple(problems),
-        true_captions=1,
-        chance=rules.PAIR,
-    )
+    return Benchmark("sugarcrepe", items, rules.pair, metrics, 7_511, problems, true_captions=1, chance=rules.PAIR)
 
 
 def _items(path: Path, subset: str, images: Folder, problems: list[str]) -> list[Item]:

@@ -23,14 +23,7 @@ def read(folder: Path) -> Benchmark:
         for subset in SUBSETS
     )
     return Benchmark(
-        "sugarcrepe_pp",
-        tuple(items),
-        rules.wordings,
-        metrics,
-        4_757,
-        tuple(problems),
-        true_captions=2,
-        chance=rules.WORDINGS,
+        "sugarcrepe_pp", items, rules.wordings, metrics, 4_757, problems, true_captions=2, chance=rules.WORDINGS
     )
 
 

@@ -118,11 +118,11 @@ def read(folder: Path, name: str, form: Format) -> Benchmark:
         return retrieval.benchmark(name, ranked, form.published, problems)
     return Benchmark(
         name,
-        tuple(items),
+        items,
         form.rule.outcomes,
-        tuple(_metrics(name, form, form.rule, items)),
+        _metrics(name, form, form.rule, items),
         form.published,
-        tuple(problems),
+        problems,
         true_captions=0 if len(form.images) != 1 or form.more_images else form.rule.true,
         chance=form.rule.chance,
     )

@@ -53,9 +53,7 @@ def read(folder: Path) -> Benchmark:
         Metric("valse/macro", "right", macro="phenomenon"),
         *(Metric(f"valse/{name}", "right", where=("phenomenon", name)) for name in IMAGES),
     )
-    return Benchmark(
-        "valse", tuple(items), rules.pair, metrics, 7_702, tuple(problems), true_captions=1, chance=rules.PAIR
-    )
+    return Benchmark("valse", items, rules.pair, metrics, 7_702, problems, true_captions=1, chance=rules.PAIR)
 
 
 def _items(path: Path, phenomenon: str, images: Folder, problems: list[str]) -> list[Item]:

@@ -21,9 +21,7 @@ def read(folder: Path) -> Benchmark:
         Metric("vg_attribution/micro", "right"),
         *by_value("vg_attribution/attributes", "right", "attributes", items),
     )
-    return Benchmark(
-        "vg_attribution", tuple(items), rules.pair, metrics, 28_748, tuple(problems), true_captions=1, chance=rules.PAIR
-    )
+    return Benchmark("vg_attribution", items, rules.pair, metrics, 28_748, problems, true_captions=1, chance=rules.PAIR)
 
 
 def _tags(row: Record) -> dict[str, str]:

@@ -45,9 +45,7 @@ def read(folder: Path) -> Benchmark:
         Metric("vg_relation/micro", "right", where=("kind", "asymmetric")),
         *by_value("vg_relation/relation", "right", "relation", items),
     )
-    return Benchmark(
-        "vg_relation", tuple(items), rules.pair, metrics, 23_937, tuple(problems), true_captions=1, chance=rules.PAIR
-    )
+    return Benchmark("vg_relation", items, rules.pair, metrics, 23_937, problems, true_captions=1, chance=rules.PAIR)
 
 
 def symmetric_relations(notebook: bytes) -> bytes:

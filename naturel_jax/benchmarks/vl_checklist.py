@@ -54,9 +54,7 @@ def read(folder: Path) -> Benchmark:
         *(Metric(f"vl_checklist/{aspect.lower()}", "right", macro=aspect) for aspect in ASPECTS),
         *by_value("vl_checklist/file", "right", "file", items),
     )
-    return Benchmark(
-        "vl_checklist", tuple(items), rules.pair, metrics, problems=tuple(problems), true_captions=1, chance=rules.PAIR
-    )
+    return Benchmark("vl_checklist", items, rules.pair, metrics, problems=problems, true_captions=1, chance=rules.PAIR)
 
 
 def _items(root: Path, file: str, images: dict[str, Folder], problems: list[str]) -> list[Item]:

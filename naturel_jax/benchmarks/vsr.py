@@ -44,7 +44,7 @@ def read(folder: Path) -> Benchmark:
     problems: list[str] = []
     dev, test = (_items(_path(folder, split), split, images, problems) for split in SPLITS)
     metrics = (Metric("vsr/accuracy", "right"), *by_value("vsr/relation", "right", "relation", test))
-    return Benchmark("vsr", (*dev, *test), outcomes, metrics, problems=tuple(problems), chance=rules.PAIR)
+    return Benchmark("vsr", (*dev, *test), outcomes, metrics, problems=problems, chance=rules.PAIR)
 
 
 def _items(path: Path, split: str, images: Folder, problems: list[str]) -> list[Item]:

@@ -45,11 +45,11 @@ def read(folder: Path) -> Benchmark:
     metrics += by_value("whatsup/relation", "right", "relation", items)
     return Benchmark(
         "whatsup",
-        tuple(items),
+        items,
         outcomes,
-        tuple(metrics),
+        metrics,
         4_958,
-        tuple(problems),
+        problems,
         true_captions=1,
         together="set",  # without one of its images, a set would count as wrong
         chance={**rules.FIRST, "pair": 1 / 4**2, "set": 1 / 4**4},

@@ -57,9 +57,7 @@ def read(folder: Path) -> Benchmark:
 
     problems: list[str] = []
     items = read_items("winoground", rows, {**FIELDS, "image_0": cell, "image_1": cell}, item, problems)
-    return Benchmark(
-        "winoground", tuple(items), rules.two_by_two, _metrics(items), 400, tuple(problems), chance=rules.GROUPS
-    )
+    return Benchmark("winoground", items, rules.two_by_two, _metrics(items), 400, problems, chance=rules.GROUPS)
 
 
 Keyed = Iterable[tuple[str, Any]]

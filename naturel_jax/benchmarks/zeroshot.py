@@ -75,7 +75,7 @@ def read(folder: Path, siglip: bool = False) -> Benchmark:
     for name in positions(items, ["dataset"])["dataset"]:
         metrics += [Metric(f"{benchmark}/{name}/{top}", top, where=("dataset", name)) for top in ("top1", "top5")]
         metrics.append(Metric(f"{benchmark}/{name}/mean_per_class", "top1", macro=f"class of {name}"))
-    return Benchmark(benchmark, tuple(items), outcomes, tuple(metrics), problems=tuple(problems), chance=CHANCE)
+    return Benchmark(benchmark, items, outcomes, metrics, problems=problems, chance=CHANCE)
 
 
 SIGLIP = Entry(SOURCE, functools.partial(read, siglip=True))

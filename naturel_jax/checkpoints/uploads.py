@@ -44,11 +44,10 @@ class Uploads:
         """Waits until the save in progress is complete. Raises what it raised; the other processes raise an error of
         the same kind."""
         problem = self._pending.exception() if jax.process_index() == 0 else None
-        if jax.process_count() > 1:
-            kind = 0 if problem is None else 2 if isinstance(problem, Unavailable) else 1
-            kind = int(multihost_utils.broadcast_one_to_all(np.array(kind)))
-            if kind and problem is None:
-                problem = (Unavailable if kind == 2 else OSError)("the first process could not save; see its error")
+        kind = 0 if problem is None else 2 if isinstance(problem, Unavailable) else 1
+        kind = int(multihost_utils.broadcast_one_to_all(np.array(kind)))
+        if kind and problem is None:
+            problem = (Unavailable if kind == 2 else OSError)("the first process could not save; see its error")
         self._pending = Future()
         self._pending.set_result(None)
         if problem is not None:

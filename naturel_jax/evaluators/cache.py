@@ -44,8 +44,6 @@ class CachedEncoder:
         self._not_stored: dict[bytes, np.ndarray] = {}
         paths = sorted(folder.glob("*.rows"))
         self._path = {key: path for path in paths for key in self._rows(path)["key"].tolist()}
-        with contextlib.suppress(OSError):
-            folder.with_suffix(".sqlite").unlink()  # the old format of this cache
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
         """See ``embed.Embedder.images``."""

@@ -231,10 +231,10 @@ class Encoder:
             preemption.check()
             result = encode(params, jax.tree.map(self._put, block))
             if pending is not None:
-                yield _gather(pending)
+                yield multihost_utils.process_allgather(pending, tiled=True)
             pending = result
         if pending is not None:
-            yield _gather(pending)
+            yield multihost_utils.process_allgather(pending, tiled=True)
 
     def _put(self, block: np.ndarray) -> jax.Array:
         if self._rows is None:
@@ -243,8 +243,6 @@ class Encoder:
 
     def _all_process_faults(self, faults: dict[int, str], images: Sequence[Image]) -> dict[int, str]:
         """The faults of all processes. The others send only the indices, so their reasons are looked up again here."""
-        if jax.process_count() == 1:
-            return faults
         mask = np.zeros(len(images), bool)
         mask[list(faults)] = True
         failed = np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0)).tolist()
@@ -361,9 +359,3 @@ def _prefetch(
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
-
-
-def _gather(z_ND: jax.Array) -> np.ndarray:
-    if jax.process_count() == 1:
-        return np.asarray(z_ND)
-    return multihost_utils.process_allgather(z_ND, tiled=True)

@@ -32,8 +32,7 @@ def hold_out(benchmark: Benchmark, trained_on: TrainedOn) -> Benchmark:
     left_out_N = np.zeros(len(benchmark.items), bool)
     if jax.process_index() == 0:
         left_out_N = np.any(list(_items_found(benchmark, trained_on).values()), axis=0)
-    if jax.process_count() > 1:
-        left_out_N = multihost_utils.broadcast_one_to_all(left_out_N)
+    left_out_N = multihost_utils.broadcast_one_to_all(left_out_N)
     return benchmark.held_out({item.id for item, left_out in zip(benchmark.items, left_out_N, strict=True) if left_out})
 
 

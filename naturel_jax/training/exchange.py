@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -108,9 +107,9 @@ def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:
         if mesh.size > 1:  # one device exchanges nothing
             _LOG.info("config.objective.exchange is %r (auto): %s is not known", EXCHANGES[0], unknown)
         return EXCHANGES[0]
-    chosen = best(known, limit)
-    if jax.process_count() > 1:  # one host may have a little less memory than another
-        chosen = EXCHANGES[int(multihost_utils.broadcast_one_to_all(np.int32(EXCHANGES.index(chosen))))]
+    number = EXCHANGES.index(best(known, limit))
+    # One host may have a little less memory than another.
+    chosen = EXCHANGES[int(multihost_utils.broadcast_one_to_all(np.int32(number)))]
     waiting = ", ".join(f"{name} {1e6 * cost.waiting:.0f}" for name, cost in known.items())
     _LOG.info("config.objective.exchange is %r (auto): microseconds of waiting in a step are %s", chosen, waiting)
     return chosen

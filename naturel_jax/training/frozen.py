@@ -184,7 +184,7 @@ def _fill(
     computed first. ``embed``: numbers [B] -> embeddings [B, *shape]."""
     sizes = embedded.block_sizes(count)
     own = np.array([not once.is_whole(embedded.check, folder, n, (size, *shape)) for n, size in enumerate(sizes)])
-    missing = multihost_utils.process_allgather(own).any(axis=0) if jax.process_count() > 1 else own
+    missing = multihost_utils.process_allgather(own).any(axis=0)
     if missing.any():
         needed = 4 * math.prod(shape) * int(np.array(sizes) @ own)
         _LOG.info("%s: embedding %s into %s: %.3g GB", name, what, folder, needed / 1e9)

@@ -163,8 +163,8 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
         if needed <= limit:
             chosen = number
             break
-    if jax.process_count() > 1:  # one host may have a little less memory than another
-        chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
+    # One host may have a little less memory than another.
+    chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
     sizes = f"at most about {needed / GIB:.1f} of {limit / GIB:.1f} GiB"
     _LOG.info("config.compute.remat is %r (auto): a step needs %s of each %s", AUTO[chosen], sizes, kind)
     return AUTO[chosen]

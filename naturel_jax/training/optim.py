@@ -76,11 +76,6 @@ def make_learning_rate(options: config.Optim, total_steps: int, warmup_steps: in
     return learning_rate
 
 
-def map_paths(function: Callable[[str], Any], tree: Any) -> Any:
-    """A tree of ``function(path)``."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_string(path)), tree)
-
-
 def multipliers(options: config.Optim, params: Any) -> Any:
     """The learning-rate multiplier of every parameter: the factor of the first pattern that matches its path, else 1.
 
@@ -156,7 +151,7 @@ def make_optimizer(options: config.Optim, params: Any, learning_rate: optax.Sche
     factors = multipliers(options, params)
 
     def decayed(params: Any) -> Any:
-        return map_paths(lambda path: bool(re.fullmatch(DECAYED, path)), params)
+        return jax.tree_util.tree_map_with_path(lambda path, _: bool(re.fullmatch(DECAYED, path_string(path))), params)
 
     trained = optax.chain(
         optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),

@@ -223,8 +223,7 @@ def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> 
     path = folder / "data.json"
     if jax.process_index() == 0 and not ("data.json" in storage.names(folder) and checkpoint.saved_steps(folder)):
         storage.write_json(path, contents)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("data.json")
+    multihost_utils.sync_global_devices("data.json")
     saved = storage.read_json(path)
     for name, content in contents.items():
         if content != saved.get(name):

@@ -195,7 +195,6 @@ def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: 
     if jax.process_index() == 0 and not (path.name in storage.names(folder) and checkpoint.saved_steps(folder)):
         processor = from_scratch(sizes, (caption for source in sources for caption in source.items.texts))
         storage.write_json(path, processor.to_dict())
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("processor")
+    multihost_utils.sync_global_devices("processor")
     with malformed(path):
         return Processor(**storage.read_json(path))

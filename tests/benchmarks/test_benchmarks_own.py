@@ -4,7 +4,6 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +12,7 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.config.own_benchmarks import BenchmarkFields, parse_fields
 from tests.helpers import benchmark_files as files
+from tests.helpers.benchmark_files import values
 from tfds_naturel.common.errors import UserError
 
 
@@ -33,11 +33,6 @@ def read(name: str, **fields: str) -> Benchmark:
     own = {name.partition("=")[0] if "=" in name else Path(name.partition(":")[2]).stem: BenchmarkFields(**fields)}
     (benchmark,) = registry.read([name], fields=own)
     return benchmark
-
-
-def values(benchmark: Benchmark, cosines: list) -> dict[str, float]:
-    matrices = [np.array(matrix, float) for matrix in cosines]
-    return {name: score.value for name, score in benchmark.score(benchmark.items, matrices).items()}
 
 
 ROWS = [

@@ -41,13 +41,18 @@ class Flowers(tfds.core.GeneratorBasedBuilder):
             yield n, {"image": io.BytesIO(files.png(n)), "label": n % 2}
 
 
+def written(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> Path:
+    """The folder of the dataset, prepared in ``root``."""
+    made = builder(data_dir=root, file_format="array_record")
+    made.download_and_prepare()
+    return Path(made.data_path)
+
+
 def test_zeroshot(tmp_path):
     for n, name in enumerate(("alpine_chough", "robin")):
         files.write(tmp_path / f"zeroshot/birds/{name}/a.png", files.png(n))
     files.write(tmp_path / "zeroshot/birds/templates.txt", b"a photo of a {}.\na drawing of a {}.\n")
-    builder = Flowers(data_dir=tmp_path / "tfds", file_format="array_record")
-    builder.download_and_prepare()
-    (tmp_path / "zeroshot/flowers").symlink_to(builder.data_dir)
+    (tmp_path / "zeroshot/flowers").symlink_to(written(Flowers, tmp_path / "tfds"))
     benchmark = read("zeroshot", tmp_path)
     birds, flowers = benchmark.items[:2], benchmark.items[2:]
     assert birds[0].captions[0] == ("a photo of a alpine chough.", "a drawing of a alpine chough.")
@@ -199,9 +204,7 @@ class VersionThree(VersionTwo):
 
 def test_complex_captions_in_all_their_wordings(tmp_path):
     """On a circle, where cosines are those of angles: a caption is the closer, the smaller its angle."""
-    builder = VersionThree(data_dir=tmp_path, file_format="array_record")
-    builder.download_and_prepare()
-    benchmark = naturel_reworded.read(Path(builder.data_path))
+    benchmark = naturel_reworded.read(written(VersionThree, tmp_path))
     wordings = {1: ("positive 1", "positive 1 [1]"), 2: ("positive 2", "positive 2 [1]", "positive 2 [2]")}
     by_id = {item.id: item for item in benchmark.items}
     triplets = ("id0/Cat|on|Table", "id0/1", "id1/Cat|under|Table")
@@ -235,23 +238,16 @@ def test_complex_captions_in_all_their_wordings(tmp_path):
 
 
 def test_dataset_with_one_wording_of_each_caption_has_nothing_to_compare(tmp_path):
-    builder = VersionTwo(data_dir=tmp_path, file_format="array_record")
-    builder.download_and_prepare()
-    with pytest.raises(
-        UserError, match=r"no complex caption of its split 'test' has several wordings; naturel_reworded"
-    ):
-        naturel_reworded.read(Path(builder.data_path))
+    folder, reason = written(VersionTwo, tmp_path), "no complex caption of its split 'test' has several wordings; natur"
+    with pytest.raises(UserError, match=reason):
+        naturel_reworded.read(folder)
 
 
 def test_a_prepared_dataset_is_read_once_until_another_is_in_its_place(tmp_path):
     def read() -> Benchmark:
         return registry.read(["naturel"], naturel=tmp_path / "naturel")[0]
 
-    folders = []
-    for version in (VersionOne, VersionTwo):
-        builder = version(data_dir=tmp_path / version.__name__, file_format="array_record")
-        builder.download_and_prepare()
-        folders.append(Path(builder.data_path))
+    folders = [written(version, tmp_path / version.__name__) for version in (VersionOne, VersionTwo)]
     folders[0].rename(tmp_path / "naturel")
     first = read()
     assert read() is first
@@ -264,9 +260,8 @@ def test_a_prepared_dataset_is_read_once_until_another_is_in_its_place(tmp_path)
 
 @pytest.mark.parametrize("version", [VersionOne, VersionTwo, VersionThree])
 def test_naturel(tmp_path, version):
-    builder = version(data_dir=tmp_path, file_format="array_record")
-    builder.download_and_prepare()
-    benchmark = naturel_pairs.TEST.read(Path(builder.data_path))
+    folder = written(version, tmp_path)
+    benchmark = naturel_pairs.TEST.read(folder)
     by_id = {item.id: item for item in benchmark.items if not item.id.startswith("id0/1/")}
     assert len(by_id) == 7 and benchmark.problems == ("item id1/Cat|under|Table/3: has no negative caption",)
     item = by_id["id0/Cat|on|Table/2"]
@@ -281,7 +276,7 @@ def test_naturel(tmp_path, version):
     assert values["naturel/complex/relation/under"] == (0.5, 2)
     assert values["naturel/complex/triplet/Cat|on|Table"] == (pytest.approx(1 / 3), 3)
     with pytest.raises(UserError, match="no split 'test_unseen_triplets'; expected one of: test"):
-        naturel_pairs.UNSEEN.read(Path(builder.data_path))
+        naturel_pairs.UNSEEN.read(folder)
     with pytest.raises(UserError, match="not a prepared dataset"):
         naturel_pairs.TEST.read(tmp_path / "nothing")
 

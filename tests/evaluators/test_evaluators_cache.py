@@ -29,9 +29,8 @@ def cached_cosines(encoder: embed.Encoder, folder, items) -> list[np.ndarray]:
 def filled(encoder, tmp_path):
     """A cache with the embeddings of ``items(13)``, and their cosines."""
     expected = embed.cosines(items(13), encoder.with_params(tiny()[1]))[1]
-    (tmp_path / "cache.sqlite").write_bytes(b"the form before")
     np.testing.assert_allclose(cached_cosines(encoder, tmp_path / "cache", items(13)), expected, atol=1e-6)
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"] and len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2
     return tmp_path / "cache", expected
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -31,15 +32,15 @@ def params_of(step: int):
     return tiny()[0].init(jax.random.key(step))
 
 
-def save(workdir: Path, *steps: int) -> None:
-    """Saves checkpoints of a run that was trained on one item of Winoground."""
+def save(workdir: Path, *steps: int, used: Sequence[str] = ("0",), seed: int = 0) -> None:
+    """Saves checkpoints of a run that was trained on these items of Winoground."""
     model, _, processor = tiny()
-    trained_on = from_used({"winoground": ["0"]})
+    trained_on = from_used({"winoground": used})
     trained_on.save(epath.Path(workdir) / FOLDER)
     meta = checkpoint_meta.make_meta({}, model.config, processor, trained_on.meta())
     checkpoints = checkpoint.Checkpoints(workdir, keep=10)
     for step in steps:
-        checkpoints.save(step, {"params": params_of(step)}, meta, wait=True)
+        checkpoints.save(step, {"params": params_of(seed + step)}, meta, wait=True)
     checkpoints.close()
 
 
@@ -147,13 +148,7 @@ def test_scores_of_what_was_there_before_are_not_kept(ended, tmp_path, capsys):
     assert "already done" not in evaluate(registry.read(["winoground"], files=tmp_path), "bfloat16")[0]
 
     shutil.rmtree(workdir / "checkpoints")
-    trained_on = from_used({})
-    trained_on.save(epath.Path(workdir) / FOLDER)
-    model, _, processor = tiny()
-    checkpoints = checkpoint.Checkpoints(workdir, keep=10)
-    meta = checkpoint_meta.make_meta({}, model.config, processor, trained_on.meta())
-    checkpoints.save(1, {"params": params_of(7)}, meta, wait=True)
-    checkpoints.close()
+    save(Path(workdir), 1, used=(), seed=6)
     printed, third = evaluate(benchmarks[1:])
     assert "already done" not in printed and third["benchmarks"] == ["vg_relation"]
     assert all(name.startswith("vg_relation/") for name in third["scores"])

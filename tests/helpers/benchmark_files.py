@@ -47,6 +47,12 @@ def read(name: str, root: Path) -> Benchmark:
     return registry.read([name], files=root)[0]
 
 
+def values(benchmark: Benchmark, cosines: Iterable) -> dict[str, float]:
+    """Metric -> score of these matrices."""
+    matrices = [np.array(matrix, float) for matrix in cosines]
+    return {name: score.value for name, score in benchmark.score(benchmark.items, matrices).items()}
+
+
 def winoground(root: Path, items: int = 4, **changes) -> list[dict]:
     """Writes ``items`` items; ``changes`` override fields of the first one. Returns the rows."""
     rows = []

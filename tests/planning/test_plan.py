@@ -19,7 +19,6 @@ from jax.sharding import PartitionSpec
 from naturel_jax import config as c
 from naturel_jax import plan
 from naturel_jax.checkpoints import checkpoint
-from naturel_jax.configs import negclip_ap, siglip_tp
 from naturel_jax.data import datasets
 from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
@@ -421,11 +420,6 @@ def test_stand_in_data_makes_the_largest_batch(name, captions, sentinel):
 )
 def test_sizes_of_published_checkpoints_are_known_by_name(source, expected):
     assert published(source) == (PRESETS[expected] if expected else None)
-
-
-@pytest.mark.parametrize("module", [siglip_tp, negclip_ap])
-def test_shipped_configs_leave_recomputation_to_the_device(module):
-    assert c.load(module.get_config()).compute.remat == "auto"
 
 
 def test_a_config_without_training_has_no_step(config):

@@ -173,6 +173,18 @@ class Hostile(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture
+def answering(tmp_path, monkeypatch):
+    """``Hostile``, at the address of the hub."""
+    with loopback.running(Hostile) as address:
+        url = address + "/{repo_id}/resolve/{revision}/{filename}"
+        fields = {"ENDPOINT": address, "HUGGINGFACE_CO_URL_TEMPLATE": url, "HF_HUB_CACHE": str(tmp_path / "cache")}
+        for name, value in (fields | {"AGENT_HARNESSES_PATH": str(tmp_path / "agents")}).items():
+            monkeypatch.setattr(constants, name, value)
+        yield
+
+
+@pytest.mark.usefixtures("answering")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -190,38 +202,26 @@ class Hostile(http.server.BaseHTTPRequestHandler):
 )
 def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, message):
     Hostile.change = change
-    with loopback.running(Hostile) as address:
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if change == "header" else ():
-            monkeypatch.setattr(constants, name, 0.5)
-        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"))
-        try:
-            folder = hub.snapshot("owner/tiny", ["*.json"])
-            assert not message and (folder / "config.json").read_bytes() == CONTENT
-        except UserError as error:
-            assert message and message in str(error) and "\n" not in str(error)
-            assert not list(tmp_path.rglob("config.json")) and not list(tmp_path.rglob("written*"))
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if change == "header" else ():
+        monkeypatch.setattr(constants, name, 0.5)
+    try:
+        folder = hub.snapshot("owner/tiny", ["*.json"])
+        assert not message and (folder / "config.json").read_bytes() == CONTENT
+    except UserError as error:
+        assert message and message in str(error) and "\n" not in str(error)
+        assert not list(tmp_path.rglob("config.json")) and not list(tmp_path.rglob("written*"))
 
 
-def test_a_file_of_an_earlier_download_is_checked(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("answering")
+def test_a_file_of_an_earlier_download_is_checked():
     """One that a connection that broke later, or a kill, has left."""
     Hostile.change = ""
-    with loopback.running(Hostile) as address:
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        url = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"))
-        file = hub.snapshot("owner/tiny", ["*.json"]) / "config.json"
-        file.write_bytes(CONTENT.replace(b"1", b"2"))
-        os.utime(file, (0, 0))
-        with pytest.raises(UserError, match=f"the hub states {STATED}; download discarded"):
-            hub.snapshot("owner/tiny", ["*.json"])
-        assert (hub.snapshot("owner/tiny", ["*.json"]) / "config.json").read_bytes() == CONTENT
+    file = hub.snapshot("owner/tiny", ["*.json"]) / "config.json"
+    file.write_bytes(CONTENT.replace(b"1", b"2"))
+    os.utime(file, (0, 0))
+    with pytest.raises(UserError, match=f"the hub states {STATED}; download discarded"):
+        hub.snapshot("owner/tiny", ["*.json"])
+    assert (hub.snapshot("owner/tiny", ["*.json"]) / "config.json").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from naturel_jax.data.items.items import Source
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model, normalize
 from naturel_jax.training import frozen
-from naturel_jax.training.loss import Loss
 from naturel_jax.training.start import Start
 from tests.helpers.caption_groups import items, jpeg, mesh, processor
 from tests.helpers.worlds import Run, check_alike, losses
@@ -70,29 +69,6 @@ def test_batches_hold_the_embeddings_of_the_images(begin, tmp_path):
         lambda x: (x.shape, x.dtype), batch
     )
     assert (batch.images_to_embed, expected.images_to_embed) == (0, len(batch.images))
-
-
-@pytest.mark.slow
-def test_loss_and_gradient_are_those_of_the_images(begin, tmp_path):
-    options, plain = config(tmp_path), config(tmp_path, cache="")
-    towers = begin.model.config, begin.processor, mesh(2)
-    batch, expected = (
-        next(make_pipeline(one, frozen.embed_sources(one, begin, [data()], mesh(2)), *towers).batches(0, 1))
-        for one in (options, plain)
-    )
-    (value, gradient), (exact, expected_gradient) = (
-        jax.jit(loss(chunks, tmp_path, begin).value_and_grad)(begin.params, rows)
-        for chunks, rows in ((2, batch), (1, expected))
-    )
-    np.testing.assert_allclose(value[0], exact[0], rtol=1e-6)
-    largest = max(float(abs(x).max()) for x in jax.tree.leaves(expected_gradient))
-    for found, true in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
-        np.testing.assert_allclose(found, true, rtol=0, atol=1e-5 * largest)
-
-
-def loss(chunks: int, tmp_path, begin) -> Loss:
-    options = config(tmp_path, objective={"chunks": chunks})
-    return Loss(options, begin.model, (begin.processor.mean, begin.processor.std), begin.params, mesh(2))
 
 
 def test_kept_embeddings_are_used_again_unless_damaged_or_of_other_contents(begin, tmp_path, caplog):

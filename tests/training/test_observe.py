@@ -111,11 +111,17 @@ def test_sharded_batch_is_drawn_like_one_on_the_host(drawn):
     np.testing.assert_array_equal(drawn(placed), drawn(batch))
 
 
-def test_captions_multiplicities_and_sentinel_are_labelled(monkeypatch, drawn):
+@pytest.fixture
+def written(monkeypatch) -> list[str]:
+    """The texts that are drawn."""
     from PIL import ImageDraw
 
-    written = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, corner, text, **options: written.append(text))
+    texts: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, corner, text, **options: texts.append(text))
+    return texts
+
+
+def test_captions_multiplicities_and_sentinel_are_labelled(written, drawn):
     drawn(make_batch())
     page = "\n".join(written)
     assert "image 0\n+ A cat is under the table  \u00d74\n+ \u732b\u306f\u0431\u044b\u043b \\ud800\\x1b" in page
@@ -123,12 +129,8 @@ def test_captions_multiplicities_and_sentinel_are_labelled(monkeypatch, drawn):
     assert "sentinel (blank negative image)  \u00d74" in page
 
 
-def test_multiplicities_are_those_of_the_whole_batch(monkeypatch, tmp_path):
+def test_multiplicities_are_those_of_the_whole_batch(written, tmp_path):
     """A process holds some of the rows of images, and other rows of captions than those of its images."""
-    from PIL import ImageDraw
-
-    written = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, corner, text, **options: written.append(text))
     batch = make_batch()
     elsewhere = CaptionLabels(*(np.asarray(x)[3:] for x in batch.caption_labels))
     held = batch._replace(caption_labels=elsewhere)
@@ -206,15 +208,8 @@ def test_empty_range_traces_nothing(tmp_path):
 # ---- Utilisation -----------------------------------------------------------------------------------------------------
 
 
-class Chip:
-    """The part of ``jax.Device`` that is used."""
-
-    def __init__(self, device_kind: str):
-        self.device_kind = device_kind
-
-
 def test_utilization_is_the_share_of_peak_flops():
-    chips = [Chip("TPU v4")] * 4  # 275 TFLOP/s each
+    chips = [SimpleNamespace(device_kind="TPU v4")] * 4  # 275 TFLOP/s each
     assert observe.utilization(4 * 275e12, 2.0, chips, "bfloat16") == pytest.approx(0.5)
-    assert observe.utilization(1e12, 1.0, [*chips, Chip("cpu")], "bfloat16") is None
+    assert observe.utilization(1e12, 1.0, [*chips, SimpleNamespace(device_kind="cpu")], "bfloat16") is None
     assert observe.utilization(1e12, 1.0, jax.devices(), "float32") is None

@@ -1,5 +1,7 @@
 """Schedules computed by hand, optimizers against PyTorch and Optax, multipliers and freezing."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,15 +91,24 @@ def test_adamw_matches_pytorch(clip_norm):
         {"params": [x for path, x in theirs.items() if path not in DECAYED], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, betas=(0.8, 0.9), eps=1e-3)
-    for step, rate in enumerate((0.05, 0.1, 0.1)):
-        for path, gradient in flat(tree(1 + step)).items():
-            theirs[path].grad = torch.tensor(gradient)
+    for rate in given_gradients(theirs):
         if clip_norm:
             torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
         for group in adamw.param_groups:
             group["lr"] = rate
         adamw.step()
-    ours = trained(options)
+    check_alike(trained(options), theirs)
+
+
+def given_gradients(theirs: dict[str, torch.nn.Parameter]) -> Iterator[float]:
+    """Gives PyTorch's parameters the gradients of each of three steps, and yields its rate."""
+    for step, rate in enumerate((0.05, 0.1, 0.1)):
+        for path, gradient in flat(tree(1 + step)).items():
+            theirs[path].grad = torch.tensor(gradient)
+        yield rate
+
+
+def check_alike(ours: dict[str, np.ndarray], theirs: dict[str, torch.nn.Parameter]) -> None:
     for path, expected in theirs.items():
         np.testing.assert_allclose(ours[path], expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=path)
 
@@ -107,16 +118,12 @@ def test_sgd_matches_pytorch():
     options = config(name="sgd", lr=0.1, b1=0.7, weight_decay=0.3)
     theirs = {path: torch.nn.Parameter(torch.tensor(x)) for path, x in flat(tree(0)).items()}
     sgd = torch.optim.SGD(theirs.values(), momentum=0.7)
-    for step, rate in enumerate((0.05, 0.1, 0.1)):
-        for path, gradient in flat(tree(1 + step)).items():
-            theirs[path].grad = torch.tensor(gradient)
-            if path in DECAYED:
-                theirs[path].data *= 1 - rate * 0.3
+    for rate in given_gradients(theirs):
+        for path in DECAYED:
+            theirs[path].data *= 1 - rate * 0.3
         sgd.param_groups[0]["lr"] = rate
         sgd.step()
-    ours = trained(options)
-    for path, expected in theirs.items():
-        np.testing.assert_allclose(ours[path], expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=path)
+    check_alike(trained(options), theirs)
 
 
 def test_first_lion_step_is_the_learning_rate_times_the_sign():

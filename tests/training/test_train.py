@@ -212,6 +212,16 @@ def test_restored_state_takes_the_place_of_the_initial_one(folder, tmp_path):
 SCHEDULE = train.Schedule(total=6, log_every=1, checkpoint_every=4, evaluate_every={"a": 2, "b": 3, "c": 0}, profile=0)
 
 
+FINITE = {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
+
+
+def looped(step, batches=range(SCHEDULE.total), state=0, **options):
+    """What the loop returns; what is not in ``options`` does nothing."""
+    none = dict.fromkeys(("save", "evaluate", "log"), lambda *_: None)
+    none |= {"start": 0, "schedule": SCHEDULE, "flops": lambda batch: 0.0, "stop_requested": lambda: False}
+    return loop.loop(step, state, iter(batches), **(none | options))
+
+
 def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tuple[list, bool]:
     """The calls made by the loop, with a step that only counts, and its result."""
     events: list[tuple] = []
@@ -219,21 +229,18 @@ def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tup
 
     def step(state, batch):
         done[0] += 1
-        return state + 1, {"loss": np.float32(batch), "grad_norm": np.float32(1), "finite": np.bool_(batch < finite)}
+        return state + 1, FINITE | {"finite": np.bool_(batch < finite)}
 
-    end = loop.loop(
+    end = looped(
         step,
+        range(start, SCHEDULE.total),
         start,
-        iter(range(start, SCHEDULE.total)),
         start=start,
-        schedule=SCHEDULE,
         save=lambda number, state, wait: events.append(("save", number, state, wait)),
         evaluate=lambda number, state, names: events.append(("evaluate", number, state, names)),
-        log=lambda number, values: events.append(("log", number, values["loss"])),
-        flops=lambda batch: 0.0,
         stop_requested=lambda: stop_after is not None and done[0] >= stop_after,
     )
-    return [event for event in events if event[0] != "log"], end
+    return events, end
 
 
 def test_benchmarks_have_their_own_schedules_and_the_last_step_is_only_saved():
@@ -250,18 +257,7 @@ def test_benchmarks_have_their_own_schedules_and_the_last_step_is_only_saved():
 
 def test_implicit_host_transfer_in_a_step_is_an_error():
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        loop.loop(
-            lambda state, batch: (state, {"loss": jnp.float32(batch)}),
-            0,
-            iter(range(6)),
-            start=0,
-            schedule=SCHEDULE,
-            save=lambda *_: None,
-            evaluate=lambda *_: None,
-            log=lambda *_: None,
-            flops=lambda batch: 0.0,
-            stop_requested=lambda: False,
-        )
+        looped(lambda state, batch: (state, {"loss": jnp.float32(batch)}))
 
 
 def test_on_the_cpu_each_step_is_logged_when_it_is_done():
@@ -270,20 +266,10 @@ def test_on_the_cpu_each_step_is_logged_when_it_is_done():
 
     def step(state, batch):
         order.append(f"step {batch + 1}")
-        return state, {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
+        return state, FINITE
 
-    loop.loop(
-        step,
-        0,
-        iter(range(6)),
-        start=0,
-        schedule=SCHEDULE,
-        save=lambda number, *_: order.append(f"save {number}"),
-        evaluate=lambda *_: None,
-        log=lambda number, _: order.append(f"log {number}"),
-        flops=lambda batch: 0.0,
-        stop_requested=lambda: False,
-    )
+    save, log = (lambda number, *_, what=what: order.append(f"{what} {number}") for what in ("save", "log"))
+    looped(step, save=save, log=log)
     expected = [f"{what} {n}" for n in range(1, 7) for what in ("step", "log")]
     assert [event for event in order if "save" not in event] == expected
     assert order[order.index("save 4") - 1] == "log 4"
@@ -303,18 +289,11 @@ def test_stop_while_a_step_compiles_saves_the_steps_before_it(compiles, saved):
         if len(batch) == 2:
             raise Stopped
 
-    result = {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
-    end = loop.loop(
-        lambda state, batch: (state + 1, result),
-        0,
-        iter([np.zeros(2 if n == compiles else 1) for n in range(6)]),
-        start=0,
+    end = looped(
+        lambda state, batch: (state + 1, FINITE),
+        [np.zeros(2 if n == compiles else 1) for n in range(6)],
         schedule=SCHEDULE._replace(evaluate_every={}),
         save=lambda *arguments: events.append(arguments),
-        evaluate=lambda *_: None,
-        log=lambda *_: None,
-        flops=lambda batch: 0.0,
-        stop_requested=lambda: False,
         prepare=prepare,
     )
     assert end == (compiles, False) and events == saved

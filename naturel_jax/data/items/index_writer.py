@@ -78,14 +78,9 @@ def cache_folder(data_dir: str) -> Path:
 
 def folder_of(table: Table, fields: Fields, data_dir: str) -> Path:
     """Where the index of ``table`` is, or would be."""
-    stats = [(str(path), *_size_and_time(path)) for path in table.files]
+    stats = [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in table.files]
     key = [VERSION, table.name, table.root, dataclasses.asdict(fields), stats]
     return once.folder_of(cache_folder(data_dir), key)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:

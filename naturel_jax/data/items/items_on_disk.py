@@ -93,6 +93,4 @@ def _write(items: Items, folder: Path) -> None:
         arrays |= {f"{name}_starts": ragged.starts, f"{name}_values": ragged.values}
     for name, array in arrays.items():
         columns.write(folder, name, [array])
-    for old in folder.glob("items*"):  # the earlier format, and its lock
-        old.unlink()
     once.write_meta(folder, _meta(folder, items.name))

@@ -123,13 +123,6 @@ def test_batch_is_a_function_of_seed_and_step(clip):
     assert [first.items(s) for s in range(3)] != [other.items(s) for s in range(3)]
 
 
-def test_every_epoch_visits_each_item_once_in_a_new_order(clip):
-    plans = planner(clip)
-    epochs = [[n for step in range(3 * e, 3 * e + 3) for _, n in plans.items(step)] for e in range(4)]
-    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-
-
 def test_captions_are_resampled_every_epoch(clip):
     plans = planner(clip, "single_pair", parts=[MixturePart(items(4), recipe("single_pair"))])
     assert len({tuple(sorted(words(plans.plan(step), clip))) for step in range(6)}) > 1

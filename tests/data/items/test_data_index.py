@@ -17,7 +17,7 @@ import pytest
 
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.data import datasets
-from naturel_jax.data.batches.recipes import RECIPES, Recipe, recipe
+from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items import index, index_writer
 from naturel_jax.data.items.items import Caption, Group, collect
 from naturel_jax.data.sources import jsonl, webdataset
@@ -160,19 +160,6 @@ def test_changed_file_or_fields_have_an_index_of_their_own(tmp_path):
 def test_patterns_of_shards():
     assert webdataset.expand("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
     assert webdataset.expand("{x,y}/{0..1}.tar") == ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]
-
-
-def test_recipe_names_the_record_and_the_captions_it_lacks(tmp_path):
-    records = [{"image": "a.jpg", "caption": "a cat", "negatives": "no cat"}, {"image": "b.jpg", "caption": "a dog"}]
-    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, records)))
-    items = datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train").items
-    for name in ("one_pair", "single_pair"):
-        with pytest.raises(
-            UserError, match=r"'b\.jpg': it needs 1 positive\(s\) and 1 negative.*\['a dog'.*\], negatives \[\]"
-        ):
-            recipe(name).check(items)
-    assert Recipe(positives=1, negatives="all").rewrite is RECIPES["positives"].rewrite is None
-    assert recipe("order_shuffles").check(items) == (1, 1)
 
 
 def test_caption_of_one_word_has_no_order_shuffle():

@@ -107,14 +107,6 @@ def test_damaged_items_are_collected_again(name, damage, tmp_path, caplog):
     assert_equal(load_or_collect(tmp_path, "reworded", failing), items)
 
 
-def test_the_form_before_is_removed_once_there_is_this_one(tmp_path):
-    for name in ("items_1.npz", "items.lock"):
-        (tmp_path / name).touch()
-    load_or_collect(tmp_path, "reworded", reworded)
-    assert not list(tmp_path.glob("items*"))
-    assert_equal(load_or_collect(tmp_path, "reworded", failing), reworded())
-
-
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
     (tmp_path / "file").touch()
     items = reworded()
