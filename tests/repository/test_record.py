@@ -99,14 +99,16 @@ def test_stale_results_are_named_and_recorded_again(repository, capsys):
     assert capsys.readouterr().out.endswith("0 failed, 1 left for the next call\n")
     assert not stale.main([folder, "--record", "--minutes=10"])
     assert "````\ntwo\n````" in (repository / "two.md").read_text()
-    (repository.parent / "code.py").write_text("x = 2\n")
-    git(repository.parent, "add", ".")
-    git(repository, "commit", "-qm", "second")
-    capsys.readouterr()
-    stale.main([folder])
-    head = git(repository, "rev-parse", "--short", "HEAD")
-    old = [f"{name}: 1 commits since, the last {head}" for name in ("one", "two")]
-    assert capsys.readouterr().out.splitlines() == ["three: never recorded (make three)", *old]
+    for text, old in (
+        ('"""What x is."""\n\nx = 1  # as ever\n', []),
+        ("x = 2\n", [f"{name}: other code in 1 files, such as code.py" for name in ("one", "two")]),
+    ):
+        (repository.parent / "code.py").write_text(text)
+        git(repository.parent, "add", ".")
+        git(repository, "commit", "-qm", "other text")
+        capsys.readouterr()
+        stale.main([folder])
+        assert capsys.readouterr().out.splitlines() == ["three: never recorded (make three)", *old]
     (repository.parent / "code.py").unlink()
     with pytest.raises(UserError, match=r"\[one\] measures 'code\.py', which does not exist"):
         stale.main([folder])
