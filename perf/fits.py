@@ -1,6 +1,6 @@
 """Which steps fit which slices and hosts: a table of what ``naturel-plan`` says of each.
 
-    python -m perf.fits tpu    # with naturel_jax[plan-tpu]; or: python -m perf.fits ...
+    python -m perf.fits tpu    # with naturel_jax[plan-tpu]
     python -m perf.fits gpu    # with naturel_jax[plan-gpu]
 
 Recomputation and exchange are those that ``auto`` becomes. Each step is compiled in a process of its own.

@@ -1,6 +1,6 @@
 """What grows with the number of hosts: starts of real processes, and one host of many that are not here.
 
-    python -m perf.hosts start --processes 1 2 4 8    # or: python -m perf.hosts start ...
+    python -m perf.hosts start --processes 1 2 4 8
     python -m perf.hosts one --hosts 256 --rows 1e5 1e7 --folder build/rows
     python -m perf.hosts prepared
 

@@ -1,6 +1,6 @@
 """Time and peak host memory of loading a checkpoint, relative to the size of its parameters.
 
-    python -m perf.loading clip-l14    # or: python -m perf.loading clip-l14
+    python -m perf.loading clip-l14
 
 Writes the preset as a Hugging Face folder, then loads it in a fresh process. Reads memory from /proc: Linux only.
 """

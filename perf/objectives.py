@@ -1,6 +1,6 @@
 """The training step on a batch with NatuRel's captions, and the memory of the loss.
 
-    python -m perf.objectives step                # or: python -m perf.objectives step
+    python -m perf.objectives step
     python -m perf.objectives step --hard mined   # mined images and their captions instead of the sentinel
     python -m perf.objectives frozen              # with embeddings in place of a frozen tower's images or captions
     python -m perf.objectives memory              # bytes per device for 1 to 256 simulated devices

@@ -1,7 +1,7 @@
 """Whether TPUs gain if the patches of an image are padded to a length that fills their registers or matrix unit: what
 the TPU compiler says of two blocks and their gradient.
 
-    python -m perf.padding    # with naturel_jax[plan-tpu]; or: python -m perf.padding
+    python -m perf.padding    # with naturel_jax[plan-tpu]
 
 ``blocks``: padded before the first block, cut off after the last. ``attention``: only queries, keys and values are.
 Padding is masked. Rows with padding are relative to the row of their tower without.

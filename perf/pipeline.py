@@ -1,6 +1,6 @@
 """Images/s of the input pipeline, compared with a bare decode-and-resize loop and with other libraries' loaders.
 
-    python -m perf.pipeline --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
+    python -m perf.pipeline --threads 1 2 --workers 1 2
 
 All read the same JPEGs, like those the builder writes (short side 288, quality 92). Each variant has a process of its
 own, which is idle while others are measured. They take turns for ``--rounds`` rounds, and each ratio is the median of

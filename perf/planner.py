@@ -1,6 +1,6 @@
 """Time of planning a batch, which every process does for the whole global batch: microseconds an image.
 
-    python -m perf.planner --images 256 4096 65536 --rows 1e5 1e7    # or: python -m perf.planner ...
+    python -m perf.planner --images 256 4096 65536 --rows 1e5 1e7
     python -m perf.planner --source jsonl:my.jsonl --recipe positives
 
 By default, items have the caption bank's captions, four true and four false ones each, as NatuRel's have. ``--source``

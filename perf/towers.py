@@ -1,6 +1,6 @@
 """Images/s and captions/s of the towers, compared with transformers' and OpenCLIP's on the same machine.
 
-    python -m perf.towers --preset clip-b32 --images 32 --captions 64 --train    # or: python -m perf.towers ...
+    python -m perf.towers --preset clip-b32 --images 32 --captions 64 --train
 
 Parameters are random: speed does not depend on them. Model FLOPs utilization is printed if the accelerator's peak is
 known. On a GPU, OpenCLIP is measured with ``torch.compile`` too.

@@ -52,13 +52,13 @@ _OTHERS = frozenset(
         megatron_core peft_version qalora_group_size r revision target_modules task_type use_rslora velora_config""",
     )
 )
-# Of an expression for names in a file that may come from anyone: Python's ``re`` tries every way to match it.
+# Limits of a pattern of names: the file may come from anyone, and Python's ``re`` tries every way to match it.
 _MOST_REPETITIONS, _MOST_ALTERNATIVES = 3, 32
 
 
 class Adapter(NamedTuple):
     """A tree of adapters (``models/adapters.py``). ``base``: its model, as ``weights.load`` takes it; ``digest``:
-    ``adapters.digest`` of that, or '' if it is not known."""
+    that model's ``adapters.digest``, or '' if it is not known."""
 
     params: Params
     options: config.Adapter

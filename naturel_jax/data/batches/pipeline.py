@@ -66,7 +66,7 @@ class Pipeline:
     ``images`` and ``captions``: the stages that make their arrays. ``kept_patches``: patches per image, and how many of
     them a step keeps; None: all (``patches.py``). ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
     affects the batches. ``max_bad``: see ``replaced.Reads``. The hard images of ``planner`` are those that the run
-    begins with, also for ``shapes``; of ``remined``, others follow.
+    begins with, also for ``shapes``; ``remined`` has those that follow.
     """
 
     planner: Planner
