@@ -24,7 +24,7 @@ Array = Any  # a NumPy array on the host, a jax.Array on devices
 class ImageLabels(NamedTuple):
     """What the losses need to know about each image. Rows of ids are padded with -1.
 
-    mult_I: copies of the image in the expanded batch (float32; 0 for padding; the sentinel's: those of its shard);
+    mult_I: copies of the image in the expanded batch (float32; 0 for padding; the sentinel: its shard's);
     positives_IK, negatives_IK: ids of the captions sampled for it, for all its copies; shows_IT: ids of the facts it
     shows. Ids are int32. ``exchanged_I``: bool, whether it is a hard image that has the captions of the image it was
     mined for with positive and negative exchanged; None: the run has none.
@@ -88,8 +88,9 @@ def is_embedded(rows: Array) -> bool:
 
 
 class Counts(NamedTuple):
-    """For each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies: 1;
-    0 if they are left out; the weight of hard negatives. In the softmax, it weighs all copies in the sums."""
+    """For each cell of a tile: how often it is a positive in the expanded batch, and a weight: 1, 0 if what is not a
+    positive is left out, or that of a hard negative. The sigmoid weighs the copies that are not positives, the softmax
+    all copies in its sums."""
 
     positive_IU: jax.Array
     others_IU: jax.Array

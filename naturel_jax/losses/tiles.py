@@ -27,8 +27,8 @@ class Layout:
     """How the matrix is tiled. If ``mesh`` is None or ``exchange`` is ``gather``, it is one block, and the compiler
     gathers what is sharded. Otherwise, blocks are sharded over ``axes`` of ``mesh``, and captions travel around a ring.
 
-    ``tile``: the largest number of captions in a tile; None: a block is one tile. A tile's size is the largest divisor
-    of the block's that is not above it; if that is below half of it, half of it, and the last tile is smaller.
+    ``tile``: the largest number of captions in a tile; None: a block is one tile. Tiles have the largest divisor of the
+    block's size that is at most ``tile``; if that is below half of ``tile``, they have half of it, the last one fewer.
     Raises ValueError for an exchange that is not in ``EXCHANGES``.
     """
 

@@ -66,7 +66,7 @@ class Loss:
         with the norm of its gradient on the embeddings and that of the objective (as ``NAME/grad_norm``); and the
         gradient with respect to the parameters. With ``config.objective.chunks`` above 1, the same in the memory of one
         chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, if ``params`` are
-        adapters of them or ``needs_base``; of these the average if ``of_average``."""
+        adapters of them or ``needs_base``; the average of ``params`` if ``of_average``."""
         base_z = self.embed(base, batch) if base is not None and self.needs_base else None
         merged = functools.partial(self.merged, base=base)
         if self.chunks > 1:
@@ -117,7 +117,7 @@ class Loss:
 
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
         """The objective without terms of the given embeddings, a float32 scalar; only scale and bias are read from
-        ``params``, and have gradients even if they are frozen."""
+        ``params``, and have gradients here even if they are frozen (``merged`` stops those)."""
         images, captions = batch.image_labels, batch.caption_labels
         if images.exchanged_I is not None:
             images = only(images, ~images.exchanged_I, as_columns=not self._drops_hard_images)
