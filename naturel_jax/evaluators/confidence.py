@@ -4,6 +4,7 @@ Shape letters: N items, M items that a mean is over, G groups that it averages, 
 S seeds, R resamples.
 """
 
+import functools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ Sums = list[list[sparse.csr_array]]  # run -> weighted sums of an outcome, and t
 K = TypeVar("K", bound=Hashable)
 
 CHUNK = 100  # resamples at a time, to bound memory
+_KEPT = 5_000  # clusters: draws of so many are 10 MB for 1000 resamples
 
 
 def intervals(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000) -> Intervals:
@@ -76,7 +78,7 @@ def resample_sums(
     parts: dict[K, list[np.ndarray]] = {name: [] for name in sums}
     if not parts:
         return
-    for drawn_CR in _draws(clusters, resamples, np.random.default_rng(0)):
+    for drawn_CR in _draws(clusters, resamples):
         for name, scores in parts.items():
             of_runs = ((x @ drawn_CR[: x.shape[1]] for x in terms) for terms in sums[name])
             scores.append(np.stack([mean_of_groups(*terms) for terms in of_runs]))
@@ -84,12 +86,25 @@ def resample_sums(
         yield name, (first[:, 0], np.concatenate(others, axis=1))
 
 
-def _draws(clusters: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _draws(clusters: int, resamples: int) -> Iterator[np.ndarray]:
     """How often each cluster is drawn [C, R]: once, then in ``resamples`` resamples, in chunks."""
     yield np.ones((clusters, 1))
-    for start in range(0, resamples, CHUNK):
-        drawn_RC = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=min(CHUNK, resamples - start))
+    chunks = _kept_draws(clusters, resamples) if clusters <= _KEPT else _multinomials(clusters, resamples)
+    for drawn_RC in chunks:
         yield np.ascontiguousarray(drawn_RC.T, float)
+
+
+@functools.lru_cache(maxsize=16)
+def _kept_draws(clusters: int, resamples: int) -> list[np.ndarray]:
+    """Those of few clusters: each model and report draws them again, and drawing takes most of a small interval's
+    time."""
+    return [drawn_RC.astype(np.uint16) for drawn_RC in _multinomials(clusters, resamples)]
+
+
+def _multinomials(clusters: int, resamples: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
+    for start in range(0, resamples, CHUNK):
+        yield rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=min(CHUNK, resamples - start))
 
 
 def mean_over_seeds(scores_SR: np.ndarray, stream: int = 1) -> np.ndarray:
