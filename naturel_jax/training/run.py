@@ -26,7 +26,7 @@ from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
 from naturel_jax.losses.batch import Batch
-from naturel_jax.training import first_batch, frozen, interpolation, loop, observe, optim, ready, run_folder, train
+from naturel_jax.training import final, first_batch, frozen, loop, observe, optim, ready, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
@@ -179,14 +179,7 @@ def train_and_evaluate(
                 raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
-        # The evaluation after the last step, and the curve towards the base if the config asks for it.
-        params, out = start.merged(state), run_folder.results_of(folder, config)
-        scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(params, *out))
-        metrics.evaluation(schedule.total, scores)
-        metrics.final(schedule.total, scores, intervals, lambda: run_folder.mistakes(*out[:2]))
-        if config.eval.interpolate:
-            preemption.abandonable(lambda: interpolation.curve(config, folder, params, scores, evaluator))
-        return scores, intervals
+        return final.evaluate(config, folder, start.merged(state), schedule.total, evaluator, metrics)
 
 
 def restore_or_start(
