@@ -111,10 +111,10 @@ class TwoTowerConfig:
             value = getattr(self, name)
             if (value is not None or name == "init_scale") and not is_finite(value):
                 raise ValueError(f"{name} {value!r:.80}: expected a number")
-        if self.init_scale <= 0 or (self.max_scale is not None and self.max_scale < 1):
-            raise ValueError(
-                f"init_scale {self.init_scale}, max_scale {self.max_scale}: expected more than 0, and at least 1"
-            )
+        if self.init_scale <= 0:
+            raise ValueError(f"init_scale {self.init_scale}: expected more than 0")
+        if self.max_scale is not None and self.max_scale < 1:
+            raise ValueError(f"max_scale {self.max_scale}: expected at least 1")
         if not self.image.projection and self.image.transformer.width != self.embed_dim:
             raise ValueError(
                 f"embed_dim {self.embed_dim} differs from the image width {self.image.transformer.width} "

@@ -207,7 +207,7 @@ def _rendered(figure: Figure, title: str, text: str) -> Plot:
     figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=columns, frameon=False)
     png, svg = io.BytesIO(), io.StringIO()
     FigureCanvasAgg(figure).print_png(png)
-    figure.set_layout_engine("none")  # it stays as it is
+    figure.set_layout_engine("none")  # the SVG has the layout of the PNG
     for patch in (figure.patch, *(axis.patch for axis in figure.axes)):
         patch.set_visible(False)
     FigureCanvasSVG(figure).print_svg(svg, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

@@ -70,6 +70,15 @@ def test_bootstrap_interval_of_a_mean_matches_the_normal_interval():
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
 
 
+def test_draws_that_are_kept_are_those_that_are_drawn_again(monkeypatch):
+    """The first call draws, the second reads what was kept, the third has too many images to keep."""
+    items = [benchmark.Item(str(n), (benchmark.Image(f"image {n}", bytes),), ("a", "b")) for n in range(30)]
+    right = {"right": np.arange(30.0) % 2}
+    found = [confidence.intervals(bench(items), items, right) for _ in range(2)]
+    monkeypatch.setattr(confidence, "_KEPT", 0)
+    assert found == [confidence.intervals(bench(items), items, right)] * 2
+
+
 def test_items_that_share_an_image_are_resampled_together():
     images = [benchmark.Image(f"image {n}", bytes) for n in range(100)]
     items = [benchmark.Item(f"{n}/{k}", (images[n],), ("a", "b")) for n in range(100) for k in range(4)]
