@@ -96,8 +96,8 @@ def _draws(clusters: int, resamples: int) -> Iterator[np.ndarray]:
 
 @functools.lru_cache(maxsize=16)
 def _kept_draws(clusters: int, resamples: int) -> list[np.ndarray]:
-    """``_multinomials``, kept for the next benchmark or model with as many clusters: drawing takes most of the time of a
-    small benchmark's intervals."""
+    """``_multinomials``, kept for the next benchmark or model with as many clusters: drawing takes most of the time of
+    a small benchmark's intervals."""
     return [drawn_RC.astype(np.uint16) for drawn_RC in _multinomials(clusters, resamples)]
 
 
