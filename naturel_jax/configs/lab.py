@@ -2,6 +2,7 @@
 
     naturel-sweep --config lab:siglip_tp --seeds 3 --baseline SigLIP-TP --out sweeps/siglip_tp
     naturel-sweep --config lab:methods --seeds 3 --baseline NegCLIP-AP --out sweeps/methods
+    naturel-sweep --config lab:recipes --seeds 3 --baseline NegCLIP-AP --out sweeps/recipes
 
 Shape letters: I images, U captions, K captions sampled per image, D embedding.
 """
@@ -15,12 +16,21 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from naturel_jax import config as c
-from naturel_jax.configs import clic, clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
+from naturel_jax.configs import (
+    clic,
+    clip,
+    clip_naturel,
+    negclip,
+    negclip_ap,
+    negclip_sp,
+    siglip,
+    siglip_naturel,
+    siglip_tp,
+)
 from naturel_jax.losses.batch import ImageLabels
 from naturel_jax.losses.objectives import OBJECTIVES, Objective, sigmoid_loss
 from tfds_naturel.common.errors import UserError
 
-_WORLD = "scenes"
 _COLUMNS = ("naturel", "naturel_unseen", "naturel_contrast", "winoground", "hard_positives_replace", "zeroshot")
 
 
@@ -55,12 +65,12 @@ def _with_labels(
 # ---- Bases and rows --------------------------------------------------------------------------------------------------
 
 
-def _base(name: str) -> ConfigDict:
+def _base(name: str, world: str) -> ConfigDict:
     """A base that is trained for longer than the demo's, so that it has more to forget, or SigLIP's with a low bias."""
     if name == "large_batch":
         return _large_batch()
     family, duration = {"clip_lab": (clip, "1500 steps"), "siglip_lab": (siglip, "3000 steps")}[name]
-    config = family.get_config(_WORLD)
+    config = family.get_config(world)
     config.duration, config.checkpoint.every = duration, "500 steps"
     return _evaluated(config)
 
@@ -75,11 +85,11 @@ def _large_batch() -> ConfigDict:
     return config
 
 
-def _row(recipe: Any, name: str, base: str, **fields: object) -> ConfigDict:
+def _row(recipe: Any, name: str, base: str, world: str = "scenes", **fields: object) -> ConfigDict:
     """The config file ``recipe`` as a row, from another base and with other values of ``fields``, whose names have two
     underscores for dots."""
-    config = recipe.get_config(_WORLD)
-    config.name, config.init, config.bases = name, f"base:{base}", {base: _base(base)}
+    config = recipe.get_config(world)
+    config.name, config.init, config.bases = name, f"base:{base}", {base: _base(base, world)}
     config.update_from_flattened_dict({field.replace("__", "."): value for field, value in fields.items()})
     return _evaluated(config)
 
@@ -154,10 +164,30 @@ def _methods() -> dict[str, ConfigDict]:
         "read": two(name="READ-CLIP's text term", objective__terms={"text_contrast": {"weight": 0.5}}),
         "cs_clip": two(name="CS-CLIP's units", objective__terms={"further_positives": {"weight": 0.5}}),
         "clic": _row(clic, "CLIC", "clip_lab"),
+        "clip_naturel": _row(clip_naturel, "CLIP-NatuRel", "clip_lab"),
+        "nearer": _row(
+            clip_naturel,
+            "CLIP-NatuRel, nearer to the base",
+            "clip_lab",
+            objective__terms__base_distance={"weight": 3.0, "mse": 0.0, "cosine": 1.0},
+        ),
     }
 
 
-_SUITES = {"siglip_tp": _siglip_tp, "methods": _methods}
+def _recipes() -> dict[str, ConfigDict]:
+    """CLIP-NatuRel and SigLIP-NatuRel beside NegCLIP-AP and SigLIP-TP, on a world that had no part in their choice."""
+    row = functools.partial(_row, world="scenes_agents")
+    return {
+        "clip": row(negclip_sp, "CLIP", "clip_lab", duration="0 steps"),
+        "negclip_ap": row(negclip_ap, "NegCLIP-AP", "clip_lab"),
+        "clip_naturel": row(clip_naturel, "CLIP-NatuRel", "clip_lab"),
+        "siglip": row(siglip_tp, "SigLIP", "siglip_lab", duration="0 steps"),
+        "siglip_tp": row(siglip_tp, "SigLIP-TP", "siglip_lab"),
+        "siglip_naturel": row(siglip_naturel, "SigLIP-NatuRel", "siglip_lab"),
+    }
+
+
+_SUITES = {"siglip_tp": _siglip_tp, "methods": _methods, "recipes": _recipes}
 
 
 def get_config(suite: str = "siglip_tp") -> ConfigDict:

@@ -31,7 +31,7 @@ def test_labels_that_are_wrong_on_purpose_are_those_that_they_stand_for() -> Non
     assert_array_equal(lab.first_positive(images).positives_IK, ids_IK[:, :1])
 
 
-@pytest.mark.parametrize("name", ["siglip_tp", "methods"])
+@pytest.mark.parametrize("name", ["siglip_tp", "methods", "recipes"])
 def test_suite_loads_and_its_rows_have_names_of_their_own(name: str) -> None:
     with mock.patch.dict(OBJECTIVES):  # they would be choices in other tests, too
         runs = c.load(lab.get_config(name)).runs
