@@ -30,7 +30,7 @@ import numpy as np
 
 from naturel_jax import weights
 from naturel_jax.benchmarks import registry
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, is_headline
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, headlines
 from naturel_jax.data.text.processor import from_scratch
 from naturel_jax.evaluate import parse_models
 from naturel_jax.evaluators import confidence
@@ -99,7 +99,7 @@ def drift(
     decided = [~np.isclose(outcomes[name], changed[name], equal_nan=True) for name in outcomes if name != "tie"]
     scores, moved = benchmark.score(items, exact), benchmark.score(items, rounded)
     bounds = confidence.intervals(benchmark, items, outcomes)
-    named = [name for name in scores if is_headline(name)] or list(scores)
+    named = headlines(scores)
     worst = max(named, key=lambda name: abs(scores[name].value - moved[name].value))
     low, high = bounds[worst]
     return Drift(

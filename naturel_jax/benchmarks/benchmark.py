@@ -7,6 +7,7 @@ Shape letters: N items, M items that a mean is over, G groups, R resamples.
 """
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -104,15 +105,14 @@ class Metric:
         return np.array([items[n].weight for n in index_M]) if self.weighted else np.ones(len(index_M))
 
 
-def is_headline(metric: str) -> bool:
-    """Whether tables and logs show the metric: ``winoground/text`` yes, ``winoground/text/Object`` no."""
-    return metric.count("/") == 1
-
-
-def headlines(metrics: Sequence[str]) -> list[str]:
-    """The headline metrics of a benchmark; if it has none, those with the shortest names (``zeroshot/birds/top1``)."""
-    shortest = min((metric.count("/") for metric in metrics), default=0)
-    return [m for m in metrics if is_headline(m)] or [m for m in metrics if m.count("/") == shortest]
+def headlines(metrics: Iterable[str]) -> list[str]:
+    """The metrics that tables and logs show: of each benchmark those with the fewest parts, such as ``winoground/text``
+    without ``winoground/text/Object``, and ``zeroshot/birds/top1``."""
+    by_benchmark = defaultdict(list)
+    for metric in metrics:
+        by_benchmark[metric.split("/")[0]].append(metric)
+    fewest = {name: min(metric.count("/") for metric in names) for name, names in by_benchmark.items()}
+    return [m for name, names in by_benchmark.items() for m in names if m.count("/") == fewest[name]]
 
 
 def mean_of_groups(sums_GR: np.ndarray, totals_GR: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from naturel_jax import storage, weights
-from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
+from naturel_jax.benchmarks.benchmark import Benchmark, headlines
 from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
@@ -72,7 +72,7 @@ def watch(
         done = {"benchmarks": names, "scores": scores, "left_out": left_out}
         fields = saved | {"step": step, **done, "inputs": saved["inputs"] | inputs}
         storage.write_json(path, fields)
-        headline = {metric: value for metric, value in scores.items() if is_headline(metric)}
+        headline = {metric: scores[metric] for metric in headlines(scores)}
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Metric, is_headline
+from naturel_jax.benchmarks.benchmark import Metric, headlines
 from naturel_jax.evaluators import results
 from naturel_jax.report import seeds
 from naturel_jax.report.pairs import GROUP_TAGS
@@ -43,8 +43,9 @@ def markdown(a: str, b: str, runs_a: Runs, runs_b: Runs, benchmark: str, outcome
         raise UserError(f"{min(both)} is on both sides; leave it out of one")
 
     def choose(metrics: Sequence[Metric]) -> set[str]:
+        shown = set(headlines(m.name for m in metrics))
         of_outcome = [metric for metric in metrics if metric.outcome == outcome]
-        return {m.name for m in of_outcome if is_headline(m.name) or (m.where and m.where[0] in GROUP_TAGS)}
+        return {m.name for m in of_outcome if m.name in shown or (m.where and m.where[0] in GROUP_TAGS)}
 
     scores = seeds.read({**runs_a, **runs_b}, choose, benchmark)
     if not scores.scored:

@@ -11,7 +11,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks import blind, shortcuts
-from naturel_jax.benchmarks.benchmark import headlines, is_headline
+from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.checkpoints import recorded
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.confidence import Intervals
@@ -35,7 +35,7 @@ from naturel_jax.report.seeds import Evaluated
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
 from tfds_naturel.common import escape
 
-_MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
+_MAX_QUOTED = 4  # most metrics of a benchmark that a line quotes
 
 
 def write(
@@ -245,7 +245,7 @@ def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any
     scored: dict[str, dict[str, ties.Scored]] = {}  # metric -> model -> score
     shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
     metrics = {column.metric for table in shown for column in table.columns}
-    metrics |= {name for result in of_benchmark for name in headlines(list(result.metrics))}
+    metrics |= {name for result in of_benchmark for name in headlines(result.metrics)}
     metrics |= {name for result in of_benchmark for name in result.metrics if name.startswith(plots.RELATIONS)}
     for result in of_benchmark:
         by_id, scores = {item["id"]: item for item in items[result.model]}, cells(result)
@@ -328,7 +328,7 @@ def _trained_on(result: Result) -> str:
     """Number of items left out because their images were trained on, and the scores without and with them."""
     if not result.left_out:
         return ""
-    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_MAX_QUOTED]
+    metrics = headlines(result.with_trained_on)[:_MAX_QUOTED]
     known = {metric: result.with_trained_on[metric] for metric in metrics}
     values = (
         f"{metric} {result.scores[metric]['value']:.3f} without them, {value:.3f} with them"

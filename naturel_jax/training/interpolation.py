@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from naturel_jax import storage, weights
-from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.checkpoints import recorded
 from naturel_jax.config import Config
 from naturel_jax.devices.sharding import param_sharding
@@ -28,7 +28,7 @@ def curve(
     mixed, found, by = jax.jit(weights.interpolate), {}, config.eval.interpolate_by
     for share in config.eval.interpolate:
         at = scores if share == 1 else evaluator.scores(mixed(base, params, share))
-        found[share] = {name: score for name, score in at.items() if is_headline(name) or name == by}
+        found[share] = {name: at[name] for name in headlines(at)} | ({by: at[by]} if by in at else {})
     best = None
     if by in scores:
         best = max(found, key=lambda share: (found[share][by], -share))

@@ -12,7 +12,7 @@ import tqdm.contrib.logging
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.checkpoints import recorded
 from naturel_jax.config import Config
 from naturel_jax.evaluators.confidence import Intervals
@@ -96,7 +96,7 @@ class Metrics:
     def evaluation(self, step: int, scores: Values) -> None:
         """Writes the headline scores only, not the hundreds by relation and triplet. Skips those written before an
         interruption."""
-        headline = {name: score for name, score in scores.items() if is_headline(name)}
+        headline = {name: scores[name] for name in headlines(scores)}
         if step == self._start:
             headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
         if headline:
@@ -125,9 +125,7 @@ class Metrics:
 
     def final(self, step: int, scores: Values, intervals: Intervals, mistakes: Callable[[], Sequence[Example]]) -> None:
         """Writes the scores of the last evaluation as a table, and what it gets wrong as an image."""
-        rows = [
-            (name, score, *intervals.get(name, (None, None))) for name, score in scores.items() if is_headline(name)
-        ]
+        rows = [(name, scores[name], *intervals.get(name, (None, None))) for name in headlines(scores)]
         for writer in self._writers:
             writer.table(step, "scores", ("score", "value", "low (95%)", "high (95%)"), rows)
         if any(writer.image is not writers.ignore for writer in self._writers) and (shown := mistakes()):

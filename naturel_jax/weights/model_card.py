@@ -13,7 +13,7 @@ from etils import epath
 from huggingface_hub import EvalResult, ModelCardData
 
 from naturel_jax.benchmarks import registry
-from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.checkpoints import checkpoint, finished, recorded
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
@@ -209,7 +209,7 @@ def _metadata(about: About, family: str, form: str) -> ModelCardData:
 
 
 def _headlines(scores: Mapping[str, float]) -> dict[str, float]:
-    return {escape.line(metric): value for metric, value in sorted(scores.items()) if is_headline(metric)}
+    return {escape.line(metric): scores[metric] for metric in sorted(headlines(scores))}
 
 
 def _is_drawn(recipe: Mapping[str, Any], metric: str) -> bool:

@@ -137,12 +137,13 @@ def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
     run.close()
     again = metrics(tmp_path)  # as if killed before its first checkpoint, so it starts at 0 again
     assert again.evaluated == {"naturel"}
-    again.evaluation(0, {"naturel/simple": 0.5, "winoground/text": 0.1})
+    new = {"winoground/text": 0.1, "zeroshot/birds/top1": 0.3}
+    again.evaluation(0, {"naturel/simple": 0.5, "winoground/text/Object": 0.2, **new})
     again.close()
     lines = without_times(read_json_lines(path))
-    assert lines == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, "winoground/text": 0.1}]
+    assert lines == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, **new}]
     found = recorded.read(epath.Path(tmp_path))
-    assert found.history == [(0, {"naturel/simple": 0.5}), (0, {"winoground/text": 0.1})] and found.losses == []
+    assert found.history == [(0, {"naturel/simple": 0.5}), (0, new)] and found.losses == []
 
 
 def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd):
