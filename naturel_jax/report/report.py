@@ -35,7 +35,7 @@ from naturel_jax.report.seeds import Evaluated
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
 from tfds_naturel.common import escape
 
-_MAX_QUOTED = 4  # most metrics of a benchmark that a line quotes
+_MAX_QUOTED = 12  # most metrics of a benchmark that a line quotes
 
 
 def write(
