@@ -1,5 +1,6 @@
-"""SigLIP-NatuRel: SigLIP-TP without labels that contradict, with a term for an image's own foils and one that draws its
-two true captions together. Chosen on the drawn world (docs/lab.md); not tried on the real weights yet."""
+"""SigLIP-NatuRel: SigLIP-TP with CLIP-NatuRel's terms, for an image's own foils and between its two true captions.
+Captions that are true of another image are not negatives of it. Compared on a drawn world (docs/lab.md); not tried on
+the real weights yet."""
 
 from ml_collections import ConfigDict
 
