@@ -38,10 +38,15 @@ class Proof(NamedTuple):
 def read(folder: Path = record.FOLDER) -> list[Proof]:
     """All proofs, in order. Raises UserError for a path in ``measures`` that does not exist."""
     proofs = []
-    for name, settings in tomllib.loads((folder / "proofs.toml").read_text("utf-8")).items():
-        if missing := [path for path in settings["measures"] if not (folder.parent / path).exists()]:
+    tables = tomllib.loads((folder / "proofs.toml").read_text("utf-8"))
+    lists = {name: value for name, value in tables.items() if isinstance(value, list)}
+    for name, settings in tables.items():
+        if name in lists:
+            continue
+        measures = [path for one in settings["measures"] for path in lists.get(one, [one])]
+        if missing := [path for path in measures if not (folder.parent / path).exists()]:
             raise UserError(f"{folder / 'proofs.toml'}: [{name}] measures {missing[0]!r}, which does not exist")
-        proofs.append(Proof(name, settings, _why_old(folder, name, settings["measures"])))
+        proofs.append(Proof(name, settings, _why_old(folder, name, measures)))
     return proofs
 
 

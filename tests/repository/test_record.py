@@ -83,7 +83,8 @@ def test_errors_name_a_missing_program_or_repository(repository, tmp_path_factor
 
 def test_stale_results_are_named_and_recorded_again(repository, capsys):
     (repository / "proofs.toml").write_text(
-        "".join(f"[{name}]\nminutes = 20\nmeasures = ['code.py']\ncommand = 'echo {name}'\n" for name in ("one", "two"))
+        "code = ['code.py']\n"
+        + "".join(f"[{name}]\nminutes = 20\nmeasures = ['code']\ncommand = 'echo {name}'\n" for name in ("one", "two"))
         + "[three]\nmeasures = ['code.py']\nby_hand = 'make three'\n"
     )
     git(repository, "add", ".")
