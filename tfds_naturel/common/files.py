@@ -230,6 +230,14 @@ def read_regular(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def unlinked(path: Path) -> Path:
+    """``path``, without the link that may have come there with a folder from elsewhere: what is written would go to the
+    file that it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    return path
+
+
 def check_size(path: Path, largest: int) -> None:
     """Raises UserError for a file of more than ``largest`` bytes, which would fill the memory, or a pipe or device."""
     check_regular(path)
