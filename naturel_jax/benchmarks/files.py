@@ -17,7 +17,7 @@ from naturel_jax.benchmarks.benchmark import Box, Image
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import (
     check_regular,
-    full_rows,
+    dict_rows,
     is_unicode,
     open_zip,
     parse_json,
@@ -84,10 +84,10 @@ def load_json_lines(path: Path) -> Iterator[Any]:
 
 def load_csv(path: Path) -> Iterator[Record]:
     """The rows of a CSV file under a line of column names; all values are strings. Raises FileNotFoundError, and
-    UserError for a file that is none, or with a row of more or fewer cells: a comma without quotes cuts a caption."""
+    UserError for a file that is none, or with a row of more cells than names."""
     try:
         with reading_csv(path), note(path).open(encoding="utf-8", newline="") as file:
-            yield from full_rows(file)[1]
+            yield from dict_rows(file)[1]
     except FileNotFoundError:
         raise not_found(path) from None
 
