@@ -134,6 +134,16 @@ _tests("stops in all else", "tests/devices/test_preemption.py", "-k", "not compi
 _tests("failed saves", "tests/checkpoints/test_checkpoint.py", "-k", "failed_save")
 _tests("too little memory", "tests/faults/test_memory.py")
 _tests("hub and other servers", "tests/storage/test_hub.py", "tests/tfds_naturel/open_images/test_fetch_servers.py")
+_tests(
+    "files of a stranger's results, runs and folders",
+    *("tests/evaluators/test_evaluators_results.py", "tests/report/test_report.py", "tests/benchmarks"),
+    *("tests/tfds_naturel/audit/test_readers.py", "tests/tfds_naturel/open_images/test_open_images.py"),
+    *("tests/weights/test_weights_broken.py", "tests/data/text/test_processor.py"),
+    *(
+        "-k",
+        "stranger or step_beyond or follow_a_link or comma_without or one_name or no_formulas or strips or no_object",
+    ),
+)
 _tests("prompts that grow", "tests/benchmarks/test_benchmarks_files.py", "-k", "prompts")
 _tests("a run of a stranger for which is mined", "tests/evaluators/pool/test_remining.py", "-k", "stranger")
 _tests("a full disk while images are mined", "tests/tfds_naturel/hard_images/test_mining.py", "-k", "full_disk")

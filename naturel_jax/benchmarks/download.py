@@ -10,7 +10,7 @@ from naturel_jax.data.images.decode import open_image
 from naturel_jax.storage import hub
 from tfds_naturel.common.download import MissingKey, Policy, Transient, get_bytes, retried, session
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import parse_json, unlinked
 from tfds_naturel.common.progress import Progress
 
 CONNECTIONS = 16
@@ -99,7 +99,7 @@ async def _fetch_all(
             failures = 0
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(target.name + ".part")
+            part = unlinked(target.with_name(target.name + ".part"))
             part.write_bytes(data)
             part.replace(target)
 

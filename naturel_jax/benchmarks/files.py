@@ -84,7 +84,7 @@ def load_json_lines(path: Path) -> Iterator[Any]:
 
 def load_csv(path: Path) -> Iterator[Record]:
     """The rows of a CSV file under a line of column names; all values are strings. Raises FileNotFoundError, and
-    UserError for a file that is none."""
+    UserError for a file that is none, or with a row of more cells than names."""
     try:
         with reading_csv(path), note(path).open(encoding="utf-8", newline="") as file:
             yield from dict_rows(file)[1]
@@ -275,19 +275,23 @@ class Archive:
             raise not_found(path) from None
         except zipfile.BadZipFile as error:
             raise BenchmarkError(f"{path}: not a readable zip file ({error}); download it again") from error
-        self._members = {
-            PurePosixPath(info.filename).name: info
-            for info in self._zip.infolist()
-            if not info.is_dir() and not info.filename.startswith("__MACOSX/")
-        }
+        self._members, self._several = dict[str, zipfile.ZipInfo](), set[str]()
+        for info in self._zip.infolist():
+            if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
+                name = PurePosixPath(info.filename).name
+                if self._members.setdefault(name, info).CRC != info.CRC:
+                    self._several.add(name)
 
     def image(self, name: str) -> Image:
-        """The image ``name``. Raises BenchmarkError if it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
+        """The image ``name``. Raises BenchmarkError if it is missing, is another in each of several folders, or unpacks
+        to more than ``MAX_IMAGE_BYTES``."""
         if _READ.get() is not None:
             return Image(f"{self.path}!{safe_name(name)}", self.path.read_bytes)
         info = self._members.get(safe_name(name))
         if info is None:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.path}")
+        if name in self._several:
+            raise BenchmarkError(f"several images {name!r:.80}, which differ, are in {self.path}; keep the right one")
         if info.file_size > MAX_IMAGE_BYTES:
             raise BenchmarkError(f"image {name!r} in {self.path}: unpacks to {info.file_size:,} bytes; refused")
         version = f"{info.file_size} {info.CRC:08x}"

@@ -1,12 +1,13 @@
 """What a run recorded while it trained: lines of its ``metrics.jsonl``."""
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from etils import epath
 
 from naturel_jax import storage
+from tfds_naturel.common.errors import UserError
 
 FILE = "metrics.jsonl"
 INTERPOLATED = "interpolated.json"  # scores between the run's first and last parameters
@@ -25,13 +26,20 @@ class Recorded(NamedTuple):
 
 
 def read(workdir: epath.Path) -> Recorded:
-    """What the run in ``workdir`` recorded. Raises what ``storage.read_json_lines`` raises."""
+    """What the run in ``workdir`` recorded. Raises what ``storage.read_json_lines`` raises, and UserError for a score
+    that is not a number."""
     lines = storage.read_json_lines(workdir / FILE)
     history = [
         (line["step"], {name: value for name, value in line.items() if name not in ("step", TIME)})
         for line in lines
         if not any(name.startswith("train/") for name in line)
     ]
+    for step, scores in history:
+        for name, value in scores.items():
+            if not isinstance(value, float) and not _is_number(value):  # a float may be infinite or NaN
+                raise UserError(
+                    f"{workdir / FILE}: {name:.80} of step {step} is {value!r:.80}, expected a number; remove the line"
+                )
     losses = [(line["step"], line[LOSS]) for line in lines if _is_number(line.get(LOSS))]
     times = [line[TIME] for line in lines if _is_number(line.get(TIME))]
     return Recorded(history, losses, times[-1] if times else None)
@@ -46,4 +54,4 @@ def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and -math.inf < value < math.inf
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max

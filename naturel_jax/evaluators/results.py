@@ -341,11 +341,20 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
         rows = [row for batch in batches for row in _complete(path, batch).to_pylist()]
     try:
         check_version(path, int((schema.metadata or {}).get(b"version", 0)))
-        return [row | {"tags": parse_json(row["tags"])} for row in rows]
+        return [row | {"tags": _tags(row["tags"])} for row in rows]
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the items of an evaluation ({error!r:.80}); evaluate {model!r} again") from error
+
+
+def _tags(text: str) -> dict[str, str | list[str]]:
+    """The tags of an item as saved. Raises ValueError or TypeError for anything else."""
+    tags = parse_json(text)
+    values = list(tags.values()) if isinstance(tags, dict) else [None]
+    if not all(isinstance(one, str) for value in values for one in (value if isinstance(value, list) else [value])):
+        raise TypeError(f"tags are {text:.40}")
+    return tags
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -363,12 +372,15 @@ _NULLABLE = ("captions", "cosines", "weight")
 
 
 def _complete(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """``batch``, of ``path``. Raises UserError for a value that is missing."""
+    """``batch``, of ``path``. Raises UserError for a value that is missing, and for an outcome that is infinite."""
     for name in _TYPES.keys() & set(batch.schema.names):
         column = batch.column(name)
         inner = column.flatten().null_count if pa.types.is_list(column.type) and name != "boxes" else 0
         if inner or (column.null_count and name not in _NULLABLE):
             raise UserError(f"{path}: {name} has no value in some rows; evaluate again")
+    for name in batch.schema.names:
+        if name.startswith(OUTCOME) and np.isinf(batch.column(name).to_numpy(zero_copy_only=False).astype(float)).any():
+            raise UserError(f"{path}: {name:.80} is infinite in some rows; evaluate again")
     return batch
 
 

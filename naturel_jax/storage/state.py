@@ -179,7 +179,8 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
             ) from error
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        step = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(step, int) or step.bit_length() > 63:
             raise UserError(
                 f"{path} line {number}: {line.strip()!r:.80} is not a JSON object with a step; remove the line"
             )

@@ -97,7 +97,8 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     belongs to another model."""
     path, listed = folder / OWN, folder / CHECKSUMS
     if listed.is_file():
-        _check(folder, storage.read_json(epath.Path(listed)))
+        with malformed(listed):
+            _check(folder, storage.read_json(epath.Path(listed)))
     if not path.is_file():
         return None
     with malformed(path):

@@ -84,6 +84,18 @@ def test_command_says_that_files_are_left_for_another_run(tmp_path, server, monk
     assert (tmp_path / "vsr/dev.jsonl").exists()
 
 
+def test_a_download_does_not_follow_a_link(tmp_path, server):
+    address, served, _ = server
+    files.write(served / "dev.jsonl", b'{"a": 1}\n')
+    (tmp_path / "root/vsr").mkdir(parents=True)
+    (tmp_path / "file").write_text("somebody's")
+    (tmp_path / "root/vsr/dev.jsonl.part").symlink_to(tmp_path / "file")
+    source = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"}, images=None)
+    assert fetch("vsr", source, tmp_path / "root", QUICK) == []
+    assert (tmp_path / "file").read_text() == "somebody's"
+    assert (tmp_path / "root/vsr/dev.jsonl").read_bytes() == b'{"a": 1}\n'
+
+
 @pytest.mark.parametrize("content", [b"<html>moved</html>", b"[" * 100_000, b"\xff\xfe"])
 def test_text_that_is_not_json_is_rejected(tmp_path, server, content):
     address, served, _ = server

@@ -137,6 +137,24 @@ def test_links_out_of_the_folder_are_refused(tmp_path, monkeypatch):
     assert all("000000000003" in problem for problem in read("sugarcrepe", tmp_path / "root").problems)
 
 
+def test_a_comma_without_quotes_does_not_cut_a_caption(tmp_path):
+    """Python's csv.DictReader takes the cells beyond the line of names for none of them."""
+    (tmp_path / "a.csv").write_text("name,caption\n1.jpg,a cat\n2.jpg,a cat, which sleeps\n")
+    with pytest.raises(UserError, match=r"a.csv: .*line 3 has 3 cells; the header has 2"):
+        list(reading.load_csv(tmp_path / "a.csv"))
+
+
+def test_images_of_one_name_in_two_folders_of_an_archive_are_not_guessed(tmp_path):
+    for folder, content in (("a", b"1"), ("b", b"2"), ("c", b"2")):
+        with zipfile.ZipFile(tmp_path / "images.zip", "a") as archive:
+            archive.writestr(f"{folder}/0.png", content)
+            archive.writestr(f"{folder}/1.png", b"same")
+    archive = reading.Archive(tmp_path / "images.zip")
+    assert archive.image("1.png").read() == b"same"
+    with pytest.raises(BenchmarkError, match=r"several images '0.png', which differ"):
+        archive.image("0.png")
+
+
 @pytest.mark.parametrize("suffix", ["json", "jsonlines", "csv"])
 def test_records_that_are_bad_without_end_are_refused(suffix, tmp_path, monkeypatch):
     """Each is reported in a hundred times its bytes."""

@@ -200,6 +200,7 @@ COLUMNS = {
     "cosines": pa.array(["a", "b"]),
     "outcome/right": pa.array(["yes", "no"]),
     "boxes": pa.array([2**62, 0], pa.duration("s")),  # more than Python has
+    "tags": pa.array(["[]", "{}"]),
 }
 
 
@@ -209,6 +210,25 @@ def test_items_of_other_types_are_an_error(column, tmp_path):
     path = results.folder_of(tmp_path, result.model, result.benchmark) / "items.parquet"
     table = pq.read_table(path).slice(0, 2)
     pq.write_table(table.set_column(table.column_names.index(column), column, COLUMNS[column]), path)
+    scores = epath.Path(path.with_name("scores.json"))
+    storage.write_json(scores, storage.read_json(scores) | {"rows": once.checksum(path)})
+    with pytest.raises(UserError, match=rf"items\.parquet: .*{column}"):
+        results.load_items(tmp_path, result.model, result.benchmark)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("tags", ['{"relation": 5}', "{}"]),
+        ("tags", ['{"relation": [["on"]]}', "{}"]),
+        ("outcome/right", [math.inf, 0.0]),
+    ],
+)
+def test_tags_and_outcomes_of_a_stranger_are_refused_before_they_are_scored(column, values, tmp_path):
+    result = save(tmp_path)
+    path = results.folder_of(tmp_path, result.model, result.benchmark) / "items.parquet"
+    table = pq.read_table(path).slice(0, 2)
+    pq.write_table(table.set_column(table.column_names.index(column), column, pa.array(values)), path)
     scores = epath.Path(path.with_name("scores.json"))
     storage.write_json(scores, storage.read_json(scores) | {"rows": once.checksum(path)})
     with pytest.raises(UserError, match=rf"items\.parquet: .*{column}"):

@@ -306,6 +306,8 @@ def test_scores_of_runs_of_earlier_versions_have_the_same_tables(tmp_path):
         ("trained_on/trained_on.json", '{"images": {}, "read": 1}', "TypeError"),
         ("trained_on/trained_on.json", '{"images": 1, "read": 1}', "KeyError: 'xxh3'"),
         ("metrics.jsonl", '{"step": 1, "wall_time": 1e300}\n', "not what a run writes"),
+        ("metrics.jsonl", '{"step": 1, "naturel/simple": "x"}\n', "naturel/simple of step 1 is 'x', expected a number"),
+        ("metrics.jsonl", f'{{"step": 1, "naturel/simple": 1{"0" * 400}}}\n', "expected a number"),
     ],
 )
 def test_damaged_files_of_a_run_are_named(tmp_path, file, change, message):
@@ -316,6 +318,13 @@ def test_damaged_files_of_a_run_are_named(tmp_path, file, change, message):
     (run / file).write_text(content)
     with pytest.raises(UserError, match=f"{file}: .*{message}"):
         report.with_runs(Report([]), {"tiny": [run]})
+
+
+def test_a_step_beyond_all_numbers_of_steps_is_refused(tmp_path):
+    """Matplotlib ended in a traceback."""
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1{"0" * 400}, "train/loss": 1}}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl line 1: .* is not a JSON object with a step"):
+        report.with_runs(Report([]), {"tiny": [epath.Path(tmp_path)]})
 
 
 def edited(text: str, **fields: object) -> str:

@@ -182,9 +182,10 @@ def test_score_without_a_kept_checkpoint(run, tmp_path):
         UserError, match=r"recorded at steps \[3\], but the checkpoints that are kept are of steps \[2,"
     ):
         weights.load(f"run:{copied}@best")  # the only score needs no name
-    for no_number in ("", json.dumps({"step": 2, "naturel/complex": "1"})):
-        (copied / "metrics.jsonl").write_text(no_number)
-        with pytest.raises(UserError, match=r"metrics\.jsonl has the scores of no evaluation"):
+    no_number = json.dumps({"step": 2, "naturel/complex": "1"}) + "\n"
+    for lines, message in (("", r"has the scores of no evaluation"), (no_number, "is '1', expected a number")):
+        (copied / "metrics.jsonl").write_text(lines)
+        with pytest.raises(UserError, match=rf"metrics\.jsonl.* {message}"):
             weights.load(f"run:{copied}@best")
 
 

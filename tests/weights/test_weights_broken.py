@@ -185,6 +185,14 @@ def test_broken_checkpoint_errors(tmp_path, monkeypatch, kind):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize("content", ["[]", "1", "null"])
+def test_checksums_that_are_no_object_are_refused(content, tmp_path):
+    export.save(tmp_path / "model", *tiny("tiny-clip"), form="hf")
+    (tmp_path / "model" / processor_files.CHECKSUMS).write_text(content)
+    with pytest.raises(UserError, match=r"checksums\.json: malformed"):
+        weights.find(str(tmp_path / "model"))
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
 def test_a_pipe_is_refused_where_it_would_be_waited_for(suffix, tmp_path):
     os.mkfifo(tmp_path / f"a{suffix}")

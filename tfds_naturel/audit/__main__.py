@@ -48,6 +48,7 @@ from tfds_naturel.captions import checks, decisions, grammar
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.common import cli, escape, pages
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import unlinked
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
@@ -120,7 +121,7 @@ def _report(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.world:
         report = "\n".join(_world(CONFIGS[options.world]))
-        (options.out / "report.md").write_text(report, encoding="utf-8")
+        unlinked(options.out / "report.md").write_text(report, encoding="utf-8")
         print(report)
         return
     bank = banks.load(options.bank)
@@ -138,9 +139,9 @@ def _report(options: argparse.Namespace) -> None:
     if len(every := attack_report.all_pairs(bank)) > len(pairs):
         lines += attack_report.paraphrases(every, views)
     lines += _balance(bank)
-    (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    unlinked(options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
     screens = review.screens(bank)
-    (options.out / "review.html").write_text(review.page(screens, _photos(options, bank)), encoding="utf-8")
+    unlinked(options.out / "review.html").write_text(review.page(screens, _photos(options, bank)), encoding="utf-8")
     print("\n".join(lines))
     if problems:
         raise UserError(f"{options.bank or 'bank'}: {len(problems)} problems, listed in {options.out / 'report.md'}")
@@ -162,11 +163,11 @@ def _review(options: argparse.Namespace) -> None:
     people = _assigned(options, len(screens))
     shown = _photos(options, {Triplet.parse(screen.title) for screen in screens})
     options.review.mkdir(parents=True, exist_ok=True)
-    (options.review / "review.html").write_text(review.page(screens, shown, people), encoding="utf-8")
+    unlinked(options.review / "review.html").write_text(review.page(screens, shown, people), encoding="utf-8")
     if options.label_studio:
         tasks = json.dumps(label_studio.tasks(screens, shown), ensure_ascii=False)
-        (options.review / "tasks.json").write_text(tasks, encoding="utf-8")
-        (options.review / "labeling.xml").write_text(label_studio.config(), encoding="utf-8")
+        unlinked(options.review / "tasks.json").write_text(tasks, encoding="utf-8")
+        unlinked(options.review / "labeling.xml").write_text(label_studio.config(), encoding="utf-8")
     shares = "".join(f"; {name}: {len(own)}" for name, own in (people or {}).items())
     print(f"{options.review / 'review.html'}: {len(screens)} pairs, {len(shown)} triplets with photos{shares}")
 
@@ -190,7 +191,7 @@ def _review_photos(options: argparse.Namespace) -> None:
     screens, items, photos = exchanged.screens(splits, chosen, rng)
     options.review.mkdir(parents=True, exist_ok=True)
     page = form.page(readers.PHOTO_FORM, screens, _assigned(options, number), photos)
-    (options.review / "review.html").write_text(page, encoding="utf-8")
+    unlinked(options.review / "review.html").write_text(page, encoding="utf-8")
     readers.write_key(options.review, items)
     print(f"{options.review / 'review.html'}: {number} pairs; people need it, and not key.tsv")
 
@@ -212,7 +213,7 @@ def _agreement(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shown = _photos(options, {triplet for triplet, _ in disputed})
     page = review.page(screens, shown, asked=review.ADJUDICATION)
-    (folder / "adjudicate.html").write_text(page, encoding="utf-8")
+    unlinked(folder / "adjudicate.html").write_text(page, encoding="utf-8")
     rows = [(str(triplet), escape.cell(text), escape.cell(said)) for (triplet, text), said in left.items()]
     agreement.write(folder / "disagreements.csv", ("triplet", "text", "said"), rows)
     settled = agreement.settled(people, adjudicated)
@@ -224,7 +225,7 @@ def _agreement(options: argparse.Namespace) -> None:
         "a tie is `unclear`, and the builder keeps the caption.",
         "",
     ]
-    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    unlinked(folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
 
 
@@ -241,7 +242,7 @@ def _readers(options: argparse.Namespace) -> None:
     """Writes questions, or reports on the answers."""
     if options.score:
         report = "\n".join(readers.report(options.readers, options.score))
-        (options.readers / "answers.md").write_text(report, encoding="utf-8")
+        unlinked(options.readers / "answers.md").write_text(report, encoding="utf-8")
         readers.write_text_alone(options.readers, options.score)
         print(report)
         return

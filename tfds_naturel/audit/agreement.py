@@ -13,6 +13,7 @@ from tfds_naturel.captions import decisions
 from tfds_naturel.captions.decisions import VERDICTS, Decisions, Key
 from tfds_naturel.common import escape, extras, pages
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import unlinked
 
 _RESAMPLES = 1000
 
@@ -134,5 +135,5 @@ def settled(people: Mapping[str, Decisions], adjudicated: Mapping[Key, decisions
 def write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a CSV file, with a checksum in each row."""
     summed = [(*row, decisions.checksum(zip(columns, row, strict=True))) for row in rows]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with unlinked(path).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([(*columns, decisions.CHECKSUM), *summed])

@@ -20,7 +20,7 @@ from tfds_naturel.audit.form import Form, Kind, Question, Screen
 from tfds_naturel.captions import decisions
 from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_size, full_rows, read_tsv, reading_csv, separator
+from tfds_naturel.common.files import check_size, full_rows, read_tsv, reading_csv, separator, unlinked
 
 PEOPLE = 0.25  # captions by people, as a share of ours
 FEW = 10  # pairs: of fewer of a relation, no share is given
@@ -137,7 +137,7 @@ def write(folder: Path, items: Sequence[Item]) -> None:
     shown = [{name: getattr(item, name) for name in SHOWN} for item in items]
     _write_tsv(folder / "questions.tsv", [(*SHOWN, "answer"), *((*row.values(), "") for row in shown)])
     write_key(folder, items)
-    (folder / "questions.html").write_text(form.page(FORM, list(map(_screen, shown))), encoding="utf-8")
+    unlinked(folder / "questions.html").write_text(form.page(FORM, list(map(_screen, shown))), encoding="utf-8")
 
 
 def write_key(folder: Path, items: Sequence[Item]) -> None:
@@ -151,7 +151,8 @@ def _screen(row: Mapping[str, str]) -> Screen:
 
 
 def _write_tsv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    path.write_text("".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows), encoding="utf-8")
+    text = "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+    unlinked(path).write_text(text, encoding="utf-8")
 
 
 def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:

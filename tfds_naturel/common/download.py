@@ -20,7 +20,7 @@ import yarl
 
 from tfds_naturel.common import addresses
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import md5_of
+from tfds_naturel.common.files import md5_of, unlinked
 from tfds_naturel.common.progress import Progress
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size:
     Raises UserError if the server sends a different file (it is discarded), or one of another size (a sign-in page);
     otherwise what ``retried`` raises.
     """
-    part = path.with_name(path.name + ".part")
+    part = unlinked(path.with_name(path.name + ".part"))
     with Progress(total=size, unit="B", unit_scale=True, desc=path.name) as progress:
         await retried(lambda: _append(client, url, part, size, progress), policy)
     actual = await asyncio.to_thread(md5_of, part)

@@ -64,6 +64,6 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """A CSV file, no cell of which a spreadsheet takes for a formula."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
+    writer.writerow(map(cell, head))
     writer.writerows([cell(value) if isinstance(value, str) else value for value in row] for row in rows)
     return buffer.getvalue()

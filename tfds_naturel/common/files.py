@@ -99,10 +99,18 @@ def header(rows: Iterator[list[str]]) -> list[str]:
 
 def dict_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
     """Column names of a CSV file, and its rows as ``csv.DictReader`` gives them, but without the fields that a row
-    lacks: many short rows under a long line of names would fill the memory."""
+    lacks: many short rows under a long line of names would fill the memory. Raises csv.Error at a row with more cells
+    than names: a comma without quotes cuts a caption."""
     reader = csv.reader(file, **dialect)
     names = header(reader)
-    return names, (dict(zip(names, row, strict=False)) for row in reader if row)
+
+    def rows() -> Iterator[dict[str, str]]:
+        for row in filter(None, reader):
+            if len(row) > len(names):
+                raise csv.Error(f"line {reader.line_num} has {len(row)} cells; the header has {len(names)}")
+            yield dict(zip(names, row, strict=False))
+
+    return names, rows()
 
 
 def full_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
@@ -228,6 +236,14 @@ def read_regular(path: Path) -> bytes:
     """The bytes of a file. Raises what ``check_regular`` raises."""
     check_regular(path)
     return path.read_bytes()
+
+
+def unlinked(path: Path) -> Path:
+    """``path``, without the link that may have come there with a folder from elsewhere: what is written would go to the
+    file that it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    return path
 
 
 def check_size(path: Path, largest: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
 from tfds_naturel.common.schema import Triplet
@@ -131,7 +132,7 @@ class Rejects:
     def add(self, file: str, line: int, error: Malformed, text: str) -> None:
         """Counts a rejected row and appends it to the list."""
         self.counts[error.kind] += 1
-        self._writer.writerow([file, line, error.kind, str(error), text[:200]])
+        self._writer.writerow([file, line, error.kind, str(error), escape.cell(text[:200])])
 
     def close(self, max_share: float = 1.0) -> None:
         """Closes the file. Raises UserError if more than ``max_share`` of all rows were rejected."""

@@ -13,6 +13,7 @@ from naturel_jax import storage
 from naturel_jax.checkpoints import finished
 from naturel_jax.cli.sweeps.grids import Planned
 from naturel_jax.training.run import Watch, run
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def state(planned: Planned, out: Path) -> str:
     if storage.exists(folder / PRUNED):
         return f"pruned at step {_saved(folder / PRUNED, 'step')}"
     if storage.exists(folder / FAILED):
-        return f"failed: {_saved(folder / FAILED, 'error')}"
+        return f"failed: {escape.line(str(_saved(folder / FAILED, 'error')))}"
     return FINISHED if finished.read(folder) else "not finished"
 
 

@@ -27,6 +27,8 @@ _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 _TILE = (322, 323)  # tags: width and height of a tile
+_PARTS = (273, 324)  # tags: where strips and tiles are, for each of which Pillow keeps some 350 bytes
+_MOST_PARTS = 50_000
 _LISTS = (34_665, 34_853, 40_965)  # tags: where further tags are
 _WHOLE = {3: "H", 4: "I", 13: "I"}  # types of one whole number
 _WHOLE_BIG = _WHOLE | {16: "Q", 18: "Q"}
@@ -69,7 +71,7 @@ def _cost(image: Image.Image, data: bytes) -> int:
 def _check_tags(data: bytes) -> int:
     """The pixels of a TIFF's tile, which is decoded whole; 0 for an image without tiles. Raises UserError for a TIFF
     whose tags, Exif's and others' included, have more bytes together than the file: Pillow copies each, and any number
-    may be in the same place."""
+    may be in the same place; and for one in too many strips or tiles."""
     if not (order := _BYTE_ORDERS.get(data[:2])):
         return 0
     big = data[2:4] in (b"+\0", b"\0+")
@@ -82,6 +84,10 @@ def _check_tags(data: bytes) -> int:
         for place in range(first, min(first + count * size, len(data) - size + 1), size):
             tag, kind, values = struct.unpack_from(order + entry, data, place)
             total += values * _TAG_BYTES.get(kind, 1)
+            if tag in _PARTS and values > _MOST_PARTS:
+                raise UserError(
+                    f"not a readable image ({len(data)} bytes): {values:,} parts, more than {_MOST_PARTS:,}"
+                )
             if tag not in sides and tag not in _LISTS:
                 continue
             if values != 1 or not (whole := (_WHOLE_BIG if big else _WHOLE).get(kind)):

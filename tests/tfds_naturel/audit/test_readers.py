@@ -85,6 +85,20 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
     assert rows["truth"] == ["24", f"{1 - 24 / (2 * 36 * 12 / 47):.3f}"] and rows["natural"] == ["0", "nan"]
 
 
+def test_what_is_written_does_not_follow_a_link(tmp_path):
+    """Into a folder that came from elsewhere."""
+    items, folder, others = readers.sample(PAIRS, PEOPLE, 24, 12, 0), tmp_path / "study", tmp_path / "file"
+    readers.write(folder, items)
+    others.write_text("somebody's")
+    for name in ("answers.md", "text_alone.tsv"):
+        (folder / name).symlink_to(others)
+    answers = answer(
+        tmp_path / "a.tsv", items, lambda item: {"natural": "", "truth": "true", "choice": "1"}[item.question]
+    )
+    audit.main(["--readers", str(folder), "--score", str(answers)])
+    assert others.read_text() == "somebody's" and not (folder / "answers.md").is_symlink()
+
+
 def test_answers_to_other_questions_of_the_same_names_are_refused(tmp_path):
     """A browser keeps them apart by the page's digest, and a file has the texts, in whatever quotation marks."""
     digests = []

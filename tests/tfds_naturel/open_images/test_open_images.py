@@ -133,6 +133,13 @@ def test_malformed_rows_are_counted_and_listed_with_line_numbers(tmp_path):
     assert max(len(w["text"]) for w in written) <= 200 and written[0]["file"] == path.name
 
 
+def test_malformed_rows_are_no_formulas(tmp_path):
+    with contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects:
+        rejects.add("a.csv", 2, annotations.Malformed("columns", "1 column"), "=HYPERLINK(1)")
+    with (tmp_path / "rejects.csv").open(newline="") as f:
+        assert [row["text"] for row in csv.DictReader(f)] == ["'=HYPERLINK(1)"]
+
+
 def test_few_malformed_rows_do_not_fail_the_build(read):
     _, rejects = read([GOOD] * 999 + ["x"])
     rejects.close(max_share=0.001)
