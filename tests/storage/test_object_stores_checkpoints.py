@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +94,25 @@ def test_checkpoint_without_its_last_object_does_not_exist(workdir, server):
     assert checkpoint.saved_steps(workdir) == [10] and restored(workdir) == 10
     save(workdir, 30)  # also removes what was left
     assert storage.numbered(workdir / "checkpoints") == [10, 30] and restored(workdir) == 30
+
+
+def test_paused_owner_changes_nothing_in_the_checkpoint_of_the_next(workdir, server):
+    """It goes on in the middle of its upload, when the next owner has saved the same step."""
+    next_owner = threading.Event()
+
+    def pause(method, path):
+        if method == "PUT" and path.endswith("20/params/manifest.ocdbt") and not next_owner.is_set():
+            next_owner.set()
+            save(workdir, 20)
+            storage.write(workdir / "lease.json", "{}")
+        return None
+
+    save(workdir, 10)
+    server.faults.append(pause)
+    with pytest.raises((OSError, UserError), match="Changed|has lost its lease"), storage.lease(workdir):
+        save(workdir, 20)
+    server.faults.clear()
+    assert restored(workdir) == 20
 
 
 def test_store_that_fails_for_too_long_is_unavailable(workdir, server, monkeypatch):
