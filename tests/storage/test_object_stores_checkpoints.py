@@ -147,6 +147,15 @@ def test_damaged_checkpoint_is_set_aside(workdir, damage):
             restored(workdir)
 
 
+def test_sound_checkpoint_that_arrives_short_is_left_as_it_is(workdir, server):
+    save(workdir, 10, 20)
+    server.faults.append(lambda method, path: "short" if method == "GET" and path.endswith("/20/params/_METADATA") else None)
+    with pytest.raises(OSError, match=r"does not mean that it is damaged .* bytes came of .* the same command again"):
+        restored(workdir)
+    server.faults.clear()
+    assert restored(workdir) == 20
+
+
 def test_disk_too_small_for_a_download_is_one_line(workdir, monkeypatch):
     save(workdir, 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
