@@ -109,7 +109,7 @@ def test_paused_owner_changes_nothing_in_the_checkpoint_of_the_next(workdir, ser
 
     save(workdir, 10)
     server.faults.append(pause)
-    with pytest.raises((OSError, UserError), match="Changed|has lost its lease"), storage.lease(workdir):
+    with pytest.raises((OSError, UserError), match=r"Changed|has lost its lease"), storage.lease(workdir):
         save(workdir, 20)
     server.faults.clear()
     assert restored(workdir) == 20
@@ -149,7 +149,8 @@ def test_damaged_checkpoint_is_set_aside(workdir, damage):
 
 def test_sound_checkpoint_that_arrives_short_is_left_as_it_is(workdir, server):
     save(workdir, 10, 20)
-    server.faults.append(lambda method, path: "short" if method == "GET" and path.endswith("/20/params/_METADATA") else None)
+    short = "/20/params/_METADATA"
+    server.faults.append(lambda method, path: "short" if method == "GET" and path.endswith(short) else None)
     with pytest.raises(OSError, match=r"does not mean that it is damaged .* bytes came of .* the same command again"):
         restored(workdir)
     server.faults.clear()
