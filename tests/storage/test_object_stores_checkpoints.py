@@ -149,8 +149,10 @@ def test_damaged_checkpoint_is_set_aside(workdir, damage):
 
 def test_sound_checkpoint_that_arrives_short_is_left_as_it_is(workdir, server):
     save(workdir, 10, 20)
-    short = "/20/params/_METADATA"
-    server.faults.append(lambda method, path: "short" if method == "GET" and path.endswith(short) else None)
+    address = f"/{workdir.name}/checkpoints/20/params/_METADATA"
+    server.faults.append(
+        lambda method, path: "short" if method == "GET" and path.endswith(address) and "?" not in path else None
+    )
     with pytest.raises(OSError, match=r"does not mean that it is damaged .* bytes came of .* the same command again"):
         restored(workdir)
     server.faults.clear()
