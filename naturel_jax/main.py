@@ -55,8 +55,9 @@ def main(arguments: Sequence[str]) -> None:
     if _DISTRIBUTED.value or _COORDINATOR.value:
         processes.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     preemption.install_handler()
-    compilation_cache.enable()
-    kind = jax.devices()[0].device_kind
+    with preemption.interruptible():  # devices of some kinds take long to begin with
+        compilation_cache.enable()
+        kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
     workdir = _WORKDIR.value or config_flags.default_workdir(config_flags.file_name())
     run_all(config, workdir, config_flags.overridden())
@@ -66,9 +67,10 @@ def run_all(config: config_lib.Config | config_lib.Suite, workdir: str, recipe: 
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
     in ``workdir`` after each; ``recipe``: what differs from the config file. Finished runs are not repeated. Raises
     UserError if two of its rows share a name."""
-    from naturel_jax.cli.suite import SuiteReport  # importing it touches devices
-    from naturel_jax.training import ready
-    from naturel_jax.training.run import run
+    with preemption.interruptible():  # these imports take seconds, and on a busy machine many
+        from naturel_jax.cli.suite import SuiteReport  # importing it touches devices
+        from naturel_jax.training import ready
+        from naturel_jax.training.run import run
 
     table = SuiteReport(config, epath.Path(workdir), recipe)
     for part in table.runs.values():

@@ -172,6 +172,9 @@ _tests(
     *("tests/weights/test_exports_card.py", "tests/tfds_naturel/common/test_escape.py"),
     *("-k", "does_not_run or escaped or inject or markdown or cell"),
 )
+_tests("a paused owner in a store, hidden processes", "tests/storage", "-k", "paused or hidden")
+_tests("a sound checkpoint that arrives short", "tests/storage/test_object_stores_checkpoints.py", "-k", "short")
+_tests("Ctrl-C that Python ignores", "tests/tfds_naturel/common/test_cli.py", "-k", "ctrl_c")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,8 +4,10 @@ A checkpoint exists in the store if it has a manifest. Orbax itself could write 
 clients of the store (etils, TensorStore and Google's) that each have their own credentials, retries and limits.
 """
 
+import functools
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from naturel_jax.checkpoints import manifest
 from naturel_jax.checkpoints.kept import Kept
 from naturel_jax.checkpoints.restore import make_handler
 from naturel_jax.storage import object_folders, scratch
+from naturel_jax.storage.object_stores import ABSENT, PART, Location
 from tfds_naturel.common.errors import Unavailable
 
 
@@ -69,20 +72,32 @@ class Uploads:
             manifest.write(epath.Path(folder))
             self._remove(set(complete(self._directory)) - {step})  # also what is left of interrupted uploads
             target, files = self._directory / str(step), object_folders.files_in(folder)
-            object_folders.upload([name for name in files if name != manifest.NAME], folder, target)
-            storage.write(target / manifest.NAME, (folder / manifest.NAME).read_bytes())
+            upload = functools.partial(_upload, folder, target)
+            object_folders.in_threads(upload, [name for name in files if name != manifest.NAME])
+            upload(manifest.NAME)
         self._remove(self._kept.steps(complete(self._directory)))
 
     def _remove(self, kept: Collection[int]) -> None:
         """Removes all steps but those ``kept``."""
-        storage.check_leases(self._directory)
-        for step in set(storage.numbered(self._directory)) - set(kept):
+        steps = set(storage.numbered(self._directory)) - set(kept)
+        storage.check_leases(self._directory)  # after the listing: a later owner's checkpoints are not in it
+        for step in steps:
             object_folders.remove(self._directory / str(step), first=manifest.NAME)
 
 
 def complete(directory: epath.Path) -> list[int]:
     """Steps of the complete checkpoints in ``directory``, in ascending order."""
     return [step for step in storage.numbered(directory) if manifest.NAME in storage.names(directory / str(step))]
+
+
+def _upload(folder: Path, target: epath.Path, name: str) -> None:
+    """Uploads a file of a checkpoint, and replaces none: a process that was paused goes on with the file that it was
+    at, and the checkpoint may be another owner's by then. Larger files have random names, which no two owners share."""
+    storage.check_leases(target)
+    if (path := folder / name).stat().st_size > PART:
+        Location(target / name).upload(path)
+    else:
+        Location(target / name).put(path.read_bytes(), ABSENT)
 
 
 def _on_first_process(tree: Any) -> Any:

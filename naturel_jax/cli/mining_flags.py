@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 
 from etils import epath
 
@@ -14,10 +15,14 @@ IMAGE, TEXT = "image", "text"  # --query
 
 
 def parse_margins(options: argparse.Namespace) -> mining.Margins:
-    """The margins of the flags. Raises UserError for an empty range, and for margins without embeddings."""
+    """The margins of the flags. Raises UserError for an empty range, a margin that is not finite, and margins without
+    embeddings."""
     margins = mining.Margins(*(getattr(options, field.name) for field in dataclasses.fields(mining.Margins)))
     if margins.range_min < 0 or (margins.range_max is not None and margins.range_max <= margins.range_min):
         raise UserError(f"--range_min {margins.range_min} --range_max {margins.range_max}: expected 0 <= min < max")
+    for name, value in dataclasses.asdict(margins).items():
+        if not -math.inf < (value or 0) < math.inf:  # no cosine is above nan, nor below
+            raise UserError(f"--{name} {value}: expected a finite number")
     if margins != mining.Margins() and not (options.model or options.pool or options.watch):
         raise UserError("margins compare embeddings: add --pool or --model")
     return margins
@@ -65,8 +70,10 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 def check(options: argparse.Namespace) -> None:
     """Raises UserError for flags that do not fit."""
     cli.check_counts(options, "count", "batch_size")
-    if options.memory_gb < 0.01:
-        raise UserError(f"--memory_gb {options.memory_gb}: expected at least 0.01")
+    if not 0.01 <= options.memory_gb <= 1 << 20:
+        raise UserError(f"--memory_gb {options.memory_gb}: expected 0.01 to {1 << 20:,}")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: expected a whole number of at least 0")
     if not 0 <= options.gallery <= 1000:
         raise UserError(f"--gallery {options.gallery}: expected 0 to 1,000 rows, which a page can show")
     if not options.watch and not options.out:

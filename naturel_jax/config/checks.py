@@ -153,7 +153,10 @@ def check_folder(name: str, where: str, what: str = "run") -> None:
 
 
 def _check_part(config: Config, part: Part, path: str, where: str) -> None:
-    """Raises UserError for a recipe that does not fit the part's hard images or the cache."""
+    """Raises UserError for a part without a dataset or recipe, and a recipe that does not fit the part's hard images or
+    the cache."""
+    if missing := [name for name in ("dataset", "recipe") if not getattr(part, name)]:
+        raise UserError(f"{where} has no {missing[0]}; set {where}.{missing[0]}")
     row = pkgutil.resolve_name("naturel_jax.data.batches.recipes:RECIPES")[part.recipe]  # loads the data libraries
     if row.joins and part.hard_images:
         raise UserError(

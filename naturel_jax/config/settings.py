@@ -163,7 +163,7 @@ def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str, sav
         converted = _convert(value, hint)
         if allowed is None or allowed.test(converted) or (saved and allowed.extended):
             return converted
-    except TypeError:
+    except (TypeError, OverflowError):  # a whole number that is no float
         pass
     expected = allowed.expected() if allowed else _in_words(hint)
     raise UserError(f"{path} is {value!r}; expected {expected} ({field.metadata['meaning']})")
@@ -181,6 +181,8 @@ def _parse_kind(table: str, key: str, value: Any, path: str, saved: bool) -> Any
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping | ConfigDict):
         raise UserError(f"{path} is {value!r}; expected a section with fields")
+    if others := [key for key in value if not isinstance(key, str)]:
+        raise UserError(f"{path} has the name {others[0]!r:.80}; expected a string")
     return dict(value.items())
 
 

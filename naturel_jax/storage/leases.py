@@ -66,8 +66,10 @@ class Holder:
         if not self.boot or self.boot != _boot():
             return None
         if in_store(path):
-            same_namespace = self.started.startswith(f"{_namespace()} ")
-            return _started(self.process) == self.started if same_namespace else None
+            if not self.started.startswith(f"{_namespace()} "):
+                return None
+            found = _started(self.process)
+            return None if not found and _is_of_another_user(self.process) else found == self.started
         try:
             with open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -99,6 +101,15 @@ def _started(process: int) -> str:
         if fields[0] not in "ZX":  # ended, but its parent has not asked
             return f"{_namespace()} {fields[19]}"
     return ""
+
+
+def _is_of_another_user(process: int) -> bool:
+    """Whether there is a process that this user may not signal: where /proc has the option hidepid, it shows none."""
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
 
 
 class InUse(UserError):

@@ -181,7 +181,8 @@ class Location:
             raise
 
     def download(self, path: Path, info: Info, progress: Progress = lambda n: None) -> None:
-        """Writes the object to ``path``, continuing what is there. Raises Changed if it has another ETag by now."""
+        """Writes the object to ``path``, continuing what is there. Raises Changed if it has another ETag by now, and
+        OSError if fewer bytes have come than it has."""
         with path.open("ab") as file:
 
             def continued() -> None:
@@ -192,6 +193,8 @@ class Location:
                         progress(len(block))
 
             self._retry(continued, file.tell)
+            if (found := file.tell()) < info.size:
+                raise OSError(f"{self.url}: {found:,} bytes came of {info.size:,}; run the same command again")
 
     def upload(self, path: Path) -> None:
         """Writes the object with the content of ``path``."""

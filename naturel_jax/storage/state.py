@@ -97,10 +97,10 @@ def append(path: epath.Path, text: str) -> None:
     """Adds ``text`` to the end of ``path``, normally in one write. On a disk, a failure may leave an incomplete last
     line. In an object store, the object is replaced by a longer one. Raises OSError for a link, which could lead out of
     a folder that came from elsewhere."""
-    check_leases(path)
     if in_store(path):
-        _append_to_object(Location(path), text.encode())
+        _append_to_object(path, text.encode())
         return
+    check_leases(path)
     data = memoryview(text.encode())
     with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
@@ -111,12 +111,14 @@ def append(path: epath.Path, text: str) -> None:
             os.close(descriptor)
 
 
-def _append_to_object(location: Location, data: bytes) -> None:
+def _append_to_object(path: epath.Path, data: bytes) -> None:
+    location = Location(path)
     while True:
         try:
             before, version = location.get()
         except FileNotFoundError:
             before, version = b"", ABSENT
+        check_leases(path)  # each time: the other process may be the new owner
         with contextlib.suppress(Changed):  # another process has appended something
             location.put(before + data, version)
             return

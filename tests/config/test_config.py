@@ -134,6 +134,8 @@ def test_defaults_are_the_published_negclip_recipe():
         ),
         ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep is 0"),
         ({"name": ""}, r"config\.name is ''; expected a name"),
+        ({"data__mixture": {"a": {"recipe": "one_pair"}}}, r"config\.data\.mixture\.a has no dataset; set"),
+        ({"data__mixture": {"a": {"dataset": "naturel/x"}}}, r"config\.data\.mixture\.a has no recipe; set"),
     ],
     ids=str,
 )  # fmt: skip

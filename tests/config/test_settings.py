@@ -41,11 +41,13 @@ def test_integers_become_floats_and_lists_become_tuples():
     [
         ({"rate": "fast"}, r"config\.rate is 'fast'; expected a number \(a rate\)"),
         ({"rate": True}, r"config\.rate is True; expected a number"),
+        ({"rate": 10**400}, r"config\.rate is 10{300}"),
         ({"on": 1}, r"config\.on is 1; expected True or False"),
         ({"inner": {"size": 2.5}}, r"config\.inner\.size is 2\.5; expected a number of at least 1"),
         ({"inner": {"size": 0}}, r"config\.inner\.size is 0"),
         ({"inner": {"pair": (1.0,)}}, r"config\.inner\.pair is \(1\.0,\)"),
         ({"inner": 3}, r"config\.inner is 3; expected a section with fields"),
+        ({"several": {1: {}}}, r"config\.several has the name 1; expected a string"),
         ({"several": {"a": {"size": -1}}}, r"config\.several\.a\.size is -1"),
         ({"several": {"a": {"sizes": 1}}}, r"config\.several\.a has no field 'sizes'; did you mean 'size'"),
         ({"ratio": 1}, r"config has no field 'ratio'; did you mean 'rate'"),

@@ -19,7 +19,8 @@ _STALL_S = 30
 
 # (method, path) -> what happens to the request: an HTTP status, "lost" (carried out, but the answer is a 503), "cut"
 # (half an answer), "stall" (half an answer, and nothing more), "flip" (one bit is another, a different one each time),
-# "other" (other content, the same each time), seconds to wait, or None.
+# "other" (other content, the same each time), "short" (the last byte is missing, and the length says so), seconds to
+# wait, or None.
 Fault = Callable[[str, str], int | str | float | None]
 
 
@@ -68,6 +69,8 @@ def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
             response.set_data(content[:n] + bytes([content[n] ^ 1]) + content[n + 1 :])
         if fault == "other":
             response.set_data(content[::-1])
+        if fault == "short":
+            response.set_data(content[:-1])
         if fault in ("cut", "stall"):
             half = _half(content, _STALL_S if fault == "stall" else 0)
             response = Response(half, response.status_code, response.headers, direct_passthrough=True)

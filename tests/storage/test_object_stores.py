@@ -15,7 +15,7 @@ from etils import epath
 from google.auth.exceptions import RefreshError, TransportError
 
 from naturel_jax import storage
-from naturel_jax.storage import object_stores
+from naturel_jax.storage import leases, object_stores
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Unavailable, UserError
 
@@ -104,6 +104,41 @@ def test_lease_of_a_container_that_was_started_again_is_taken_over(folder):
     storage.write(folder / "lease.json", json.dumps(row | {"started": row["started"].partition(" ")[0] + " 1"}))
     with storage.lease(folder, 1e9), pytest.raises(UserError, match="in use by process"), storage.lease(folder):
         pass
+
+
+def test_lease_of_a_user_whose_processes_are_hidden_is_not_taken_at_once(server, monkeypatch):
+    """As where /proc is mounted with the option hidepid."""
+    folder = epath.Path(server.url) / "hidden"
+
+    def forbidden(process, signal):
+        raise PermissionError
+
+    with storage.lease(folder, period_s=1.2) as held:
+        monkeypatch.setattr(leases, "_started", lambda process: "")
+        monkeypatch.setattr(leases.os, "kill", forbidden)
+        with pytest.raises(UserError, match="in use by process"), storage.lease(folder, period_s=60):
+            pass
+        held.check()
+
+
+def test_line_of_an_owner_that_was_paused_is_not_written(server, monkeypatch):
+    """Between its reading of the object and its writing, another took over and appended."""
+    path, get = epath.Path(server.url) / "lost" / "lines", object_stores.Location.get
+
+    def paused(location):
+        found = get(location)
+        if location.url == str(path):
+            monkeypatch.setattr(object_stores.Location, "get", get)
+            storage.write(path.parent / "lease.json", lease_of(9))
+            location.put(b"9\n")
+        return found
+
+    with storage.lease(path.parent, period_s=60):
+        storage.append(path, "1\n")
+        monkeypatch.setattr(object_stores.Location, "get", paused)
+        with pytest.raises(UserError, match="has lost its lease, which process 9"):
+            storage.append(path, "2\n")
+    assert storage.read(path) == "9\n"
 
 
 def test_one_of_several_takes_a_dead_lease_over(server):

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +96,25 @@ def test_checkpoint_without_its_last_object_does_not_exist(workdir, server):
     assert storage.numbered(workdir / "checkpoints") == [10, 30] and restored(workdir) == 30
 
 
+def test_paused_owner_changes_nothing_in_the_checkpoint_of_the_next(workdir, server):
+    """It goes on in the middle of its upload, when the next owner has saved the same step."""
+    next_owner = threading.Event()
+
+    def pause(method, path):
+        if method == "PUT" and path.endswith("20/params/manifest.ocdbt") and not next_owner.is_set():
+            next_owner.set()
+            save(workdir, 20)
+            storage.write(workdir / "lease.json", "{}")
+        return None
+
+    save(workdir, 10)
+    server.faults.append(pause)
+    with pytest.raises((OSError, UserError), match=r"Changed|has lost its lease"), storage.lease(workdir):
+        save(workdir, 20)
+    server.faults.clear()
+    assert restored(workdir) == 20
+
+
 def test_store_that_fails_for_too_long_is_unavailable(workdir, server, monkeypatch):
     monkeypatch.setattr(object_stores, "PATIENCE", 0.2)
     save(workdir, 10)
@@ -125,6 +145,18 @@ def test_damaged_checkpoint_is_set_aside(workdir, damage):
     if damage != "manifest":
         with pytest.raises(UserError, match=r"none of the checkpoints .*10\.broken, 20\.broken"):
             restored(workdir)
+
+
+def test_sound_checkpoint_that_arrives_short_is_left_as_it_is(workdir, server):
+    save(workdir, 10, 20)
+    address = f"/{workdir.name}/checkpoints/20/params/_METADATA"
+    server.faults.append(
+        lambda method, path: "short" if method == "GET" and path.endswith(address) and "?" not in path else None
+    )
+    with pytest.raises(OSError, match=r"does not mean that it is damaged .* bytes came of .* the same command again"):
+        restored(workdir)
+    server.faults.clear()
+    assert restored(workdir) == 20
 
 
 def test_disk_too_small_for_a_download_is_one_line(workdir, monkeypatch):

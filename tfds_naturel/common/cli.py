@@ -5,6 +5,7 @@ failed for too long: run the same command again to continue; 130 interrupted; an
 traceback.
 """
 
+import _thread
 import argparse
 import atexit
 import contextlib
@@ -49,6 +50,7 @@ def set_up_logging() -> None:
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs ``main(arguments)`` (default: ``sys.argv[1:]``) and exits with one of the codes above."""
     set_up_logging()
+    sys.unraisablehook = _unraisable
     if isinstance(sys.stdout, io.TextIOWrapper):  # not closed, nor replaced by a notebook or test
         sys.stdout.reconfigure(errors="backslashreplace")  # else a name that the terminal has no letters for ends it
     try:
@@ -83,6 +85,14 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     if code in (DONE, STOPPED) and all(thread.name != LEFT_BEHIND for thread in threading.enumerate()):
         sys.exit(code)
     leave(code)
+
+
+def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
+    """Sends Ctrl-C again that came where Python ignores exceptions: JAX has a callback in the garbage collector."""
+    if ignored.exc_type is KeyboardInterrupt:
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _out_of_memory(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """A command ends with its exit code, whatever its libraries still have running."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -57,6 +58,28 @@ def test_failed_command_does_not_wait_for_threads(error, code, last):
     assert done.returncode == code and done.stdout == "closed\n"
     assert done.stderr.strip().endswith(last)
     assert ("Traceback" in done.stderr) == (code == 1)
+
+
+def test_ctrl_c_in_the_garbage_collector_is_not_lost():
+    """JAX has a callback there, and Python ignores what one raises."""
+    code = """
+import gc, signal, sys, time
+from tfds_naturel.common import cli
+def collecting(phase, info):
+    gc.callbacks.clear()
+    signal.raise_signal(signal.SIGINT)
+def main(arguments):
+    gc.callbacks.append(collecting)
+    gc.collect()
+    time.sleep(30)
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=_with_ctrl_c)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def _with_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 
 
 def test_flags_that_need_a_disk_say_so(capsys):
