@@ -248,19 +248,11 @@ def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any
     metrics |= {name for result in of_benchmark for name in headlines(result.metrics)}
     metrics |= {name for result in of_benchmark for name in result.metrics if name.startswith(plots.RELATIONS)}
     for result in of_benchmark:
-        by_id, scores = {item["id"]: item for item in items[result.model]}, cells(result)
-        for name in metrics & result.metrics.keys() & scores.keys() if by_id else ():
-            metric = result.metrics[name]
-            kept = _tagged(by_id, metric.where) if metric.where and name.startswith(plots.RELATIONS) else by_id
-            scored.setdefault(name, {})[result.model] = ties.Scored(scores[name], metric, kept)
-    return {(model, name) for name, models in scored.items() if len(models) > 1 for model in ties.best(models)}
-
-
-def _tagged(by_id: ties.Items, where: tuple[str, str]) -> ties.Items:
-    """The items with a tag's value: relations are many, and resampling all items for each would be slow."""
-    tag, value = where
-    found = {id: item["tags"].get(tag) or () for id, item in by_id.items()}
-    return {id: by_id[id] for id, has in found.items() if value in ((has,) if isinstance(has, str) else has)}
+        scores = cells(result) if items[result.model] else {}
+        for name in metrics & result.metrics.keys() & scores.keys():
+            scored.setdefault(name, {})[result.model] = ties.Scored(scores[name], result.metrics[name])
+    by_id = {model: {item["id"]: item for item in rows} for model, rows in items.items()}
+    return ties.best({name: models for name, models in scored.items() if len(models) > 1}, by_id)
 
 
 def _measured(all_results: Sequence[Result], best: set[tuple[str, str]], galleries: Collection[str]) -> list[ModelRow]:

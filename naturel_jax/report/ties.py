@@ -3,56 +3,65 @@
 Shape letters: N items.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import confidence
+from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import OUTCOME
 from naturel_jax.report.tables import Cell
 
 Items = Mapping[str, Mapping[str, Any]]  # item id -> its row in items.parquet
 
 
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """A model's score in one column, its metric, and the items behind it."""
+class Scored(NamedTuple):
+    """A model's score in one column, and its metric."""
 
     cell: Cell
     metric: Metric
-    items: Items
 
 
-def best(scored: Mapping[str, Scored]) -> set[str]:
-    """The models whose score is the highest, or whose difference from it has a 95% interval that includes 0."""
-    if not scored:
-        return set()
-    top = max(scored, key=lambda name: scored[name].cell.value)
-    return {top} | {name for name in scored if _tied(scored[top], scored[name])}
+def best(scored: Mapping[str, Mapping[str, Scored]], items: Mapping[str, Items]) -> set[tuple[str, str]]:
+    """The (model, metric) pairs, of metric -> model -> score, whose score is the highest of the metric, or whose
+    difference from it has a 95% interval that includes 0. ``items``: model -> the items behind its scores."""
+    found: set[tuple[str, str]] = set()
+    undecided: dict[tuple[str, str], dict[str, Metric]] = {}  # best model, other -> metrics that the items decide
+    for name, models in scored.items():
+        top = max(models, key=lambda model: models[model].cell.value)
+        for model, one in models.items():
+            if one.cell.value == models[top].cell.value:
+                found.add((model, name))
+            elif not _are_apart(models[top].cell, one.cell):
+                undecided.setdefault((top, model), {})[name] = one.metric
+    for (top, model), metrics in undecided.items():
+        bounds = differences(items[top], items[model], list(metrics.values()))
+        for name, metric in metrics.items():
+            low, high = bounds.get(metric.name, (0.0, 0.0))
+            if low <= 0 <= high:
+                found.add((model, name))
+    return found
 
 
-def _tied(a: Scored, b: Scored) -> bool:
-    if a.cell.value == b.cell.value:
-        return True
-    if a.cell.interval and b.cell.interval and a.cell.interval[0] > b.cell.interval[1]:
-        return False  # whatever their correlation, the difference is then more than its own 95% interval
-    low, high = difference(a.items, b.items, a.metric)
-    return low <= 0 <= high
+def _are_apart(a: Cell, b: Cell) -> bool:
+    """Whether the interval of ``a`` is above that of ``b``: whatever their correlation, the difference is then more
+    than its own 95% interval."""
+    return bool(a.interval and b.interval and a.interval[0] > b.interval[1])
 
 
-def difference(a: Items, b: Items, metric: Metric) -> tuple[float, float]:
-    """95% interval of the score in ``a`` minus that in ``b``, over the items that both have: a paired bootstrap over
-    images. (0, 0) if they have none in common."""
+def differences(a: Items, b: Items, metrics: Sequence[Metric]) -> Intervals:
+    """Metric -> 95% interval of the score in ``a`` minus that in ``b``, over the items that both have: a paired
+    bootstrap over images, the same for all metrics. Those of which they have no item in common are left out."""
     shared = [key for key in a if key in b]
-    column = OUTCOME + metric.outcome
-    difference_N = np.array([value_or_nan(a[key][column]) - value_or_nan(b[key][column]) for key in shared])
+    columns = {name: OUTCOME + name for name in dict.fromkeys(metric.outcome for metric in metrics)}
+    outcomes = {
+        name: np.array([value_or_nan(a[key].get(column)) - value_or_nan(b[key].get(column)) for key in shared])
+        for name, column in columns.items()
+    }
     items = [item(a[key]) for key in shared]
-    benchmark = Benchmark("", tuple(items), lambda *_: {}, (metric,))
-    bounds = confidence.intervals(benchmark, items, {metric.outcome: difference_N})
-    return bounds.get(metric.name, (0.0, 0.0))
+    return confidence.intervals(Benchmark("", tuple(items), lambda *_: {}, tuple(metrics)), items, outcomes)
 
 
 def value_or_nan(value: float | None) -> float:
