@@ -24,6 +24,7 @@ _MIN_SIDE = 32
 _MIN_CONTRAST = 2.0  # a photo whose 8-bit luminance has a lower standard deviation is a blank placeholder
 _HASH_SIDE = 32
 _PNG_COST = 14  # bytes of memory for each pixel of a PNG: as it is, as RGB, and as an array, which is written twice
+_FOUR_COLORS = ("CMYK", "YCCK")  # of JPEGs that Pillow decodes, as it does PNGs: libjpeg-turbo makes no RGB of them
 
 
 class BadPhoto(ValueError):
@@ -141,7 +142,8 @@ def _header(data: bytes) -> tuple[int, int, str]:
     except ValueError as error:
         raise BadPhoto("not_jpeg", f"{len(data):,} bytes starting with {data[:12]!r}: {error}") from error
     height, width, colorspace = int(header[0]), int(header[1]), header[2]
-    if width * height > (most := most_pixels(len(data), jpeg_cost(data, colorspace == "Gray"))):
+    cost = jpeg_cost(data, colorspace == "Gray") + (_PNG_COST - 4 if colorspace in _FOUR_COLORS else 0)
+    if width * height > (most := most_pixels(len(data), cost)):
         raise BadPhoto("too_large", f"{width} x {height} pixels, more than {most:,}")
     if min(width, height) < _MIN_SIDE:
         raise BadPhoto("too_small", f"{width} x {height} pixels, fewer than {_MIN_SIDE} on a side")
@@ -151,7 +153,7 @@ def _header(data: bytes) -> tuple[int, int, str]:
 def _decode(data: bytes, colorspace: str, mode: str, side: int) -> np.ndarray:
     """uint8 [H, W, C], decoded at the smallest JPEG scale at which both sides have at least ``side`` pixels."""
     try:
-        if colorspace in ("CMYK", "YCCK"):  # libjpeg-turbo does not convert these to RGB
+        if colorspace in _FOUR_COLORS:
             image = Image.open(io.BytesIO(without_tags(data)), formats=["JPEG"])
             return np.asarray(image.convert("L" if mode == "GRAY" else mode))
         return simplejpeg.decode_jpeg(data, mode, min_height=side, min_width=side)
