@@ -9,11 +9,14 @@ seeds and images.
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from etils import epath
+
+from naturel_jax.benchmarks import registry
+from naturel_jax.cli import evaluation
+from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.report import seeds
 from naturel_jax.report.seeds import Evaluated, Scored
 from tfds_naturel.common import cli
@@ -38,21 +41,9 @@ def main(arguments: Sequence[str]) -> None:
     if not (drawn / "FURTHER.md").exists():
         twins.write_further(drawn, CONFIGS[WORLD], SEED, options.images)
 
-    sources = {BASE: f"run:{options.sweep / 'clip_lab'}"}
-    settings = {BASE: [BASE]}  # setting -> its models, one for each seed
-    for row, key in ROWS.items():
-        for share in SHARES:
-            for folder in sorted(options.sweep.glob(f"{key}_seed=*")):
-                model = f"{row} {share} {folder.name.partition('=')[2]}"
-                sources[model] = f"run:{folder}" + (f"@interpolated:{share}" if share < 1 else "")
-                settings.setdefault(f"{row}, {share}", []).append(model)
-    command = [sys.executable, "-m", "naturel_jax.evaluate", "--out", str(out), "--benchmarks_dir", str(drawn)]
-    command += ["--naturel", f"data/naturel/{WORLD}/{VERSION}"]
-    command += ["--benchmarks", *dict.fromkeys(metric.partition("/")[0] for metric in KEPT + GAINED)]
-    command += ["--models", *(f"{name}={source}" for name, source in sources.items())]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-    read = seeds.read({name: Evaluated(out, name) for name in sources}, lambda _: {*KEPT, *GAINED})
+    settings = _evaluate(options.sweep, drawn, out)
+    runs = {name: Evaluated(out, name) for models in settings.values() for name in models}
+    read = seeds.read(runs, lambda _: {*KEPT, *GAINED})
     scored = {
         metric: {setting: [of[name] for name in models] for setting, models in settings.items()}
         for metric, of in read.scored.items()
@@ -65,6 +56,23 @@ def main(arguments: Sequence[str]) -> None:
         print(f"\nDifferences from {baseline}:\n\n| {' | '.join(seeds.HEAD)} |\n|{' --- |' * len(seeds.HEAD)}")
         for cells in seeds.cells(_differences({metric: scored[metric] for metric in metrics}, baseline)):
             print(f"| {' | '.join(cells)} |")
+
+
+def _evaluate(sweep: Path, drawn: Path, out: Path) -> dict[str, list[str]]:
+    """Evaluates every seed of every row at every share, and the base; returns setting -> the names of its models."""
+    sources = {BASE: f"run:{sweep / 'clip_lab'}"}
+    settings = {BASE: [BASE]}
+    for row, key in ROWS.items():
+        for share in SHARES:
+            for folder in sorted(sweep.glob(f"{key}_seed=*")):
+                model = f"{row} {share} {folder.name.partition('=')[2]}"
+                sources[model] = f"run:{folder}" + (f"@interpolated:{share}" if share < 1 else "")
+                settings.setdefault(f"{row}, {share}", []).append(model)
+    names = tuple(dict.fromkeys(metric.partition("/")[0] for metric in KEPT + GAINED))
+    benchmarks = registry.read(names, files=drawn, naturel=Path("data/naturel") / WORLD / VERSION)
+    for name, source in sources.items():
+        evaluation.evaluate(name, source, benchmarks, Mirror(epath.Path(out)), batch_size=256, dtype="float32")
+    return settings
 
 
 def _differences(scored: dict[str, dict[str, list[Scored]]], baseline: str) -> list[seeds.Difference]:
