@@ -20,7 +20,7 @@ from tfds_naturel.audit.form import Form, Kind, Question, Screen
 from tfds_naturel.captions import decisions
 from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_size, full_rows, read_tsv, reading_csv, separator, unlinked
+from tfds_naturel.common.files import check_size, dict_rows, read_tsv, reading_csv, separator, unlinked
 
 PEOPLE = 0.25  # captions by people, as a share of ours
 FEW = 10  # pairs: of fewer of a relation, no share is given
@@ -164,7 +164,7 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
         is_csv = path.suffix == ".csv"
         dialect = {"delimiter": separator(file)} if is_csv else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-        names, lines = full_rows(file, **dialect)
+        names, lines = dict_rows(file, full=True, **dialect)
         rows = list(lines)
     if missing := [name for name in ("item", "answer") if name not in names]:
         raise UserError(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tfds_naturel.captions.exchanges import CONVERSE
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_size, full_rows, is_unicode, load_json, reading_csv, separator
+from tfds_naturel.common.files import check_size, dict_rows, is_unicode, load_json, reading_csv, separator
 from tfds_naturel.common.schema import POLARITIES, Triplet
 
 COLUMNS = ("triplet", "text", "decision")
@@ -81,7 +81,7 @@ def rejected(paths: Sequence[Path]) -> frozenset[Key]:
 def _csv(path: Path) -> dict[str, Decisions]:
     people: dict[str, Decisions] = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
-        columns, rows = full_rows(f, delimiter=separator(f))
+        columns, rows = dict_rows(f, full=True, delimiter=separator(f))
         if "question" in columns:
             raise UserError(
                 f"{path}:1: has answers of readers or about photos, not decisions on captions of the bank; "

@@ -86,7 +86,7 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     """The rows of one of our own tables: tab-separated, under a line of column names, without quoting. Raises UserError
     for a file that is no such table, and a row without some of them or with more."""
     with reading_csv(path), path.open(encoding="utf-8", newline="") as f:
-        return list(full_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE)[1])
+        return list(dict_rows(f, full=True, delimiter="\t", quoting=csv.QUOTE_NONE)[1])
 
 
 def header(rows: Iterator[list[str]]) -> list[str]:
@@ -97,32 +97,18 @@ def header(rows: Iterator[list[str]]) -> list[str]:
     return names
 
 
-def dict_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
+def dict_rows(file: Iterable[str], *, full: bool = False, **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
     """Column names of a CSV file, and its rows as ``csv.DictReader`` gives them, but without the fields that a row
     lacks: many short rows under a long line of names would fill the memory. Raises csv.Error at a row with more cells
-    than names: a comma without quotes cuts a caption."""
+    than names, as where a comma without quotes cuts a caption, and if rows have to be ``full``, at one with fewer."""
     reader = csv.reader(file, **dialect)
     names = header(reader)
 
     def rows() -> Iterator[dict[str, str]]:
         for row in filter(None, reader):
-            if len(row) > len(names):
+            if len(row) > len(names) or (full and len(row) < len(names)):
                 raise csv.Error(f"line {reader.line_num} has {len(row)} cells; the header has {len(names)}")
             yield dict(zip(names, row, strict=False))
-
-    return names, rows()
-
-
-def full_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
-    """What ``dict_rows`` returns. Raises csv.Error at a row with fewer or more cells than the line of names."""
-    reader = csv.reader(file, **dialect)
-    names = header(reader)
-
-    def rows() -> Iterator[dict[str, str]]:
-        for row in filter(None, reader):
-            if len(row) != len(names):
-                raise csv.Error(f"line {reader.line_num} has {len(row)} cells; the header has {len(names)}")
-            yield dict(zip(names, row, strict=True))
 
     return names, rows()
 
