@@ -27,7 +27,7 @@ _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 _TILE = (322, 323)  # tags: width and height of a tile
-_PARTS = (273, 324)  # tags: where strips and tiles are, for each of which Pillow keeps some 350 bytes
+_PARTS = (273, 324)  # tags: where strips and tiles are, of which 50,000 take Pillow 17 MB and 0.3 s
 _MOST_PARTS = 50_000
 _LISTS = (34_665, 34_853, 40_965)  # tags: where further tags are
 _WHOLE = {3: "H", 4: "I", 13: "I"}  # types of one whole number
