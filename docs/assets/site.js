@@ -2,7 +2,7 @@
 // parts of the table of contents, two of which may have one name, are one more navigation of the page. The theme makes
 // these elements when the page is already there.
 function mend() {
-  for (const box of document.querySelectorAll("pre > code, .md-typeset__scrollwrap, div.formula"))
+  for (const box of document.querySelectorAll("pre > code, .md-typeset__scrollwrap, .formula"))
     box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1;
   for (const part of document.querySelectorAll(".md-code__nav, .md-nav--secondary nav")) {
     part.setAttribute("role", "none");

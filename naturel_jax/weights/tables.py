@@ -236,7 +236,8 @@ def read(name: str, table: Sequence[Rule], shapes: Params, get: Callable[[str], 
             raise UserError(
                 f"{name}: {leaf.rule.keys[0]} is {array:g}, the logarithm of the logit scale: this overflows"
             )
-        params[leaf.rule.path] = place(leaf.rule.path, array)
+        # JAX keeps an array until its transfer has ended; on a busy machine several would wait.
+        params[leaf.rule.path] = jax.block_until_ready(place(leaf.rule.path, array))
     return traverse_util.unflatten_dict(params, sep="/")
 
 

@@ -67,7 +67,7 @@ except OSError as error:
 
 @pytest.mark.slow
 def test_loading_does_not_hold_a_second_copy():
-    """For ViT-L/14, memory grows by the parameters plus the largest one, not by twice the parameters."""
+    """For ViT-L/14, memory grows by the parameters plus the largest one, which is 0.24 of them."""
     script = Path(__file__).parents[2] / "perf" / "loading.py"
     run = subprocess.run([sys.executable, script, "clip-l14"], capture_output=True, text=True, check=True)
-    assert 1 < float(re.search(r"\(([\d.]+) times\)", run.stdout).group(1)) < 1.5
+    assert 1 < float(re.search(r"\(([\d.]+) times\)", run.stdout).group(1)) < 1.25
