@@ -86,7 +86,7 @@ def load_csv(path: Path) -> Iterator[Record]:
     """The rows of a CSV file under a line of column names; all values are strings. Raises FileNotFoundError, and
     UserError for a file that is none, or with a row of more cells than names."""
     try:
-        with reading_csv(path), note(path).open(encoding="utf-8", newline="") as file:
+        with reading_csv(path), note(path).open(encoding="utf-8-sig", newline="") as file:
             yield from dict_rows(file)[1]
     except FileNotFoundError:
         raise not_found(path) from None
@@ -287,7 +287,8 @@ class Archive:
         to more than ``MAX_IMAGE_BYTES``."""
         if _READ.get() is not None:
             return Image(f"{self.path}!{safe_name(name)}", self.path.read_bytes)
-        info = self._members.get(safe_name(name))
+        name = safe_name(name)
+        info = self._members.get(name)
         if info is None:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.path}")
         if name in self._several:

@@ -2,7 +2,7 @@
 
 - ``pairs:FILE``: an image, true captions and false ones;
 - ``groups:FILE``: two images and two captions, scored like Winoground;
-- ``retrieval:FILE``: an image and its captions, ranked among all those of the file;
+- ``retrieval:FILE``: an image and its captions, in one record or in several, ranked among all those of the file;
 - ``classes:FOLDER``: a folder of images for each class, named as the class is called in prompts.
 
 A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.items.records``). Image paths are
@@ -140,8 +140,11 @@ def _retrieval(own: Own, fields: BenchmarkFields) -> Benchmark:
         return Item(key, (images(record),), tuple(record.positives))
 
     items, problems = _items(own, item)
-    ranked = [(item.id, item.images[0], [str(caption) for caption in item.captions]) for item in items]
-    return retrieval.benchmark(own.name, ranked, None, problems)
+    joined: dict[str, tuple[str, Image, list[str]]] = {}
+    for item in items:
+        image = item.images[0]
+        joined.setdefault(image.key, (item.id, image, []))[2].extend(map(str, item.captions))
+    return retrieval.benchmark(own.name, list(joined.values()), None, problems)
 
 
 def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:

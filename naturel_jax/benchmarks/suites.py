@@ -3,7 +3,6 @@ of pairs, choices, groups or retrieval is one row here and needs no code.
 """
 
 import functools
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -94,11 +93,16 @@ NATURALBENCH = entry(
 
 def _mmvp(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
     """A record for every two lines, whose columns are a number, a category and a statement, under any name. Both images
-    are in the folder of the first line's category."""
-    lines, none = iter(rows), dict[str, str]()
-    for first, second in itertools.zip_longest(lines, lines, fillvalue=none):
-        cells = [*list(first.values())[:3], *list(second.values())[:3]]
+    are in the folder of the first line's category. A line without its neighbour, by their numbers, is a record alone,
+    which lacks fields."""
+    lines = [list(row.values())[:3] for row in rows]
+    numbers = [int(cells[0]) if cells and cells[0].isdecimal() else -1 for cells in lines]
+    n = 0
+    while n < len(lines):
+        is_pair = numbers[n : n + 2] == [numbers[n], numbers[n] + 1] and numbers[n] % 2 == numbers[0] % 2
+        cells = [*lines[n], *(lines[n + 1] if is_pair else ())]
         yield dict(zip(("id_0", "category", "text_0", "id_1", "category_1", "text_1"), cells, strict=False))
+        n += 1 + is_pair
 
 
 def mmvp(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

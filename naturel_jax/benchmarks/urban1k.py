@@ -26,7 +26,7 @@ def read(folder: Path) -> Benchmark:
     for path in files:
         try:
             check_regular(path)
-            first = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+            first = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
             if not first:
                 raise BenchmarkError("has no caption in its first line")
             found.append((path.stem, images.image(f"{path.stem}.jpg"), [first]))

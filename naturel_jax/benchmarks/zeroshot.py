@@ -120,9 +120,14 @@ def _class_names(dataset: Path, labels: Sequence[str]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     """The non-empty lines of a file."""
+    return list(filter(None, _numbered_lines(path)))
+
+
+def _numbered_lines(path: Path) -> list[str]:
+    """All lines of a file, up to the last that is not empty."""
     check_regular(path)
     try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise BenchmarkError(f"{path}: not UTF-8 ({error.reason})") from error
 
@@ -202,7 +207,10 @@ def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator
     shards = [dataset / "test" / f"{n}.tar" for n in range(int(counted) if re.fullmatch(r"\d{1,4}", counted) else 1)]
     if missing := next((path for path in shards if not path.is_file()), None):
         raise BenchmarkError(f"{missing} is missing; nshards.txt beside it says that there are {counted!r:.20} shards")
-    names = _lines(dataset / "classnames.txt")
+    names = _numbered_lines(dataset / "classnames.txt")
+    if "" in names:
+        line = names.index("") + 1
+        raise BenchmarkError(f"{dataset / 'classnames.txt'} line {line}: empty; expected the name of class {line - 1}")
     labels = {str(n): n for n in range(len(names))}
 
     def images(shard: Path) -> Iterator[tuple[Image, int]]:

@@ -134,14 +134,15 @@ def _check(folder: Path, expected: Mapping[str, str]) -> None:
 def hf_image(folder: Path, image: ImageConfig) -> Pixels:
     """Resize, interpolation, mean and std from a Hugging Face image processor's file, for the tower ``image``. Raises
     UserError for a setting that is not implemented."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            path, config = folder / name, read_json(folder / name)
-            break
-    else:
-        raise UserError(f"{folder}: preprocessor_config.json is missing, so its image preprocessing is unknown")
+    path = folder / "processor_config.json"  # transformers 5 reads it first, and leaves an older file beside it
+    config = read_json(path).get("image_processor") if path.is_file() else None
+    if config is None:
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            raise UserError(f"{folder}: preprocessor_config.json is missing, so its image preprocessing is unknown")
+        config = read_json(path)
     with malformed(path):
-        return _hf_pixels(path, config.get("image_processor", config), image)
+        return _hf_pixels(path, config, image)
 
 
 def _hf_pixels(path: Path, config: Mapping[str, Any], image: ImageConfig) -> Pixels:
@@ -170,9 +171,9 @@ def _hf_patches(path: Path, config: Mapping[str, Any], image: ImageConfig) -> di
 def _hf_resize(path: Path, config: Mapping[str, Any], image: ImageConfig) -> dict[str, Any]:
     size = image.size
     wanted = config.get("size")
-    square = isinstance(wanted, Mapping) and set(wanted) == {"height", "width"} and not config.get("do_center_crop")
+    square = isinstance(wanted, Mapping) and set(wanted) == {"height", "width"}  # a crop of this size changes nothing
     sides = set(wanted.values()) if isinstance(wanted, Mapping) else {wanted}
-    crop = config.get("crop_size", size) if not square else size
+    crop = config.get("crop_size", size) if not square or config.get("do_center_crop") else size
     sides |= set(crop.values()) if isinstance(crop, Mapping) else {crop}
     if sides != {size}:
         raise UserError(f"{path}: size {wanted} and crop_size {crop} do not give the model's {size} pixels")

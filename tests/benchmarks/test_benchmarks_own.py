@@ -110,6 +110,17 @@ def test_retrieval(folder):
     assert scores["my/image_to_text@5"] == scores["my/text_to_image@5"] == 1.0
 
 
+def test_retrieval_joins_the_records_of_an_image(folder):
+    """Else the other captions of an image would count as wrong, and the image would tie with itself."""
+    rows = [("0", "a"), ("1", "c"), ("0", "b")]
+    (folder / "my.csv").write_text("image,caption\n" + "".join(f"photos/{n}.png,{text}\n" for n, text in rows))
+    items = read("retrieval:my.csv").items
+    assert [(item.id, item.captions, item.weight) for item in items] == [
+        ("2", ("a", "b", "c"), 2),
+        ("3", ("a", "b", "c"), 1),
+    ]
+
+
 def test_classes(folder):
     for n, name in enumerate(("house_cat", "house_cat", "dog")):
         files.write(folder / f"pets/{name}/{n}.png", files.png(n))

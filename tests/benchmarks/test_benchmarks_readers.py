@@ -267,6 +267,18 @@ def test_mmvp_vlm(tmp_path):
     assert values(benchmark, [[[0.5, 0.4], [0.4, 0.4]]])["mmvp_vlm/image"] == 0, "a tie is wrong"
 
 
+def test_a_line_that_mmvp_vlm_has_lost_does_not_shift_the_pairs(tmp_path):
+    files.mmvp(tmp_path)
+    rows = [(n, "Texts", f"a {n}") for n in (1, 2, 4, 5, 6)]
+    files.write(tmp_path / "mmvp_vlm/Questions.csv", files.table("Question ID,Type,Statement", rows))
+    for n in (5, 6):
+        files.write(tmp_path / f"mmvp_vlm/MLLM_VLM Images/Texts/{n}.jpg", files.png(n))
+    benchmark = read("mmvp_vlm", tmp_path)
+    expected = [("a photo of a 1", "a photo of a 2"), ("a photo of a 5", "a photo of a 6")]
+    assert [item.captions for item in benchmark.items] == expected
+    assert benchmark.problems == ("Questions.csv record 1: has no field 'id_1'",)
+
+
 def test_svo_probes(tmp_path):
     files.svo(tmp_path)
     benchmark = read("svo_probes", tmp_path)

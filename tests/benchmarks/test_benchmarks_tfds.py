@@ -88,6 +88,13 @@ def test_zeroshot_reads_the_shards_of_clip_benchmark(tmp_path):
     scores = benchmark.score(benchmark.items, [np.array([row]) for row in ([0.1, 0.5], [0.5, 0.1], [0.1, 0.5])])
     assert scores["zeroshot/wds_flowers/top1"].value == pytest.approx(2 / 3)
     assert scores["zeroshot/wds_flowers/mean_per_class"].value == (1 + 1 / 2) / 2
+    names = tmp_path / "zeroshot/wds_flowers/classnames.txt"
+    files.write(names, "\ufeffred rose\ntulip\n\n".encode())  # as some editors write it
+    assert read("zeroshot", tmp_path).items[0].captions == benchmark.items[0].captions
+    files.write(names, b"red rose\n\ntulip\n")
+    with pytest.raises(BenchmarkError, match=r"classnames\.txt line 2: empty; expected the name of class 1"):
+        read("zeroshot", tmp_path)
+    files.write(names, b"red rose\ntulip\n")
     files.write(tmp_path / "zeroshot/wds_flowers/test/nshards.txt", b"3\n")
     with pytest.raises(
         BenchmarkError, match=r"2\.tar is missing; nshards\.txt beside it says that there are '3' shards"

@@ -1,20 +1,23 @@
 """Folders written by transformers are read bit for bit."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 import safetensors.numpy
 import torch
 import transformers
 
 from naturel_jax import weights
-from naturel_jax.models.two_tower import Model
+from naturel_jax.models.two_tower import Model, normalize
 from naturel_jax.weights import tables
+from tests.helpers.image_files import photo
 from tests.helpers.model_files import CAPTIONS, assert_same, inputs, save_hf, tiny, torch_inputs, torch_tensors
 
 
@@ -28,6 +31,23 @@ def test_reads_what_transformers_writes(tmp_path, name):
     expected = dataclasses.replace(processor, tokenizer=got_processor.tokenizer, to_rgb="on_white")
     assert got_processor == expected  # transformers composites transparent images on white
     np.testing.assert_array_equal(got_processor.tokenize(CAPTIONS[:3]), processor.tokenize(CAPTIONS[:3]))
+
+
+@pytest.mark.parametrize("case", ["an older file beside the newer one", "height, width and a centre crop"])
+def test_pixels_are_those_of_transformers(tmp_path, case):
+    folder = save_hf(tmp_path / "model", "tiny-clip")
+    size = tiny("tiny-clip").config.image.size
+    sides = {"height": size, "width": size}
+    saved = transformers.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=sides)
+    saved.save_pretrained(folder)
+    fields = {"image_mean": [0.9, 0.1, 0.1]} if "older" in case else {"size": sides}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": saved.to_dict() | fields}))
+    theirs = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    data = photo(90, 60)
+    pixels = theirs(PIL.Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"][0]
+    ours = weights.find(str(folder)).processor
+    normalized = normalize(ours.image(data)[None], ours.mean, ours.std)[0]
+    np.testing.assert_allclose(normalized.transpose(2, 0, 1), pixels, atol=2e-6)
 
 
 def test_reads_sharded_safetensors(tmp_path):

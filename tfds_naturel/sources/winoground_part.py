@@ -27,19 +27,30 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
     except zipfile.BadZipFile as error:
         raise UserError(f"{archive}: not a zip file ({error}); download it again") from error
     with images:
-        members = {PurePosixPath(info.filename).stem: info for info in images.infolist() if not info.is_dir()}
+        members = _members(images)
         for item in _items(folder):
             facts = [f"winoground:{item['id']}:{k}" for k in range(2)]
             for k in range(2):
                 member = members.get(item[f"image_{k}"])
                 if member is None or member.file_size > photos.MAX_BYTES:
                     raise UserError(
-                        f"{archive}: no image {item[f'image_{k}']!r} of at most {photos.MAX_BYTES:,} bytes, which item "
-                        f"{item['id']} needs; download it again"
+                        f"{archive}: no image {item[f'image_{k}']!r} of at most {photos.MAX_BYTES:,} bytes, or several "
+                        f"that differ, which item {item['id']} needs; download it again"
                     )
                 negative = Negative(item[f"caption_{1 - k}"], "winoground", facts[1 - k])
                 groups = [Group(item[f"caption_{k}"], facts[k], [negative])]
                 yield CaptionedImage(f"{item['id']}-{k}", functools.partial(_read, archive, images, member), "", groups)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo | None]:
+    """The images of the archive by their names without folder and suffix; None where several differ."""
+    members: dict[str, zipfile.ZipInfo | None] = {}
+    for info in archive.infolist():
+        if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
+            name = PurePosixPath(info.filename).stem
+            first = members.setdefault(name, info)
+            members[name] = first if first and first.CRC == info.CRC else None
+    return members
 
 
 def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -228,7 +228,7 @@ def _texts(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[str]:
 
 def _text(value: Any, part: str) -> str:
     try:
-        text = value.decode() if isinstance(value, bytes) else value
+        text = value.decode("utf-8-sig") if isinstance(value, bytes) else value
         if not isinstance(text, str):
             raise BadRecord(f"{part} has {value!r:.60}; expected a string")
         text.encode()  # JSON can hold halves of characters

@@ -205,7 +205,7 @@ def test_fields_of_a_dataset_with_caption_groups_are_rejected():
 def test_sidecar_texts(tmp_path):
     for n, path in enumerate(files.photos(tmp_path)):
         if n:
-            (tmp_path / path).with_suffix(".txt").write_text(f"caption {n}\n\nanother {n}\n")
+            (tmp_path / path).with_suffix(".txt").write_text(f"\ufeffcaption {n}\n\nanother {n}\n")
     source = datasets.open_source(f"folder:{tmp_path}", str(tmp_path / "data"), "train", max_bad=0.1)
     assert len(source.items) == files.COUNT - 1 and source.items.left_out.tolist() == [0]
     assert list(source.items.texts)[:2] == ["caption 1", "another 1"]

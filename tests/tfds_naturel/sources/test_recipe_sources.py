@@ -203,7 +203,13 @@ def test_winoground_half_depends_only_on_item_ids(tmp_path):
 
 def test_files_that_differ_from_the_published_format_are_rejected(tmp_path, tagger):
     _winoground(tmp_path, range(4), missing=[f"ex_{n}_img_1" for n in range(4)])
-    with pytest.raises(UserError, match=r"images.zip: no image 'ex_\d_img_1'.* which item \d needs"):
+    expected = pytest.raises(UserError, match=r"images.zip: no image 'ex_\d_img_1'.* which item \d needs")
+    with expected:
+        _build("winoground_part", tmp_path, tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "winoground" / "images.zip", "a") as archive:
+        for n in range(8):
+            archive.writestr(f"{n % 2}/ex_{n // 2}_img_1.png", photo(n, 60, 60))
+    with expected:  # two of each name
         _build("winoground_part", tmp_path, tmp_path / "out")
     (tmp_path / "coco").mkdir()
     path = tmp_path / "coco" / "coco_karpathy_train.json"
