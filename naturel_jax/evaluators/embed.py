@@ -27,6 +27,7 @@ from naturel_jax.models.naflex import Patches
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
 from naturel_jax.weights.sources import Loaded
+from tfds_naturel.common.errors import UserError
 
 LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled
 _TEXTS = 1 << 18  # the token cache is emptied beyond this many texts
@@ -225,16 +226,27 @@ class Encoder:
 
     def _results(self, encode: Encode, params: Params, blocks: Iterable[Block]) -> Iterator[np.ndarray]:
         """Embeddings of each block. One result is awaited while the next is computed. Raises Stopped between blocks;
-        all processes have equally many."""
+        all processes have equally many. Raises UserError for embeddings that are not finite."""
         pending: jax.Array | None = None
         for block in blocks:
             preemption.check()
             result = encode(params, jax.tree.map(self._put, block))
             if pending is not None:
-                yield multihost_utils.process_allgather(pending, tiled=True)
+                yield self._fetched(encode, pending)
             pending = result
         if pending is not None:
-            yield multihost_utils.process_allgather(pending, tiled=True)
+            yield self._fetched(encode, pending)
+
+    def _fetched(self, encode: Encode, result: jax.Array) -> np.ndarray:
+        """``result`` of all processes. NaN is refused: no number is above it, so it would win every comparison."""
+        z_ND = np.asarray(multihost_utils.process_allgather(result, tiled=True))
+        if not np.isfinite(z_ND).all():
+            tower = "text" if encode in (self._encode_text, self._text_norm) else "image"
+            raise UserError(
+                f"the {tower} tower gives embeddings that are not finite numbers: its weights are damaged, or their "
+                "training diverged; get the weights again, or train with a lower config.optim.lr"
+            )
+        return z_ND
 
     def _put(self, block: np.ndarray) -> jax.Array:
         if self._rows is None:

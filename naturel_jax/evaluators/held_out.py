@@ -18,12 +18,12 @@ from naturel_jax.data.seen.trained_on import TrainedOn
 
 WAYS = ("name", "bytes", "look")  # how an image is found
 
-_seen: dict[tuple[str, bool], identity.Seen | None] = {}  # (image key, perceptual); None: it cannot be read
+_seen: dict[tuple[str, str, bool], identity.Seen | None] = {}  # (path, version, perceptual); None: it cannot be read
 
 
 def hold_out(benchmark: Benchmark, trained_on: TrainedOn) -> Benchmark:
     """``benchmark`` without the items that have an image among ``trained_on``: of the same name, the same bytes, or
-    nearly the same look. Images are read, once per process, if the training images were.
+    nearly the same look. Images are read, once per process while they stay the same, if the training images were.
 
     Under ``jax.distributed``, the first process decides for all.
     """
@@ -76,7 +76,7 @@ def _images_found(images: Sequence[Image], trained_on: TrainedOn) -> dict[str, n
 
 
 def _look(image: Image, perceptual: bool) -> identity.Seen | None:
-    key = (image.key, perceptual)
+    key = (os.path.abspath(image.key), image.version, perceptual)
     if key not in _seen:
         try:
             _seen[key] = identity.look(image.read(), perceptual)

@@ -215,6 +215,7 @@ def _table(
     items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapping[str, np.ndarray], fingerprint: str
 ) -> pa.Table:
     small = [len(item.captions) <= MAX_CAPTIONS for item in items]
+    digests = _digests(items)
     columns = {
         "id": pa.array([item.id for item in items], pa.string()),
         "images": pa.array([[image.key for image in item.images] for item in items], pa.list_(pa.string())),
@@ -225,6 +226,14 @@ def _table(
                 for keep, item in zip(small, items, strict=True)
             ],
             pa.list_(pa.string()),
+        ),
+        # A number: earlier versions read columns of numbers that they do not know.
+        "captions_hash": pa.array(
+            [
+                None if keep else int.from_bytes(digests[id(item.captions)][:8], "little", signed=True)
+                for keep, item in zip(small, items, strict=True)
+            ],
+            pa.int64(),
         ),
         "cosines": pa.array(
             [m.ravel().tolist() if keep else None for keep, m in zip(small, matrices, strict=True)],
@@ -448,12 +457,16 @@ def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
     digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
     if benchmark.left_out:
         digest.update(f"{len(benchmark.items)} scored".encode())
-    captions: dict[int, bytes] = {}  # by identity: retrieval and classification items share one long tuple
+    captions = _digests(benchmark.whole.items)
     for item in benchmark.whole.items:
-        if id(item.captions) not in captions:
-            captions[id(item.captions)] = hashlib.blake2b(repr(item.captions).encode()).digest()
         images = [(image.key, image.box, *filter(None, [image.version])) for image in item.images]
         weight = (item.weight,) if item.weight != 1 else ()
         fields = (item.id, images, sorted(item.tags.items()), *weight)
         digest.update(repr(fields).encode() + captions[id(item.captions)])
     return digest.hexdigest()
+
+
+def _digests(items: Sequence[Item]) -> dict[int, bytes]:
+    """The digest of each item's captions, by their identity: those of retrieval and classification share one tuple."""
+    captions = {id(item.captions): item.captions for item in items}
+    return {key: hashlib.blake2b(repr(texts).encode()).digest() for key, texts in captions.items()}

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from naturel_jax import storage, weights
 from naturel_jax.benchmarks.benchmark import Benchmark, headlines
-from naturel_jax.checkpoints import checkpoint, finished
+from naturel_jax.checkpoints import checkpoint, finished, manifest
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, param_sharding
@@ -49,9 +49,8 @@ def watch(
     storage.check_writable(out, flag="--out")
     for step in new_steps(workdir):
         path = out / f"{step}.json"
-        if (meta := _unless_removed(workdir, step, functools.partial(runs.read_meta, workdir, step))) is None:
+        if (identity := _unless_removed(workdir, step, functools.partial(_identity, workdir, step))) is None:
             continue
-        identity = hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
         inputs = {benchmark.name: results.pair_fingerprint(dtype, benchmark) for benchmark in benchmarks}
         missing = [name for name in inputs if name not in _read(path, workdir, identity, inputs)["benchmarks"]]
         if not missing:
@@ -104,6 +103,15 @@ def new_steps(workdir: epath.Path) -> Iterator[int]:
             return
         if not new:
             time.sleep(POLL_SECONDS)
+
+
+def _identity(workdir: epath.Path, step: int) -> str:
+    """Identifies a checkpoint by its metadata and its manifest, which has the checksums of its parameters; one from
+    before there were manifests by its metadata. Raises what ``runs.read_meta`` raises."""
+    text = json.dumps(runs.read_meta(workdir, step), sort_keys=True)
+    if storage.exists(path := checkpoint.directory(workdir) / str(step) / manifest.NAME):
+        text += storage.read(path)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _load(workdir: epath.Path, step: int, mesh: Mesh) -> tuple[Loaded, TrainedOn]:

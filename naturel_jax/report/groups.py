@@ -50,7 +50,8 @@ def markdown(a: str, b: str, runs_a: Runs, runs_b: Runs, benchmark: str, outcome
     scores = seeds.read({**runs_a, **runs_b}, choose, benchmark)
     if not scores.scored:
         raise UserError(
-            f"no score of {benchmark} is a mean of {outcome!r} in all of these runs; see --outcome, or evaluate"
+            f"no score of {benchmark} is a mean of {outcome!r} in all of these runs; see --outcome, or evaluate all on "
+            f"the same files{''.join(f' ({line})' for line in scores.left_out)}"
         )
     lines = [f"# {escape.markdown(f'{b} against {a} on {benchmark}')}", ""]
     for name, runs in ((a, runs_a), (b, runs_b)):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from naturel_jax.evaluators.results import OUTCOME
@@ -10,6 +11,7 @@ from tfds_naturel.common.errors import UserError
 
 # An item is grouped by the first of these that it has.
 GROUP_TAGS = ("relation", "attributes", "subset", "collapsed_tag", "phenomenon", "source")
+_HASH = "hash of captions"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Judged:
 
 def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str]) -> list[Judged]:
     """The items that all models were scored on by one of ``outcomes``. ``models``: rows of ``items.parquet`` of each.
-    Raises UserError for an outcome that the benchmark does not have, and for items of one id with different captions:
-    the models were evaluated on different files."""
+    Raises UserError for an outcome that the benchmark does not have, and for items of one id that are not the same
+    (``asked``): the models were evaluated on different files."""
     first, *others = models
     known = [name.removeprefix(OUTCOME) for name in (first[0] if first else {}) if name.startswith(OUTCOME)]
     if unknown := [outcome for outcome in outcomes if outcome not in known]:
@@ -53,11 +55,13 @@ def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str]) -
         right = tuple(_right(same, OUTCOME + outcome) for outcome in outcomes)
         if len(same) < len(models) or not any(right):
             continue
-        if other := next((one["captions"] for one in same if one["captions"] != row["captions"]), None):
-            raise UserError(
-                f"item {row['id']!r:.80} has the captions {row['captions']!r:.200} in the results of one model and "
-                f"{other!r:.200} in those of another: evaluate all again on the same files"
-            )
+        mine = asked(row)
+        for other in map(asked, same[1:]):
+            if part := _difference(mine, other):
+                raise UserError(
+                    f"item {row['id']!r:.80} has the {part} {mine[part]!r:.200} in the results of one model and "
+                    f"{other[part]!r:.200} in those of another: evaluate all again on the same files"
+                )
         tags, captions = row["tags"], tuple(row["captions"] or ())
         group = next((str(tags[tag]) for tag in GROUP_TAGS if tags.get(tag)), "all")
         boxes = tuple(tuple(box) if box else None for box in row["boxes"])
@@ -72,3 +76,27 @@ def _right(rows: Sequence[dict[str, Any]], column: str) -> tuple[bool, ...]:
     if any(value is None or math.isnan(value) for value in values):
         return ()
     return tuple(value == 1 for value in values)
+
+
+def asked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What an item shows and asks, by ``row`` of ``items.parquet``; the same in whatever folder its files are. Ids are
+    often running numbers, and are those of other items once a file has changed."""
+    return {
+        "images": [re.split("[/!]", key)[-1] for key in row["images"]],
+        "boxes": row["boxes"],
+        "label": row["tags"].get("label"),
+        "captions": row["captions"],
+        _HASH: row.get("captions_hash"),
+    }
+
+
+def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """The first part in which what is ``asked`` differs; "" if it is the same. Older results have no hash."""
+    return next((part for part in a if a[part] != b[part] and not (part == _HASH and None in (a[part], b[part]))), "")
+
+
+def alike(rows: Iterable[dict[str, Any]], known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that ask what those with the same id of earlier models did. ``known``: id -> what was ``asked`` first,
+    to which those of new ids are added."""
+    now = [(row, asked(row)) for row in rows]
+    return [row for row, mine in now if not _difference(known.setdefault(row["id"], mine), mine)]

@@ -22,6 +22,7 @@ from naturel_jax.report import (
     leakage,
     overview,
     page,
+    pairs,
     plots,
     provenance,
     published,
@@ -97,10 +98,11 @@ def of_results(
     for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
         of_benchmark = [result for result in all_results if result.benchmark == benchmark]
         items = {result.model: _items(places[result.model], benchmark) for result in of_benchmark}
-        alike = _alike(items)
+        known = dict[str, dict[str, Any]]()
+        alike = {model: pairs.alike(rows, known) for model, rows in items.items()}
         others += [
-            f"{model} on {benchmark}: {more:,} items have the ids of other models' items, but not their captions, so "
-            "these are not compared; evaluate all on the same files"
+            f"{model} on {benchmark}: {more:,} items have the ids of other models' items, but other images, "
+            "captions or labels, so these are not compared; evaluate all on the same files"
             for model, rows in items.items()
             if (more := len(rows) - len(alike[model]))
         ]
@@ -211,19 +213,9 @@ def save(folder: epath.Path, report: Report) -> str:
 def _items(place: Evaluated, benchmark: str) -> list[dict[str, Any]]:
     """The rows behind a result; empty if they are missing, damaged or from another evaluation."""
     try:
-        return results.load_items(place.out, place.model, benchmark, without=("boxes", "cosines"))
+        return results.load_items(place.out, place.model, benchmark, without=("cosines",))
     except (OSError, ValueError):
         return []
-
-
-def _alike(items: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each model that have the captions of those with the same id of the models before it: a file may have
-    changed between two evaluations."""
-    asked: dict[str, Any] = {}
-    return {
-        model: [row for row in rows if asked.setdefault(row["id"], row["captions"]) == row["captions"]]
-        for model, rows in items.items()
-    }
 
 
 def cells(result: Result) -> dict[str, Cell]:

@@ -13,7 +13,7 @@ import numpy as np
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import confidence, results
 from naturel_jax.evaluators.results import OUTCOME, Result
-from naturel_jax.report import tables, ties
+from naturel_jax.report import pairs, tables, ties
 from naturel_jax.report.tables import Cell
 from tfds_naturel.common.errors import UserError
 
@@ -58,7 +58,7 @@ def read(
     runs: Mapping[str, Evaluated], choose: Callable[[Sequence[Metric]], set[str]] = shown, benchmark: str = ""
 ) -> Scores:
     """The scores of ``runs`` in the metrics that ``choose`` picks, of every benchmark or of one, on the items that all
-    runs with a benchmark have, with the same captions. Raises UserError for a file that is not a result."""
+    runs with a benchmark have, with the same images and captions. Raises UserError for a file that is not a result."""
     found: dict[str, dict[str, Result]] = {
         key: {
             result.benchmark: result
@@ -86,25 +86,27 @@ def _read_benchmark(
     chosen = choose(list(every.values()))
     metrics = tuple(metric for name, metric in every.items() if name in chosen)
     items: dict[str, Item] = {}
-    asked: dict[str, Any] = {}  # item -> its captions
+    known: dict[str, dict[str, Any]] = {}  # item -> what it asks
     values: dict[str, dict[str, dict[str, float]]] = {}  # run -> outcome -> item -> value
     wanted = {metric.outcome for metric in metrics}
     for key in of_benchmark:
-        rows = results.load_items(runs[key].out, runs[key].model, name, without=("boxes", "cosines"))
-        rows = [row for row in rows if asked.setdefault(row["id"], row["captions"]) == row["captions"]]
+        rows = results.load_items(runs[key].out, runs[key].model, name, without=("cosines",))
+        rows = pairs.alike(rows, known)
         items = items or {row["id"]: ties.item(row) for row in rows}
         values[key] = {
             outcome: {row["id"]: ties.value_or_nan(row.get(OUTCOME + outcome)) for row in rows} for outcome in wanted
         }
         items = {id: item for id, item in items.items() if all(id in known for known in values[key].values())}
-    if not items or not metrics:
+    if not metrics:
         return
     most = max(result.items for result in of_benchmark.values())
+    if len(items) < most:
+        scores.left_out.append(f"{name}: scored on {len(items):,} of {most:,} items, which all runs have")
+    if not items:
+        return
     scores.ties.extend((key, name, result.ties, result.items) for key, result in of_benchmark.items())
     for result in of_benchmark.values():
         scores.chance.update(result.chance or {})
-    if len(items) < most:
-        scores.left_out.append(f"{name}: scored on {len(items):,} of {most:,} items, which all runs have")
     benchmark = Benchmark(name, tuple(items.values()), lambda *_: {}, metrics)
     outcomes = [
         {outcome: np.array([known[id] for id in items], float) for outcome, known in of_run.items()}

@@ -18,6 +18,7 @@ from naturel_jax.evaluators import embed
 from tests.helpers import benchmark_files
 from tests.helpers.model_files import hf_model
 from tests.helpers.tiny_models import CAPTIONS, items, tiny
+from tfds_naturel.common.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -78,6 +79,15 @@ def test_captions_with_equal_tokens_tie_exactly(encoder):
     captions = ("a cat on a box", "A  CAT on a box", *CAPTIONS[2:])
     matrix = embed.cosines([dataclasses.replace(items(1)[0], captions=captions)], encoder.with_params(params))[1][0]
     assert matrix[0, 0] == matrix[0, 1]
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_embeddings_that_are_not_finite_are_refused(encoder, tower):
+    """As of weights that an unfinished download left as zeros. No number is above NaN, so it would always be first."""
+    params = tiny()[1]
+    params = params | {tower: jax.tree.map(np.zeros_like, params[tower])}
+    with pytest.raises(UserError, match=f"the {tower} tower gives embeddings that are not finite"):
+        embed.cosines(items(3), encoder.with_params(params))
 
 
 def test_prompt_ensemble_is_the_normalized_mean(encoder):

@@ -148,7 +148,7 @@ def test_scores_of_what_was_there_before_are_not_kept(ended, tmp_path, capsys):
     assert "already done" not in evaluate(registry.read(["winoground"], files=tmp_path), "bfloat16")[0]
 
     shutil.rmtree(workdir / "checkpoints")
-    save(Path(workdir), 1, used=(), seed=6)
+    save(Path(workdir), 1, seed=6)  # the same metadata
     printed, third = evaluate(benchmarks[1:])
     assert "already done" not in printed and third["benchmarks"] == ["vg_relation"]
     assert all(name.startswith("vg_relation/") for name in third["scores"])

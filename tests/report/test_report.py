@@ -15,7 +15,7 @@ from etils import epath
 
 from naturel_jax import config as c
 from naturel_jax import storage
-from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks import rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import confidence, examples, results
 from naturel_jax.evaluators.examples import Example
@@ -148,8 +148,22 @@ def test_items_of_a_file_that_has_changed_are_not_compared_by_their_ids(tmp_path
     save(tmp_path, "B", right[1:], first=1)
     report.write(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "B on sugarcrepe: 399 items have the ids of other models' items, but not their captions" in text
+    assert "B on sugarcrepe: 399 items have the ids of other models' items, but other images, captions or" in text
     assert "Agreement between models" not in text
+
+
+def test_other_photos_and_prompts_are_not_compared_by_their_ids(tmp_path):
+    """Of classes, whose ids are running numbers, with more captions than are saved."""
+    captions = tuple(f"a photo of {n}" for n in range(65))
+    changed = {"moved": ("b", 0, captions), "photo": ("a", 1, captions), "prompts": ("a", 0, captions[::-1])}
+    for model, (folder, first, prompts) in {"A": ("a", 0, captions), **changed}.items():
+        photos = [Image(f"{folder}/{n + first}.png", bytes) for n in range(4)]
+        items = tuple(Item(str(n), (photo,), prompts, {"label": "0"}) for n, photo in enumerate(photos))
+        benchmark = Benchmark("birds", items, zeroshot.outcomes, (Metric("birds/top1", "top1"),))
+        results.save(tmp_path, model, benchmark, "f", (items, [np.eye(1, 65)] * 4, []), {})
+    report.write(tmp_path)
+    left_out = re.findall(r"(\w+) on birds: 4 items have the ids of other", (tmp_path / "report.md").read_text())
+    assert left_out == ["photo", "prompts"]
 
 
 def test_published_scores_need_the_same_items_not_the_same_name(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from naturel_jax.report import compare, gallery
 from naturel_jax.report.pairs import Judged, judge
 from tests.helpers import benchmark_files as files
 from tests.helpers.pages import embedded
+from tfds_naturel.common.errors import UserError
 
 
 def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Judged:
@@ -57,6 +58,24 @@ def test_judge_joins_the_results_of_models():
         judge([rows_a, rows_b], ["text"])
     with pytest.raises(ValueError, match=r"item '1' has the captions \['a', 'b'\] .* \['b', 'a'\] .* the same files"):
         judge([rows_a, [rows_b[0] | {"captions": ["b", "a"]}]], ["right"])
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("images", {"images": ["data/q"]}),
+        ("boxes", {"boxes": [[1, 2, 3, 4]]}),
+        ("label", {"tags": {"label": "1"}}),
+        ("hash of captions", {"captions_hash": 2}),
+    ],
+)
+def test_judge_refuses_other_items_of_the_same_id(part, other):
+    row = {"id": "1", "images": ["data/p"], "boxes": [None], "captions": None, "captions_hash": 1, "cosines": None}
+    row |= {"tags": {"label": "0"}, "outcome/right": 1.0}
+    same = row | {"images": ["elsewhere/p"], "captions_hash": None}  # moved, and of an earlier version
+    assert len(judge([[row], [same]], ["right"])) == 1
+    with pytest.raises(UserError, match=f"item '1' has the {part} .* in those of another: evaluate all again"):
+        judge([[row], [row | other]], ["right"])
 
 
 def test_comparison_lists_what_each_model_alone_gets_right():

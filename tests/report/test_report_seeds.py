@@ -86,6 +86,10 @@ def test_items_of_a_file_that_has_changed_are_not_compared_by_their_ids(runs, tm
     runs["C"] = save(tmp_path / "C", np.ones(NUMBER), others=50)
     scores = seeds.read(runs)
     assert scores.left_out == ["naturel: scored on 250 of 300 items, which all runs have"]
+    runs["D"] = save(tmp_path / "D", np.ones(NUMBER), others=NUMBER)
+    assert seeds.read(runs).left_out == ["naturel: scored on 0 of 300 items, which all runs have"]
+    with pytest.raises(UserError, match=r"no score of naturel .* \(naturel: scored on 0 of 300 items"):
+        groups.markdown("A0", "D", {"A0": runs["A0"]}, {"D": runs["D"]}, "naturel", "right")
 
 
 def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):

@@ -154,6 +154,14 @@ def test_images_are_recognized_by_name_bytes_and_look(photos):
     assert hold_out(whole, TrainedOn()) is whole
 
 
+def test_a_photo_that_was_replaced_is_looked_at_again(photos):
+    (before,) = registry.read(["sugarcrepe"], files=photos)
+    assert images_of(hold_out(before, record := found())) == {3, 4}
+    files.write(photos / f"coco/val2017/{3:012d}.png", (photos / "train/1.png").read_bytes())
+    (after,) = registry.read(["sugarcrepe"], files=photos)
+    assert images_of(hold_out(after, record)) == {4}
+
+
 def test_images_are_read_once_or_by_the_check(photos, monkeypatch, caplog):
     """The result is kept; a source with too many images to read before training is read by the command."""
     first = found()
