@@ -45,6 +45,7 @@ from naturel_jax.data.items.records import (
     Table,
     check_inside,
     choose,
+    rooted,
     to_record,
 )
 from naturel_jax.storage import once
@@ -77,9 +78,9 @@ def cache_folder(data_dir: str) -> Path:
 
 
 def folder_of(table: Table, fields: Fields, data_dir: str) -> Path:
-    """Where the index of ``table`` is, or would be."""
+    """Where the index of ``table`` is, or would be. A link in ``fields.folder`` counts as what it leads to now."""
     stats = [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in table.files]
-    key = [VERSION, table.name, table.root, dataclasses.asdict(fields), stats]
+    key = [VERSION, table.name, rooted(table, fields).root, dataclasses.asdict(fields), stats]
     return once.folder_of(cache_folder(data_dir), key)
 
 
@@ -88,8 +89,7 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 
     Raises UserError for a table without records.
     """
-    if fields.folder:
-        table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()))
+    table = rooted(table, fields)
 
     def make() -> dict[str, Any]:
         _LOG.info("indexing %s in %s", table.name, folder)
