@@ -315,6 +315,18 @@ def test_truncated_array_record_is_refused(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_tfrecord_file_without_some_of_its_records_is_refused(tmp_path):
+    """As a copy that never began leaves it, or one that ended between two records."""
+    files.write_tfrecord(tmp_path)
+    path = max(tmp_path.rglob("*.tfrecord-*"))
+    whole = path.read_bytes()
+    for count, size in ((0, 0), (1, 16 + int.from_bytes(whole[:8], "little"))):
+        path.write_bytes(whole[:size])
+        match = f"^{path} has {count} records, and dataset_info.json says 12: copy the file again"
+        with pytest.raises(UserError, match=match):
+            datasets.open_unindexed("tfds:pictured", str(tmp_path / "data"), "train")
+
+
 def test_hub_dataset_that_datasets_refuses(tmp_path, monkeypatch):
     import datasets as hf
 
