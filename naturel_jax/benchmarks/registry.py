@@ -41,7 +41,9 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Source
 from naturel_jax.config import own_benchmarks
 from naturel_jax.config.own_benchmarks import BenchmarkFields
 from naturel_jax.config.plugins import Registry
+from naturel_jax.data.items import prepared
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import version_of
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 
 
@@ -170,13 +172,12 @@ def _read(
         raise UserError(f"{text} needs {flag}, which is not set")
     if not reads_dataset(text):
         return BENCHMARKS[text].read(folder)
-    info = folder / "dataset_info.json"
-    status = info.stat() if info.exists() else None  # without it, reading raises
-    return _read_dataset(text, folder, status and (status.st_mtime_ns, status.st_size))
+    version = version_of(*prepared.files(folder)) if folder.is_dir() else ""  # without a folder, reading raises
+    return _read_dataset(text, folder, version)
 
 
 @functools.lru_cache(maxsize=4)
-def _read_dataset(name: str, folder: Path, written: tuple[int, int] | None) -> Benchmark:
+def _read_dataset(name: str, folder: Path, version: str) -> Benchmark:
     """The benchmark of a prepared dataset, read once in a process: TFDS decodes whole records, which takes 3 s for the
-    drawn world. ``written`` tells the dataset from one that is prepared in its place."""
+    drawn world. ``version`` tells its files from others in their place."""
     return BENCHMARKS[name].read(folder)

@@ -5,8 +5,6 @@ import contextlib
 import dataclasses
 import difflib
 import fnmatch
-import hashlib
-import json
 import logging
 import os
 import re
@@ -29,9 +27,10 @@ from naturel_jax.data.items.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
 from naturel_jax.devices import preemption
-from naturel_jax.storage import object_folders, staging
+from naturel_jax.storage import object_folders, once, staging
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import version_of
 from tfds_naturel.common.schema import EXCHANGED_KINDS, Kind
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
@@ -148,10 +147,8 @@ def _open_tfds(name: str, data_dir: str, split: str, exchanged: Kind | None = No
 
 def _origin(path: epath.Path, data_dir: str, split: str, exchanged: Kind | None) -> Origin:
     """Where the images of a prepared dataset come from."""
-    status = os.stat(path / "dataset_info.json")
-    written = status.st_size, int(status.st_mtime)
-    key = json.dumps([os.fspath(path), split, *written, *([exchanged] if exchanged else [])])
-    cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    key = [os.fspath(path), split, version_of(*prepared.files(path)), *([exchanged] if exchanged else [])]
+    cache = once.folder_of(index_writer.cache_folder(data_dir), key)
     drawn = "pairs_per_family" in recipe_examples.metadata(path, "options")  # a field of ScenesConfig
     return Origin(str(cache), photos=not drawn, used=recipe_examples.used(path))
 

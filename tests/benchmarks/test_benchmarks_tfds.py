@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -258,6 +259,9 @@ def test_a_prepared_dataset_is_read_once_until_another_is_in_its_place(tmp_path)
     folders[0].rename(tmp_path / "naturel")
     first = read()
     assert read() is first
+    (records,) = (tmp_path / "naturel").glob("*.array_record-*")
+    os.utime(records, (0, 0))
+    assert read() is not first
     shutil.rmtree(tmp_path / "naturel")
     with pytest.raises(UserError, match="not a prepared dataset"):
         read()

@@ -1,17 +1,23 @@
 """The journal of a folder of photos: one CSV line per checked photo, appended while fetching.
 
-The next run resumes from it, and the builder reads sizes and perceptual hashes from it without opening the photos.
+The next run resumes from it, and the builder reads sizes and perceptual hashes from it without opening the photos. So
+each line ends with a checksum; lines of earlier versions have none.
 """
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
+import xxhash
+
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
 from tfds_naturel.common.photos import Photo
 
 _COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail"]
+_CHECKSUM = "xxh3"  # column of the checksum of those before it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,18 +29,18 @@ class Entry:
     photo: Photo | None = None
     detail: str = ""
 
-    def row(self) -> list[str | int]:
-        """The entry as a line of the journal."""
+    def row(self) -> list[str]:
+        """The entry as a line of the journal, without its checksum."""
         if self.photo is None:
-            return [self.image_id, self.status, "", "", "", "", self.detail[:200]]
-        photo = self.photo
-        return [self.image_id, self.status, photo.bytes, photo.width, photo.height, f"{photo.phash:016x}", ""]
+            return [self.image_id, self.status, "", "", "", "", escape.line(self.detail)[:200]]
+        numbers = map(str, (self.photo.bytes, self.photo.width, self.photo.height))
+        return [self.image_id, self.status, *numbers, f"{self.photo.phash:016x}", ""]
 
 
 class Journal:
     """An append-only file; the last line for an image counts. A line truncated by a crash is removed.
 
-    Raises UserError for a file that is not a journal.
+    Raises UserError for a file that is not a journal, or is damaged.
     """
 
     def __init__(self, path: Path):
@@ -47,12 +53,13 @@ class Journal:
         self._file = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
         if is_new:
-            self._writer.writerow(_COLUMNS)
+            self._writer.writerow([*_COLUMNS, _CHECKSUM])
 
     def add(self, entry: Entry) -> None:
         """Appends one line and flushes it."""
         self.entries[entry.image_id] = entry
-        self._writer.writerow(entry.row())
+        row = entry.row()
+        self._writer.writerow([*row, _checksum(row)])
         self._file.flush()
 
     def close(self) -> None:
@@ -61,7 +68,8 @@ class Journal:
 
 
 def read(path: Path) -> dict[str, Entry]:
-    """The entries of a journal by image id; empty if there is no file. Raises UserError if it is not a journal."""
+    """The entries of a journal by image id; empty if there is no file. Raises UserError if it is not a journal, or if
+    a line does not have its checksum."""
     if not path.exists():
         return {}
     with reading_csv(path):
@@ -69,16 +77,30 @@ def read(path: Path) -> dict[str, Entry]:
     lines = text[: text.rfind("\n") + 1].splitlines()
     with reading_csv(path):
         head = next(csv.reader(lines[:1]), None)
-    if lines and head != _COLUMNS:
-        raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(_COLUMNS)}; move the file away")
+    columns = [*_COLUMNS, _CHECKSUM]
+    if lines and head not in (columns, _COLUMNS):
+        raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(columns)}; move the file away")
     entries = {}
     with reading_csv(path):
         rows = list(csv.reader(lines[1:]))
     for number, row in enumerate(rows, 2):
         try:
-            image_id, status, size, width, height, phash, detail = row
-            photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
-            entries[image_id] = Entry(image_id, status, photo, detail)
+            entry = _entry(row, old=head == _COLUMNS and len(row) == len(_COLUMNS))
         except ValueError as error:
             raise UserError(f"{path}:{number}: {row!r}: {error}; delete the line to check that photo again") from error
+        entries[entry.image_id] = entry
     return entries
+
+
+def _entry(row: list[str], old: bool) -> Entry:
+    """The entry on a line; ``old``: without a checksum. Raises ValueError."""
+    cells = row if old else row[:-1]
+    if not old and row[-1:] != [_checksum(cells)]:
+        raise ValueError("damaged, or edited: its cells do not have their checksum")
+    image_id, status, size, width, height, phash, detail = cells
+    photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
+    return Entry(image_id, status, photo, detail)
+
+
+def _checksum(cells: list[str]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(cells).encode())

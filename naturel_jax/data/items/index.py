@@ -69,10 +69,10 @@ def open_images(table: Table, fields: Fields, folder: Path, meta: dict[str, Any]
     """Number of a record of ``table`` -> its encoded image."""
     if table.read_image:
         return functools.partial(table.read_image, field=records.choose(fields)["image"].fields)
-    files, counts = zip(*meta["shards"], strict=True)
+    counts = [count for _, count in meta["shards"]]
+    files = [shard.file for shard, _ in zip(table.shards, counts, strict=True)]
     first_S = np.cumsum([0, *counts[:-1]])
-    offset_N, size_N = (columns.find(folder, name) for name in ("offset", "size"))
-    checksum_N = columns.find(folder, "checksum") if "xxh3" in meta else None
+    offset_N, size_N, checksum_N = (columns.find(folder, name) for name in ("offset", "size", "checksum"))
     names = columns.find_strings(folder, "names")
     return Images(folder, meta["root"], names, files, first_S, offset_N, size_N, checksum_N)
 
@@ -80,7 +80,7 @@ def open_images(table: Table, fields: Fields, folder: Path, meta: dict[str, Any]
 @dataclasses.dataclass(frozen=True)
 class Images:
     """Reads the encoded image of a record: a file, or a part of one. ``first_S``: number of the first record of each
-    shard; ``checksum_N``: XXH3 of the images that the index has copied, None in indexes of earlier versions.
+    shard; ``checksum_N``: XXH3 of the images that the index has copied, 0 of those that are read from ``files``.
 
     Raises DamagedCopy for one that has another checksum; the index in ``folder`` is then made again by the next start.
     """
@@ -92,19 +92,20 @@ class Images:
     first_S: np.ndarray
     offset_N: np.ndarray
     size_N: np.ndarray
-    checksum_N: np.ndarray | None
+    checksum_N: np.ndarray
 
     def __call__(self, n: int) -> bytes:
         offset, size = int(self.offset_N[n]), int(self.size_N[n])
         if size < 0:
             return read_file(os.path.join(self.root, self.names[n]))
-        shard = int(np.searchsorted(self.first_S, n, side="right")) - 1
-        data = read_file(self.files[shard], offset, size)
-        if self.checksum_N is not None and self.checksum_N[n] not in (0, xxhash.xxh3_64_intdigest(data)):
+        shard, checksum = int(np.searchsorted(self.first_S, n, side="right")) - 1, int(self.checksum_N[n])
+        if not checksum:
+            return read_file(self.files[shard], offset, size)
+        path = self.folder / "parts" / str(shard) / "images.bin"
+        data = read_file(str(path), offset, size)
+        if xxhash.xxh3_64_intdigest(data) != checksum:
             (self.folder / once.META).unlink(missing_ok=True)
-            raise once.DamagedCopy(
-                f"its copy in {self.files[shard]} is damaged; run the same command again, which makes another"
-            )
+            raise once.DamagedCopy(f"its copy in {path} is damaged; run the same command again, which makes another")
         return data
 
 

@@ -5,11 +5,11 @@ their sizes and modification times, and the fields. Shards read before an interr
 
     meta.json                  version, source, number of records, digest of their content, shards, checksums of files
     names.*                    path of each image, or the name of its record
-    offset.*, size.*           part of the shard's file that is the image; -1: it has a path
+    offset.*, size.*           part of the shard's file, or of images.bin, that is the image; -1: it has a path
     groups.*, positives_*, ... the columns of Items
     problems.jsonl             records that cannot be used; bad.jsonl, if check.py has read the images, has theirs too
     checksum.*                 XXH3 of the image if it is in images.bin, else 0
-    parts/<shard>/             records.2.arrow, and images.bin if the table's rows hold encoded images
+    parts/<shard>/             records.2.arrow, and images.bin if encoded images are not in the shard's file as they are
 
 Shape letters: C captions of one polarity after another, K facts of captions.
 """
@@ -45,6 +45,7 @@ from naturel_jax.data.items.records import (
     Table,
     check_inside,
     choose,
+    rooted,
     to_record,
 )
 from naturel_jax.storage import once
@@ -77,9 +78,9 @@ def cache_folder(data_dir: str) -> Path:
 
 
 def folder_of(table: Table, fields: Fields, data_dir: str) -> Path:
-    """Where the index of ``table`` is, or would be."""
+    """Where the index of ``table`` is, or would be. A link in ``fields.folder`` counts as what it leads to now."""
     stats = [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in table.files]
-    key = [VERSION, table.name, table.root, dataclasses.asdict(fields), stats]
+    key = [VERSION, table.name, rooted(table, fields).root, dataclasses.asdict(fields), stats]
     return once.folder_of(cache_folder(data_dir), key)
 
 
@@ -88,8 +89,7 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 
     Raises UserError for a table without records.
     """
-    if fields.folder:
-        table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()))
+    table = rooted(table, fields)
 
     def make() -> dict[str, Any]:
         _LOG.info("indexing %s in %s", table.name, folder)
@@ -105,10 +105,13 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 
 
 def _load(name: str, folder: Path) -> dict[str, Any] | None:
-    """The metadata of an index, if its files have the checksums in it; indexes of earlier versions have none."""
+    """The metadata of an index; None if a file does not have the checksum in it, or if it has none, as in earlier
+    versions."""
     try:
         meta = once.read_meta(folder)
-        wrong = once.damaged(folder, {} if folder in _checked else meta.get("xxh3", {}))
+        if "xxh3" not in meta:  # of an earlier version
+            return None
+        wrong = once.damaged(folder, {} if folder in _checked else meta["xxh3"])
     except UserError as error:
         wrong = [str(error)]
     if wrong:
@@ -248,15 +251,13 @@ def _merge(table: Table, parts: Sequence[Path], out: Path) -> dict[str, Any]:
     columns.write(out, "attribute", _zeros(total))
     _write_texts(out, records)
     _write_problems(out, records)
-    images = [part / "images.bin" for part in parts]
-    files = [str(own if own.exists() else shard.file) for own, shard in zip(images, table.shards, strict=True)]
     meta = {
         "version": VERSION,
         "source": table.name,
         "root": table.root,
         "records": total,
         "content": _digest(out),
-        "shards": [[file, count] for file, count in zip(files, records.counts, strict=True)],
+        "shards": [[shard.file, count] for shard, count in zip(table.shards, records.counts, strict=True)],
     }
     columns.write(out, "checksum", map(np.asarray, records.column("checksum")))
     checksums = {name: checksum for name, checksum in once.checksums(out).items() if name != "bad.jsonl"}

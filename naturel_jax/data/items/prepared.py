@@ -87,6 +87,11 @@ class Split(NamedTuple):
     records: Records
 
 
+def files(directory: str | os.PathLike[str]) -> list[Path]:
+    """The files of the dataset prepared in ``directory``, records and descriptions, by name."""
+    return sorted(path for path in Path(directory).iterdir() if path.is_file())
+
+
 def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
 

@@ -75,6 +75,13 @@ class Table:
     read_image: Callable[..., bytes] | None = None
 
 
+def rooted(table: Table, fields: Fields) -> Table:
+    """``table`` with its images in the folder that ``fields`` names, if any: where links to it lead now."""
+    if not fields.folder:
+        return table
+    return dataclasses.replace(table, root=os.path.realpath(os.path.expanduser(fields.folder)))
+
+
 class Record(NamedTuple):
     """``image``: a path, encoded bytes, or a part of the shard's file. ``asserts`` and ``negative_asserts`` have one
     fact for each caption, "" where it is not known."""

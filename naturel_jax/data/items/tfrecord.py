@@ -1,7 +1,8 @@
 """Random access to the examples of a TFDS dataset in TFRecord, TFDS's default format.
 
 A record is its length (8 bytes, little-endian), a checksum of it (4), its data, and a checksum of them (4). Where the
-records are is found once, when a split is opened, by reading their lengths.
+records are is found once, when a split is opened, by reading their lengths. The checksums are not compared: CRC-32C of
+photos takes too long in Python.
 """
 
 import dataclasses
@@ -19,10 +20,11 @@ _HEAD, _TAIL = 12, 4  # bytes before and after the data
 
 
 class TfRecords(Sequence[bytes]):
-    """The records of several files, in order. Raises UserError for a file that is cut short."""
+    """The records of several files, in order; ``counts``: how many each has. Raises UserError for a file that is cut
+    short, or has another number of them."""
 
-    def __init__(self, files: Sequence[str]):
-        spans = [_spans(Path(file)) for file in files]
+    def __init__(self, files: Sequence[str], counts: Sequence[int]):
+        spans = [_spans(Path(file), count) for file, count in zip(files, counts, strict=True)]
         self._files, self._first_F = list(files), np.cumsum([0, *map(len, spans)])
         self._spans_N2 = np.concatenate(spans) if spans else np.empty((0, 2), np.int64)
 
@@ -35,7 +37,7 @@ class TfRecords(Sequence[bytes]):
             return os.pread(file.fileno(), size, start)
 
 
-def _spans(path: Path) -> np.ndarray:
+def _spans(path: Path, expected: int) -> np.ndarray:
     """(first byte, size) of each record, int64 [N, 2]."""
     spans, start, total = [], 0, path.stat().st_size
     with path.open("rb") as file:
@@ -47,6 +49,11 @@ def _spans(path: Path) -> np.ndarray:
                 raise UserError(f"{path}: cut short, or not a TFRecord file, in the record at byte {start:,}")
             spans.append((start + _HEAD, size))
             start = end
+    if len(spans) != expected:
+        raise UserError(
+            f"{path} has {len(spans):,} records, and dataset_info.json says {expected:,}: copy the file again, or "
+            "prepare the dataset again"
+        )
     return np.array(spans, np.int64).reshape(-1, 2)
 
 
@@ -56,4 +63,4 @@ class TfRecordDataSource(base.BaseDataSource):
 
     def __post_init__(self) -> None:
         split: splits.SplitInfo = self.dataset_info.splits[self.split]
-        self.data_source = TfRecords([os.fspath(path) for path in split.filepaths])
+        self.data_source = TfRecords([os.fspath(path) for path in split.filepaths], split.shard_lengths)

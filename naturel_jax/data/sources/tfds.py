@@ -21,7 +21,7 @@ def has_caption_groups(directory: epath.Path) -> bool:
 def open_table(directory: epath.Path, split: str) -> Table:
     """``split`` of the dataset prepared in ``directory``. Images stay encoded, and stay where they are."""
     name, records = prepared.open_split(directory, split)
-    files = sorted(path for path in Path(directory).iterdir() if path.is_file())
+    files = prepared.files(directory)
     read = functools.partial(_read_image, records)
     return Table(f"tfds:{name}", str(directory), files, [Shard(name, functools.partial(_rows, records))], read)
 

@@ -29,6 +29,7 @@ from naturel_jax.data.items.records import (
     Table,
     check_inside,
     choose,
+    rooted,
     to_image,
 )
 from naturel_jax.data.sources import tfds
@@ -122,9 +123,7 @@ def open_pool(source: str, data_dir: str, split: str, fields: Fields, rows: int,
     if isinstance(opened, Source):
         folder = datasets.directory(data_dir, source.partition(":")[2] or source, cache_dir)
         opened, chosen = tfds.open_table(folder, split), {**chosen, "positives": Names((), True)}
-    if fields.folder:
-        opened = dataclasses.replace(opened, root=os.path.realpath(os.path.expanduser(fields.folder)))
-    return Pool(opened, chosen, rows)
+    return Pool(rooted(opened, fields), chosen, rows)
 
 
 def _rows(shard: Shard) -> Iterator[Row]:

@@ -231,6 +231,19 @@ def test_images_are_relative_to_the_folder_of_the_fields(tmp_path):
     )
 
 
+def test_folder_of_the_fields_is_where_its_link_leads_now(tmp_path):
+    (tmp_path / "my.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "a cat"}))
+    link, found = tmp_path / "photos", []
+    for version in ("v1", "v2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "a.jpg").write_text(version)
+        link.unlink(missing_ok=True)
+        link.symlink_to(version)
+        source = datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train", Fields(folder=str(link)))
+        found.append(source.read_image(0))
+    assert found == [b"v1", b"v2"]
+
+
 def test_images_that_are_not_files_end_with_an_error(tmp_path):
     """Not in a wait for a pipe's other end, or with all memory full of a device's zeros."""
     os.mkfifo(tmp_path / "pipe.jpg")

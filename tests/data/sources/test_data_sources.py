@@ -266,6 +266,23 @@ def test_images_of_a_compressed_arrow_file_are_copied(tmp_path):
     assert source.read_image(0) == files.image(0)
 
 
+def test_images_of_an_arrow_stream_of_which_a_part_is_compressed(tmp_path):
+    """Those of the other part are read where they are."""
+
+    def messages(n: int, codec: str | None) -> list[bytes]:
+        table, sink = pa.table({"image": [files.image(n)], "caption": ["a cup"]}), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table)
+        return [message.serialize().to_pybytes() for message in pa.ipc.MessageReader.open_stream(sink.getvalue())]
+
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
+    schema, plain = messages(0, None)
+    (tmp_path / "saved/a.arrow").write_bytes(schema + plain + messages(1, "zstd")[1] + messages(2, None)[1])
+    source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
+    assert [source.read_image(n) for n in range(3)] == [files.image(n) for n in range(3)]
+
+
 def test_sparse_member_of_a_tar_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         member = tarfile.TarInfo("a.jpg")
@@ -313,6 +330,18 @@ def test_truncated_array_record_is_refused(tmp_path):
         table = datasets.open_unindexed("tfds:pictured", str(tmp_path / "data"), "train")
         list(table.shards[0].rows())
     assert "\n" not in str(caught.value)
+
+
+def test_tfrecord_file_without_some_of_its_records_is_refused(tmp_path):
+    """As a copy that never began leaves it, or one that ended between two records."""
+    files.write_tfrecord(tmp_path)
+    path = max(tmp_path.rglob("*.tfrecord-*"))
+    whole = path.read_bytes()
+    for count, size in ((0, 0), (1, 16 + int.from_bytes(whole[:8], "little"))):
+        path.write_bytes(whole[:size])
+        match = f"^{path} has {count} records, and dataset_info.json says 12: copy the file again"
+        with pytest.raises(UserError, match=match):
+            datasets.open_unindexed("tfds:pictured", str(tmp_path / "data"), "train")
 
 
 def test_hub_dataset_that_datasets_refuses(tmp_path, monkeypatch):

@@ -202,6 +202,30 @@ def test_file_that_is_not_a_journal_is_rejected(tmp_path):
         journal.Journal(path)
 
 
+def test_damaged_line_of_a_journal_is_refused(tmp_path):
+    """Its hashes decide which photos are copies, which all are in one split."""
+    path = tmp_path / "journal.csv"
+    written = journal.Journal(path)
+    for n in range(2):
+        written.add(journal.Entry(image_id(n), "ok", photos.Photo(10, 64, 48, 0x0C)))
+    written.close()
+    whole = path.read_bytes()
+    place = whole.rindex(b"0c,") + 1
+    path.write_bytes(whole[:place] + b"b" + whole[place + 1 :])  # a bit of the file
+    with pytest.raises(UserError, match=r"journal\.csv:3: .*00b'.*: damaged, .*; delete the line to check that photo"):
+        journal.read(path)
+
+
+def test_journal_of_an_earlier_version_is_continued(tmp_path):
+    path = tmp_path / "journal.csv"
+    path.write_text("image_id,status,bytes,width,height,phash,detail\na,ok,10,64,48,c,\n")
+    written = journal.Journal(path)
+    written.add(journal.Entry("b", "broken", None, "two\nlines"))
+    written.close()
+    a, b = journal.read(path).values()
+    assert a.photo == photos.Photo(10, 64, 48, 0x0C) and (b.image_id, b.detail) == ("b", "two lines")
+
+
 @pytest.mark.parametrize("flag", ["--concurrency", "--attempts", "--stall"])
 def test_nonpositive_numbers_are_rejected(tmp_path, flag):
     with pytest.raises(UserError, match=f"{flag} 0.*: expected a positive number"):
