@@ -1,6 +1,6 @@
 """How the state of a run is written, on a disk or in an object store: ``storage.write`` and so on."""
 
-from naturel_jax.storage.leases import InUse, Lease, lease
+from naturel_jax.storage.leases import InUse, Lease, LostLease, lease
 from naturel_jax.storage.state import (
     absolute,
     append,
@@ -25,6 +25,7 @@ from naturel_jax.storage.state import (
 __all__ = [
     "InUse",
     "Lease",
+    "LostLease",
     "absolute",
     "append",
     "check_leases",
