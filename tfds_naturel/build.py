@@ -4,7 +4,8 @@
     naturel-data-build full --manual_dir DIR --data_dir OUT
 
 writes ``OUT/naturel/full/<version>`` (ArrayRecord, or TFRecord for tf.data users) and its dataset card. A finished
-dataset is left untouched; if a build was interrupted, its files are removed and it starts over.
+dataset is left untouched; if a build was interrupted, its files are removed and it starts over. One process at a time
+builds a dataset; another one is refused meanwhile.
 
 Datasets: full, relations, attributes and full_v6 of Open Images; scenes, scenes_hard, scenes_bindings and
 scenes_agents, which are drawn; coco_order, negclip_tsv and winoground_part.
@@ -13,7 +14,6 @@ scenes_agents, which are drawn; coco_order, negclip_tsv and winoground_part.
 import argparse
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,6 @@ from tfds_naturel.open_images.plan import OpenImagesConfig
 
 if TYPE_CHECKING:
     from tfds_naturel import naturel
-
-_LOG = logging.getLogger("tfds_naturel.build")  # this module runs as __main__
 
 _NUMBERS = ("short_side", "quality", "seed", "max_rejected", "max_missing")
 _CHOICES = ("annotations", "images", "bank", "decisions", "takedown", *_NUMBERS)
@@ -62,7 +60,8 @@ def make_builder(options: argparse.Namespace) -> "naturel.Naturel":
 
 
 def build(options: argparse.Namespace) -> epath.Path:
-    """Builds the dataset unless it exists; returns its folder. Raises UserError if it exists with other options."""
+    """Builds the dataset unless it exists; returns its folder. Raises UserError if it exists with other options, and
+    while another process builds it."""
     import tensorflow_datasets as tfds
 
     from tfds_naturel import naturel
@@ -74,9 +73,6 @@ def build(options: argparse.Namespace) -> epath.Path:
         )
     builder = make_builder(options)
     folder = epath.Path(builder.data_dir)
-    for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        _LOG.info("removed %s, left by an interrupted build", leftover)
-        leftover.rmtree()
     if folder.exists():
         _check_same_options(builder)
         card.write(builder)
@@ -105,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", metavar="DATASET", help="one of the datasets above")
-    parser.add_argument("--data_dir", type=epath.Path, help="output folder (default: ~/tensorflow_datasets)")
+    parser.add_argument("--data_dir", type=cli.on_disk, help="output folder (default: ~/tensorflow_datasets)")
     parser.add_argument(
         "--manual_dir", type=cli.on_disk, help="folder filled by fetch, or one with coco/ or winoground/"
     )

@@ -6,8 +6,10 @@ writes ArrayRecord files without TensorFlow; ``as_data_source()`` reads them. ``
 command line.
 """
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import re
 import shutil
 import sys
@@ -17,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 from etils import epath
+from filelock import FileLock, Timeout
 
 from tfds_naturel.common import extras, schema, spill
 from tfds_naturel.common.errors import UserError
@@ -31,6 +34,8 @@ from tfds_naturel.scenes.scene import CONFIGS, SPLITS, VERSION, ScenesConfig
 from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part
 from tfds_naturel.sources import examples as recipe_examples
 from tfds_naturel.sources.examples import RecipeSource
+
+_LOG = logging.getLogger(__name__)
 
 RECIPE_SOURCES = (coco_order.SOURCE, negclip_tsv.SOURCE, winoground_part.SOURCE)
 HARD_IMAGES = "hard_images.parquet"  # in the dataset's folder, if its source lists hard negative images
@@ -216,11 +221,31 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
 
     # In TFDS it is an instance of its logging decorator, not a function.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """TFDS's ``download_and_prepare``, but free of TensorFlow for splits of any size, and without bars in logs."""
+        """TFDS's ``download_and_prepare``, but by one process at a time, free of TensorFlow for splits of any size, and
+        without bars in logs. Raises UserError while another process builds the dataset."""
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
-        with spill.local_files():
+        with self._only_builder(), spill.local_files():
             super().download_and_prepare(**options)
+
+    @contextlib.contextmanager
+    def _only_builder(self) -> Iterator[None]:
+        """Holds the lock beside the dataset, and removes what killed builds have left: nobody writes there now."""
+        folder = Path(self.data_dir)
+        lock = folder.with_name(".lock")
+        with contextlib.ExitStack() as stack:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(lock).acquire(blocking=False))
+                stack.callback(lock.unlink, missing_ok=True)  # before it is released: nobody gets one that is gone
+            except Timeout as error:
+                raise UserError(f"{folder}: another process is building it; wait for it, or stop it") from error
+            except OSError:
+                pass  # a file system without locks; or nothing can be written, and a finished dataset is used
+            for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
+                shutil.rmtree(left)
+                _LOG.info("removed %s, left by an interrupted build", left)
+            yield
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=schema.features(), metadata=tfds.core.MetadataDict())

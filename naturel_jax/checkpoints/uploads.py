@@ -79,9 +79,7 @@ class Uploads:
 
     def _remove(self, kept: Collection[int]) -> None:
         """Removes all steps but those ``kept``."""
-        steps = set(storage.numbered(self._directory)) - set(kept)
-        storage.check_leases(self._directory)  # after the listing: a later owner's checkpoints are not in it
-        for step in steps:
+        for step in set(storage.numbered(self._directory)) - set(kept):
             object_folders.remove(self._directory / str(step), first=manifest.NAME)
 
 

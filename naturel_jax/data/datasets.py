@@ -42,7 +42,6 @@ _LOG = logging.getLogger(__name__)
 _TFDS = "tfds"  # the default prefix
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
 _USUAL = Fields()
-_INCOMPLETE = "incomplete."  # TFDS's prefix of folders that are being written
 _POLL_S = 2.0
 
 Opener = Callable[[str, str, str], Source | Table]  # (name without its prefix, config.data.dir, split) -> source
@@ -237,8 +236,6 @@ def _draw_world(data_dir: str, config: str, cache_dir: str) -> None:
     folder = epath.Path(builder.data_dir)
     with _only_writer(folder.parent, folder / "dataset_info.json") as missing:
         if missing:
-            for leftover in folder.parent.glob(f"{_INCOMPLETE}*_{folder.name}"):  # of a process that was killed
-                leftover.rmtree()
             _LOG.info("drawing naturel/%s into %s", config, folder)
             builder.download_and_prepare()
     if in_store(data_dir):

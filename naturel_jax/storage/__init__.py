@@ -1,6 +1,6 @@
 """How the state of a run is written, on a disk or in an object store: ``storage.write`` and so on."""
 
-from naturel_jax.storage.leases import InUse, Lease, lease
+from naturel_jax.storage.leases import InUse, Lease, LostLease, lease
 from naturel_jax.storage.state import (
     absolute,
     append,
@@ -12,6 +12,7 @@ from naturel_jax.storage.state import (
     names,
     naming,
     numbered,
+    partial,
     read,
     read_json,
     read_json_lines,
@@ -25,6 +26,7 @@ from naturel_jax.storage.state import (
 __all__ = [
     "InUse",
     "Lease",
+    "LostLease",
     "absolute",
     "append",
     "check_leases",
@@ -36,6 +38,7 @@ __all__ = [
     "names",
     "naming",
     "numbered",
+    "partial",
     "read",
     "read_json",
     "read_json_lines",

@@ -120,6 +120,10 @@ class InUse(UserError):
         self.folder = folder
 
 
+class LostLease(UserError):
+    """Another process has taken the lease over, so this one must not write."""
+
+
 class Lease:
     """A held lease. ``check`` raises once another process has taken it over."""
 
@@ -157,10 +161,10 @@ class Lease:
         return _remove(self._path, version.__eq__) and self.create()
 
     def check(self) -> None:
-        """Raises UserError if this process is no longer the owner, and so must not write."""
+        """Raises LostLease if this process is no longer the owner."""
         holder, _ = _read(self._path)
         if holder is None or holder.token != self._holder.token:
-            raise UserError(
+            raise LostLease(
                 f"{self._path.parent}: this process has lost its lease, which {holder or 'no one'} holds now; it stops "
                 "without writing. Let the other run finish, or choose another --workdir"
             )

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from etils import epath
 
-from naturel_jax.storage import scratch
+from naturel_jax.storage import scratch, state
 from naturel_jax.storage.object_stores import Info, Location, in_store
 from tfds_naturel.common.errors import UserError
 
@@ -29,11 +29,12 @@ def files_in(folder: Path) -> list[str]:
 
 
 def remove(folder: epath.Path, first: str) -> None:
-    """Deletes what is in ``folder``, the object ``first`` before all others, so that it never exists without them."""
+    """Deletes what is in ``folder``, the object ``first`` before all others, so that it never exists without them. The
+    lease is checked before each, after the listing: what a later owner writes is not in it. Raises LostLease."""
     names = list(Location(folder).objects())
     if first in names:
-        Location(folder / first).delete()
-    in_threads(lambda name: Location(folder / name).delete(), names)
+        state.delete(folder / first)
+    in_threads(lambda name: state.delete(folder / name), names)
 
 
 def move(folder: epath.Path, target: epath.Path, first: str) -> None:

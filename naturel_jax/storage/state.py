@@ -29,7 +29,7 @@ guards: dict[epath.Path, Callable[[], None]] = {}  # absolute folder -> what rai
 
 
 def check_leases(path: epath.Path) -> None:
-    """Raises UserError if this process held a lease on a folder around ``path`` and has lost it to another."""
+    """Raises LostLease if this process held a lease on a folder around ``path`` and has lost it to another."""
     for folder in absolute(path).parents:
         if folder in guards:
             guards[folder]()
@@ -212,7 +212,8 @@ def exists(path: epath.Path) -> bool:
 
 
 def delete(path: epath.Path) -> None:
-    """Deletes the file ``path``, if there is one."""
+    """Deletes the file ``path``, if there is one. Raises what ``check_leases`` raises."""
+    check_leases(path)
     if in_store(path):
         Location(path).delete()
     else:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -27,10 +26,10 @@ def check_packages(config: Config) -> None:
             )
 
 
-def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> None:
+def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, Any] | None:
     """Raises UserError for a batch that would have images twice (``sizes``: part of the mixture -> images), a warmup
     longer than the run, hard images that are mined again from checkpoints that are not saved, and a run in ``folder``
-    that cannot go on with this config."""
+    that cannot go on with this config. Returns what ``note`` is to note of a run that becomes longer, or None."""
     examples = sum(sizes.values())
     schedule = train.make_schedule(config, examples)[0]
     total, saved = schedule.total, schedule.checkpoint_every
@@ -43,16 +42,14 @@ def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> None:
                 f"{config.checkpoint.every!r} ({saved:,} steps): hard images are mined again from checkpoints; set one "
                 f"to a multiple of the other, such as config.checkpoint.every to '{every} steps'"
             )
-    extended = None
     if (newest := run_folder.newest_checkpoint(folder)) is not None:
         step, meta = newest
         if step < total:
             run_folder.check_streams(folder, meta)
         before = versions.from_json(meta["config"])
         if before.duration != config.duration:
-            extended = _extend(config, before, folder, step, examples)
-    if jax.process_index() == 0:
-        _note(config, folder, extended)
+            return _extend(config, before, folder, step, examples)
+    return None
 
 
 def _check_batch(data: Data, sizes: Mapping[str, int]) -> None:
@@ -94,9 +91,10 @@ def _extend(config: Config, before: Config, folder: epath.Path, step: int, examp
     return {"step": step, "duration": before.duration, "same_rates": same}
 
 
-def _note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) -> None:
-    """Notes in ``config.json`` that the run has become longer, and keeps the scores and the curve of the shorter one as
-    ``scores_<its duration>.json`` and ``interpolated_<its duration>.json``."""
+def note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) -> None:
+    """Notes in ``config.json`` that the run becomes longer, and keeps the scores and the curve of the shorter one as
+    ``scores_<its duration>.json`` and ``interpolated_<its duration>.json``. Called by the first process when nothing is
+    left to do before the next step: what fails earlier leaves the shorter run as it was."""
     path = folder / "config.json"
     saved, record = storage.read_json(path), finished.read(folder)
     lasted = (saved["config"] if record is None else record.request).get("duration")

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -61,7 +61,7 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
         sizes = [len(source.items) for source in sources]
-        ready.check(config, folder, dict(zip(config.data.mixture, sizes, strict=True)))
+        extended = ready.check(config, folder, dict(zip(config.data.mixture, sizes, strict=True)))
         benchmarks = read_benchmarks(config)
         init = trained_base(config, folder, run)
         trained_on = images_trained_on(init, folder, sources)
@@ -72,7 +72,7 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
                 sources = frozen.embed_sources(config, start, sources, mesh)
                 sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
                 training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
-            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on, watch)
+            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on, watch, extended)
         else:
             out = run_folder.results_of(folder, config)
             scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.params, *out))
@@ -116,10 +116,16 @@ def make_training(
 
 
 def train_and_evaluate(
-    config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn, watch: Watch
+    config: Config,
+    folder: epath.Path,
+    training: Training,
+    evaluator: Evaluator,
+    trained_on: TrainedOn,
+    watch: Watch,
+    extended: dict[str, Any] | None,
 ) -> tuple[dict[str, float], Intervals]:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores and their confidence intervals.
-    Raises what ``run`` raises."""
+    ``extended``: what ``ready.check`` returned. Raises what ``run`` raises."""
     schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state.arrays())))
     mined_every = [part.hard_images_every for part in config.data.mixture.values() if part.hard_images_every]
@@ -158,6 +164,8 @@ def train_and_evaluate(
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
             evaluate(first, state, [name for name in loop.due(schedule, first) if name not in metrics.evaluated])
+        if jax.process_index() == 0:
+            ready.note(config, folder, extended)
         with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
             try:
                 state, finished = loop.loop(

@@ -92,6 +92,8 @@ def test_lease_is_refused_while_it_is_renewed_and_taken_over_from_the_dead(folde
         storage.write(path, lease_of(9))
         with pytest.raises(UserError, match="has lost its lease, which process 9 on elsewhere"):
             held.check()
+        with pytest.raises(storage.LostLease):
+            storage.delete(folder / "state")
         held.renew()
     assert json.loads(storage.read(path))["process"] == 9  # not ours to remove
     assert storage.read(folder / "state") == "mine"

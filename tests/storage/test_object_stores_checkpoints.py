@@ -115,6 +115,25 @@ def test_paused_owner_changes_nothing_in_the_checkpoint_of_the_next(workdir, ser
     assert restored(workdir) == 20
 
 
+def test_paused_owner_removes_nothing_of_the_checkpoint_of_the_next(workdir, monkeypatch):
+    """It lists what an interrupted upload has left when the next owner has saved the same step."""
+    objects = Location.objects
+
+    def paused(location):
+        if location.url == str(workdir / "checkpoints" / "20"):
+            monkeypatch.setattr(Location, "objects", objects)
+            save(workdir, 20)
+            storage.write(workdir / "lease.json", "{}")
+        return objects(location)
+
+    save(workdir, 10)
+    storage.write(workdir / "checkpoints" / "20" / "left", "")
+    monkeypatch.setattr(Location, "objects", paused)
+    with pytest.raises(storage.LostLease), storage.lease(workdir):
+        save(workdir, 20)
+    assert checkpoint.saved_steps(workdir) == [10, 20] and restored(workdir) == 20
+
+
 def test_store_that_fails_for_too_long_is_unavailable(workdir, server, monkeypatch):
     monkeypatch.setattr(object_stores, "PATIENCE", 0.2)
     save(workdir, 10)

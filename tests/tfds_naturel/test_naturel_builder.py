@@ -27,6 +27,7 @@ from tests.helpers.open_images_files import (
     write_release,
     write_world,
 )
+from tests.helpers.worlds import TINY
 from tfds_naturel import build, naturel
 from tfds_naturel.captions import bank
 from tfds_naturel.common.errors import UserError
@@ -210,6 +211,21 @@ def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
     assert not list(tmp_path.glob("naturel/test/4.1.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
     assert _bytes(_build(opened, tmp_path)) == _bytes(built)
     assert not list(tmp_path.glob("naturel/test/incomplete.*"))
+
+
+def test_build_that_is_going_on_is_left_alone(tmp_path, monkeypatch):
+    """Its folder is called like what a killed one has left. A run that draws a world is the same builder."""
+    world, refused = naturel.scenes(TINY), []
+    monkeypatch.setitem(naturel.Naturel.builder_configs, TINY.name, world)
+
+    def second():
+        if not refused:
+            with pytest.raises(UserError, match=r"naturel/tiny/\S+: another process is building it; wait for it") as e:
+                build.main([TINY.name, "--data_dir", str(tmp_path)])
+            refused.append(e)
+
+    naturel.Naturel(config=world, data_dir=str(tmp_path), check=second).download_and_prepare()
+    assert refused and list(tmp_path.glob("naturel/tiny/*/dataset_info.json"))
 
 
 def test_photos_are_reencoded_and_refused_ones_counted(opened, tmp_path):

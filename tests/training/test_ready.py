@@ -58,7 +58,7 @@ def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
     storage.write_json(workdir / recorded.INTERPOLATED, {"best": 0.5})
     assert run_folder.read_finished(workdir, longer) is None
     with caplog.at_level("INFO", "naturel_jax"):
-        ready.check(longer, workdir, {"main": 200})
+        ready.note(longer, workdir, ready.check(longer, workdir, {"main": 200}))
     assert (
         "has 4 steps, and goes on to 8 instead of 4; its learning rate so far is that of the longer run" in caplog.text
     )
@@ -69,8 +69,8 @@ def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
     with pytest.raises(UserError, match=r"interpolated\.json names no best share"):
         runs.share(f"{tmp_path}@interpolated:best")
     assert json.loads((workdir / "interpolated_4_steps.json").read_text())["best"] == 0.5
-    ready.check(longer, workdir, {"main": 200})  # killed before its next checkpoint, it starts again
-    assert len(notes(workdir)) == 1
+    ready.note(longer, workdir, ready.check(longer, workdir, {"main": 200}))
+    assert len(notes(workdir)) == 1, "killed before its next checkpoint, it starts again"
 
 
 def test_a_curve_that_is_asked_for_later_is_computed(tmp_path):
@@ -87,21 +87,30 @@ def test_scores_of_a_model_that_is_trained_later_are_kept(tmp_path):
     workdir, evaluated = epath.Path(tmp_path), tiny(duration="0 steps")
     run_folder.write_config(workdir, evaluated)
     run_folder.write_finished(workdir, evaluated, finished.Finished({"naturel/simple": 0.5}, {}, {}, {}, {}))
-    ready.check(tiny(), workdir, {"main": 200})
+    ready.note(tiny(), workdir, ready.check(tiny(), workdir, {"main": 200}))
     assert json.loads((workdir / "scores_0_steps.json").read_text())["scores"] == {"naturel/simple": 0.5}
     assert json.loads((workdir / "config.json").read_text())["config"]["duration"] == "4 steps"
     assert not (workdir / "scores.json").exists() and notes(workdir) == []
 
 
+def test_longer_run_that_fails_before_its_first_step_leaves_the_shorter_one_finished(tmp_path):
+    config = tiny()
+    workdir = begun(tmp_path, config, 4)
+    with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
+        run.run(tiny(duration="8 steps", eval__benchmarks=("naturel", "pairs:none.jsonl")), workdir)
+    assert run_folder.read_finished(workdir, config) and not notes(workdir)
+    assert json.loads((workdir / "config.json").read_text())["config"]["duration"] == "4 steps"
+
+
 @pytest.mark.parametrize("changes", [{"optim__schedule": "cosine"}, {"optim__warmup": "50%"}], ids=str)
 def test_other_rates_of_a_longer_run_are_said_and_noted(changes, tmp_path, caplog):
     workdir = begun(tmp_path, tiny(**changes), 3)
-    ready.check(tiny(duration="64 examples", **changes), workdir, {"main": 200})
-    assert not notes(workdir) and not caplog.text, "these are the same 4 steps"
-    ready.check(tiny(duration="8 steps", **changes), workdir, {"main": 200})
+    assert ready.check(tiny(duration="64 examples", **changes), workdir, {"main": 200}) is None
+    assert not caplog.text, "these are the same 4 steps"
+    extended = ready.check(tiny(duration="8 steps", **changes), workdir, {"main": 200})
     rates = r"step 3 had \S+, the next has \S+\. It will not be the run that 8 steps from the start would have been"
     assert re.search(f"has 3 steps, and goes on to 8 instead of 4. So far, .*shorter run: {rates}", caplog.text)
-    assert notes(workdir) == [{"step": 3, "duration": "4 steps", "same_rates": False}]
+    assert extended == {"step": 3, "duration": "4 steps", "same_rates": False}
     with pytest.raises(
         UserError, match=r"was '4 steps' \(4 steps\) in .*, is '2 steps' \(2\): a run can become longer"
     ):
@@ -140,6 +149,8 @@ def test_run_that_becomes_longer_is_the_longer_run(tmp_path):
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     for workdir, steps in (("long", 6), ("extended", 3), ("extended", 6)):
         Run(tmp_path / workdir, *flags, f"--config.duration={steps} steps").finish()
+    assert notes(epath.Path(tmp_path / "extended")) == [{"step": 3, "duration": "3 steps", "same_rates": True}]
+    assert (tmp_path / "extended" / "scores_3_steps.json").exists()
     assert losses(tmp_path / "extended") == losses(tmp_path / "long")
     assert losses(tmp_path / "long").keys() == {*range(1, 7)}
     found = parameters(tmp_path / "extended")

@@ -53,7 +53,7 @@ def train(planned: Planned, out: Path, watch: Watch = lambda step, scores: None)
     except Pruned as pruned:
         storage.write_json(folder / PRUNED, {"step": pruned.step, "score": pruned.score})
         _LOG.info("%s: %s", planned.key, pruned)
-    except storage.InUse as error:
+    except (storage.InUse, storage.LostLease) as error:
         _LOG.warning("%s is left to another process: %s", planned.key, error)
     except UserError as error:
         storage.write_json(folder / FAILED, {"error": str(error)})

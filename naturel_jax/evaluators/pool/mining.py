@@ -110,9 +110,11 @@ def save(
     query: str = "image",
 ) -> None:
     """Writes the file ``path``, and ``<path>.json`` with what it has, what was left out and its checksum; prints it.
-    ``about``: the index; ``query``: what negatives are near to."""
-    with object_folders.made_locally(path) as out, storage.naming(path):
-        rows, checksum = mining.save(out, mined), once.checksum(Path(out))
+    ``about``: the index; ``query``: what negatives are near to. Raises what ``storage.check_leases`` raises."""
+    with object_folders.made_locally(path) as out, storage.partial(epath.Path(out)) as new, storage.naming(path):
+        rows, checksum = mining.save(new, mined), once.checksum(Path(new))
+        storage.check_leases(path)  # after the rows, which take hours
+        new.replace(out)
         object_folders.publish(out, path)
     counts = {reason: number for reason, number in dropped.most_common() if number}
     report = {"rows": rows, "dropped": counts, "margins": dataclasses.asdict(margins), "query": query, "index": about}

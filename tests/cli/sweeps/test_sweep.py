@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import grids, runs, search
@@ -237,6 +238,21 @@ def test_failed_run_does_not_end_the_sweep(tmp_path, monkeypatch):
     (tmp_path / planned[0].key).mkdir()
     runs.train(planned[0], tmp_path)
     assert runs.failures(planned, tmp_path) == ["lr=1e-4_seed=0 failed: step 7: loss nan"]
+
+
+def test_run_that_another_process_has_taken_over_has_not_failed(tmp_path, monkeypatch):
+    one = grid_of({"config.optim.lr": ("1e-4", "1e-3")})
+    planned = one.runs(next(grids.settings(one)))[0]
+
+    def train(config, folder, watch):
+        with storage.lease(folder):
+            storage.write(folder / "lease.json", "{}")  # the other's
+            storage.append(folder / "metrics.jsonl", "{}\n")
+
+    monkeypatch.setattr(runs, "run", train)
+    (tmp_path / planned.key).mkdir()
+    runs.train(planned, tmp_path)
+    assert runs.state(planned, tmp_path) == "not finished"
 
 
 # ---- Real runs ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,17 +18,18 @@ import pytest
 from etils import epath
 
 from naturel_jax import config as c
-from naturel_jax import mine
+from naturel_jax import mine, storage
 from naturel_jax.checkpoints import checkpoint
 from naturel_jax.config import versions
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import remined
+from naturel_jax.evaluators.pool import mining as pool
 from naturel_jax.evaluators.pool import remining
 from naturel_jax.training import run_folder
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT, Run, compiled_once, data_dir, losses, parameters, two_processes, wait_for
 from tfds_naturel.common.errors import Stopped, UserError
-from tfds_naturel.hard_images.mining import Margins
+from tfds_naturel.hard_images.mining import Margins, MinedRow
 
 EVERY, LAST = 5, 20  # steps of tiny_config
 
@@ -183,6 +187,25 @@ def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path, monkeypatch, caplog
         remining.watch(epath.Path(tmp_path / "runs" / "tpyo"), 8, 0, Margins(), "float32", 64, "image")
     assert "tpyo/config.json is not there yet; waiting for a run to begin in" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_miner_that_lost_its_lease_leaves_the_file_of_the_next(tmp_path):
+    """It was paused in the middle of its rows."""
+    path = epath.Path(tmp_path) / "main" / "5.parquet"
+    path.parent.mkdir()
+
+    def save(rows: Iterable[MinedRow]) -> None:
+        pool.save(path, rows, SimpleNamespace(shown=[1]), Counter(), Margins(), {})
+
+    def rows() -> Iterator[MinedRow]:
+        yield "a", "", ["b"], ["swap"]
+        save([("a", "", ["c"], ["swap"])])
+        storage.write(epath.Path(tmp_path) / "lease.json", "{}")
+
+    with pytest.raises(storage.LostLease), storage.lease(epath.Path(tmp_path)):
+        save(rows())
+    assert [row["negatives"] for row in pq.read_table(path).to_pylist()] == [["c"]]
+    assert storage.names(path.parent) == ["5.parquet", "5.parquet.json"]
 
 
 @pytest.mark.parametrize(
