@@ -12,6 +12,7 @@ import concurrent.futures
 import functools
 import hashlib
 import logging
+import os
 import re
 import threading
 import time
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import huggingface_hub
 from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoFile
 
 from tfds_naturel.common import addresses
 from tfds_naturel.common.errors import UserError
@@ -50,14 +53,12 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     hooks = huggingface_hub.get_session().event_hooks
     huggingface_hub.set_client_factory(lambda: _ImpatientClient(event_hooks=hooks, follow_redirects=True))
+    kind = "dataset" if dataset else "model"
     try:
         path = huggingface_hub.snapshot_download(
-            repository,
-            repo_type="dataset" if dataset else "model",
-            revision=revision or None,
-            allow_patterns=list(patterns),
+            repository, repo_type=kind, revision=revision or None, allow_patterns=list(patterns)
         )
-        _check_files(Path(path))
+        _check_files(Path(path), repository, kind)
     # The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to.
     except (httpx.HTTPError, OSError, _Unusable, ValueError, TypeError, LookupError, AttributeError) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
@@ -65,28 +66,49 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
     return Path(path)
 
 
-def _check_files(folder: Path) -> None:
-    """Checks all files, since a download that was interrupted checked none: the cache names each after the checksum
-    that the hub states, git's or SHA-256. Raises _Unusable, and removes a file that has another one."""
-    for path in folder.rglob("*"):
-        blob = path.resolve()
-        if not blob.is_file():
-            continue
-        if (actual := _checksum(blob)) != blob.name:
-            blob.unlink()
-            path.unlink()
-            raise _Unusable(f"{path.name} has checksum {actual}; the hub states {blob.name}; download discarded")
+def _check_files(folder: Path, repository: str, kind: str) -> None:
+    """Checks all files, since a download that was interrupted checked none. What a link leads to has the checksum that
+    the hub states as its name in the cache, git's or SHA-256; on a disk without links, the hub is asked. Raises
+    _Unusable, and removes a file that has another one."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    stated = {path: os.readlink(path).rpartition("/")[2] for path in files if path.is_symlink()}
+    # Hidden ones are the system's, as .DS_Store and .nfs0123: no model needs one.
+    moved = [path for path in files if not path.is_symlink() and not path.name.startswith(".")]
+    for path, expected in (stated | _listed(moved, folder, repository, kind)).items():
+        if (actual := _checksum(path, expected)) != expected:
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            raise _Unusable(f"{path.name} has checksum {actual}; the hub states {expected}; download discarded")
 
 
-def _checksum(blob: Path) -> str:
-    """The checksum of a file of the cache, of the kind that its name is; its name if it is none."""
-    with blob.open("rb") as file:
-        if _SHA256.fullmatch(blob.name):
+def _listed(files: Sequence[Path], folder: Path, repository: str, kind: str) -> dict[Path, str]:
+    """The checksums of ``files`` in the hub's listing; none, with a warning, if the user does not want it asked
+    (``HF_HUB_OFFLINE=1``). Raises _Unusable for a file without one."""
+    if not files:
+        return {}
+    api = huggingface_hub.HfApi()
+    try:
+        tree = list(api.list_repo_tree(repository, recursive=True, revision=folder.name, repo_type=kind))
+    except OfflineModeIsEnabled:
+        _LOG.warning("%s: its files are not checked: a cache without links does not know their checksums", repository)
+        return {}
+    known = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in tree if isinstance(file, RepoFile)}
+    found = {path: known.get(path.relative_to(folder).as_posix(), "") for path in files}
+    for path, checksum in found.items():
+        if not (_SHA1.fullmatch(checksum) or _SHA256.fullmatch(checksum)):
+            raise _Unusable(f"{path} has checksum {checksum!r:.80} in the hub's listing; expected git's or SHA-256")
+    return found
+
+
+def _checksum(path: Path, stated: str) -> str:
+    """The checksum of a file, of the kind that ``stated`` is; ``stated`` if it is none."""
+    with path.open("rb") as file:
+        if _SHA256.fullmatch(stated):
             return hashlib.file_digest(file, "sha256").hexdigest()
-        if _SHA1.fullmatch(blob.name):
-            header = b"blob %d\0" % blob.stat().st_size
+        if _SHA1.fullmatch(stated):
+            header = b"blob %d\0" % path.stat().st_size
             return hashlib.file_digest(file, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
-    return blob.name
+    return stated
 
 
 class _Unusable(Exception):

@@ -121,7 +121,10 @@ def test_cached_files_are_used_if_the_hub_is_silent(tmp_path):
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
     (repository / "snapshots" / COMMIT).mkdir(parents=True)
-    (repository / "snapshots" / COMMIT / "config.json").write_text("{}")
+    (repository / "blobs").mkdir()
+    blob = repository / "blobs" / hashlib.sha1(b"blob 2\0{}").hexdigest()
+    blob.write_text("{}")
+    (repository / "snapshots" / COMMIT / "config.json").symlink_to(blob)
     code = "from naturel_jax.storage import hub; print([hub.snapshot('owner/tiny', ['*.json']).name for _ in range(3)])"
     with silent() as environment:
         environment["HF_HUB_CACHE"] = str(tmp_path)
@@ -213,12 +216,24 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
 
 
 @pytest.mark.usefixtures("answering")
-def test_a_file_of_an_earlier_download_is_checked():
+@pytest.mark.parametrize("layout", ["links", "links to files of all repositories", "no links"])
+def test_a_file_of_an_earlier_download_is_checked(tmp_path, monkeypatch, caplog, layout):
     """One that a connection that broke later, or a kill, has left."""
     Hostile.change = ""
+    if layout == "no links":
+        monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda _: False)
     file = hub.snapshot("owner/tiny", ["*.json"]) / "config.json"
+    if layout == "links to files of all repositories":  # by Xet's checksum, of another kind
+        blob = file.resolve().rename(tmp_path / ("0" * 64))
+        (file.parents[2] / "blobs" / STATED).symlink_to(blob)
+    assert hub.snapshot("owner/tiny", ["*.json"]) == file.parent and file.is_symlink() == (layout != "no links")
     file.write_bytes(CONTENT.replace(b"1", b"2"))
     os.utime(file, (0, 0))
+    if layout == "no links":
+        with monkeypatch.context() as offline:
+            offline.setattr(constants, "HF_HUB_OFFLINE", True)
+            hub.snapshot("owner/tiny", ["*.json"])
+        assert "owner/tiny: its files are not checked" in caplog.text
     with pytest.raises(UserError, match=f"the hub states {STATED}; download discarded"):
         hub.snapshot("owner/tiny", ["*.json"])
     assert (hub.snapshot("owner/tiny", ["*.json"]) / "config.json").read_bytes() == CONTENT
