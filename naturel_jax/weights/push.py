@@ -45,13 +45,19 @@ def files(folder: Path) -> dict[str, int]:
 
 def push(folder: Path, repository: str, *, private: bool) -> str:
     """Uploads ``folder`` as one commit to the model repository, which is created (``private``: not public) if there is
-    none; returns its address. Raises UserError, in one line, if that fails; the folder stays."""
+    none; returns its address. Raises UserError, in one line, if that fails, and before anything is uploaded, for a
+    public one with ``private``; the folder stays."""
     hooks = huggingface_hub.get_session().event_hooks
     huggingface_hub.set_client_factory(lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=_TIMEOUT))
     api = huggingface_hub.HfApi()
     with _explained(folder, repository):
         # None leaves the choice to the settings of an organization, False would override them.
         url = api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.repo_info(repository).private:  # the library ignores the wish if there is one already
+            raise UserError(
+                f"--push {repository} --private: there is a public repository of this name; nothing was uploaded. "
+                "Choose another, make it private in its settings on the hub, or leave out --private"
+            )
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload with naturel_jax")
     return str(url)
 
@@ -60,6 +66,8 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 def _explained(folder: Path, repository: str) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: one of several uploads failed
         detail = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, HfHubHTTPError) and error.response is not None:

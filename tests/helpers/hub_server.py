@@ -71,7 +71,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.json([{"type": "file", "path": name, "size": len(x), "oid": _oid(x)} for name, x in files.items()])
         else:
             siblings = [{"rfilename": name} for name in files]
-            self.json({"id": repository, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+            shown = {"private": repository in self.hub.private, "tags": []}
+            self.json({"id": repository, "sha": COMMIT, "siblings": siblings, **shown})
 
     def file(self, content: bytes, name: str) -> None:
         if self.command == "GET":

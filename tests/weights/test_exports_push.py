@@ -57,6 +57,14 @@ def test_pushed_repository_has_the_files_of_the_folder(hub, source, tmp_path, mo
     assert hub.repositories["owner/tiny"]["README.md"].endswith(b"# Edited\n")
 
 
+def test_private_model_is_not_pushed_to_a_public_repository(hub, source, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.repositories["owner/tiny"] = {}
+    with pytest.raises(UserError, match="there is a public repository of this name; nothing was uploaded"):
+        push.push(source, "owner/tiny", private=True)
+    assert not hub.repositories["owner/tiny"] and not hub.lfs
+
+
 def test_dry_run_lists_the_files_and_contacts_nobody(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
