@@ -121,7 +121,10 @@ def test_cached_files_are_used_if_the_hub_is_silent(tmp_path):
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
     (repository / "snapshots" / COMMIT).mkdir(parents=True)
-    (repository / "snapshots" / COMMIT / "config.json").write_text("{}")
+    (repository / "blobs").mkdir()
+    blob = repository / "blobs" / hashlib.sha1(b"blob 2\0{}").hexdigest()
+    blob.write_text("{}")
+    (repository / "snapshots" / COMMIT / "config.json").symlink_to(blob)
     code = "from naturel_jax.storage import hub; print([hub.snapshot('owner/tiny', ['*.json']).name for _ in range(3)])"
     with silent() as environment:
         environment["HF_HUB_CACHE"] = str(tmp_path)
@@ -155,7 +158,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
             return self.answer(200, CONTENT.replace(b"1", b"2") if self.change == "checksum" else CONTENT, headers)
         info = {"id": "owner/tiny", "sha": COMMIT, "siblings": [{"rfilename": "config.json"}]}
         info = {"no id": {"sha": COMMIT}, "a path": info | {"sha": "../../../x"}}.get(self.change, info)
-        tree = [{"type": "file", "path": "config.json", "size": len(CONTENT), "oid": STATED}]
+        size = 65 << 20 if self.change == "large" else len(CONTENT)
+        tree = [{"type": "file", "path": "config.json", "size": size, "oid": STATED}]
         body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
         self.answer(200, body[:-2] if self.change == "broken" and "/revision/" in self.path else body)
 
@@ -197,6 +201,7 @@ def answering(tmp_path, monkeypatch):
         ("a path", "expected an object with a sound 'sha'"),
         ("http://169.254.169.254/latest", "expected https and a public address"),
         ("https://10.0.0.1/x", "expected https and a public address"),
+        ("large", "'config.json' has 68,157,440 bytes; expected at most 67,108,864 in all files of *.json"),
         ("header", "no whole answer in 1 s"),
     ],
 )
@@ -205,7 +210,7 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if change == "header" else ():
         monkeypatch.setattr(constants, name, 0.5)
     try:
-        folder = hub.snapshot("owner/tiny", ["*.json"])
+        folder = hub.snapshot("owner/tiny", ["*.json"], small=True)
         assert not message and (folder / "config.json").read_bytes() == CONTENT
     except UserError as error:
         assert message and message in str(error) and "\n" not in str(error)
@@ -213,12 +218,24 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
 
 
 @pytest.mark.usefixtures("answering")
-def test_a_file_of_an_earlier_download_is_checked():
+@pytest.mark.parametrize("layout", ["links", "links to files of all repositories", "no links"])
+def test_a_file_of_an_earlier_download_is_checked(tmp_path, monkeypatch, caplog, layout):
     """One that a connection that broke later, or a kill, has left."""
     Hostile.change = ""
+    if layout == "no links":
+        monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda _: False)
     file = hub.snapshot("owner/tiny", ["*.json"]) / "config.json"
+    if layout == "links to files of all repositories":  # by Xet's checksum, of another kind
+        blob = file.resolve().rename(tmp_path / ("0" * 64))
+        (file.parents[2] / "blobs" / STATED).symlink_to(blob)
+    assert hub.snapshot("owner/tiny", ["*.json"]) == file.parent and file.is_symlink() == (layout != "no links")
     file.write_bytes(CONTENT.replace(b"1", b"2"))
     os.utime(file, (0, 0))
+    if layout == "no links":
+        with monkeypatch.context() as offline:
+            offline.setattr(constants, "HF_HUB_OFFLINE", True)
+            hub.snapshot("owner/tiny", ["*.json"])
+        assert "owner/tiny: its files are not checked" in caplog.text
     with pytest.raises(UserError, match=f"the hub states {STATED}; download discarded"):
         hub.snapshot("owner/tiny", ["*.json"])
     assert (hub.snapshot("owner/tiny", ["*.json"]) / "config.json").read_bytes() == CONTENT

@@ -57,6 +57,32 @@ def test_pushed_repository_has_the_files_of_the_folder(hub, source, tmp_path, mo
     assert hub.repositories["owner/tiny"]["README.md"].endswith(b"# Edited\n")
 
 
+def test_private_model_is_not_pushed_to_a_public_repository(hub, source, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.repositories["owner/tiny"] = {}
+    with pytest.raises(UserError, match="there is a public repository of this name; nothing was uploaded"):
+        push.push(source, "owner/tiny", private=True)
+    assert not hub.repositories["owner/tiny"] and not hub.lfs
+
+
+def test_redirects_of_the_hub_are_checked(hub, source, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.redirected = "preupload", "http://169.254.169.254/latest"
+    with pytest.raises(UserError, match=r"redirects to http://169\.254\.169\.254/latest; expected https and a public"):
+        push.push(source, "owner/tiny", private=False)
+
+
+def test_hub_may_be_silent_for_longer_before_it_answers_a_commit(hub, source, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(push, "SILENCE", 0.5)
+    hub.slow = "commit"
+    push.push(source, "owner/tiny", private=False)
+    assert hub.repositories["owner/tiny"]
+    hub.slow = "preupload"
+    with pytest.raises(UserError, match="timed out"):
+        push.push(source, "owner/tiny", private=False)
+
+
 def test_dry_run_lists_the_files_and_contacts_nobody(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -105,11 +131,14 @@ def test_refusals_of_the_hub_are_one_line(hub, source, monkeypatch, repository, 
 
 
 def test_hub_that_is_not_there_is_one_line(source, tmp_path):
-    code = "import sys; from pathlib import Path; from naturel_jax.weights import push\n"
-    code += "from tfds_naturel.common import cli\n"
+    """Also without the password of its address, as is a warning of the library."""
+    code = "import contextlib; from pathlib import Path; from naturel_jax.weights import push\n"
+    code += "from tfds_naturel.common import cli; from huggingface_hub import constants, utils\n"
+    code += "with contextlib.suppress(Exception): utils.http_backoff('GET', constants.ENDPOINT, max_retries=0)\n"
     code += "cli.run(lambda arguments: print(push.push(Path(arguments[0]), 'owner/tiny', private=False)))"
-    nobody = hub_server.Hub(address="http://127.0.0.1:9").environment(tmp_path, HF_TOKEN=TOKEN)
+    nobody = hub_server.Hub(address="http://user:pA55@127.0.0.1:9").environment(tmp_path, HF_TOKEN=TOKEN)
     command = [sys.executable, "-c", code, os.fspath(source)]
     done = subprocess.run(command, capture_output=True, text=True, env=nobody)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "error: --push owner/tiny: http://127.0.0.1:9: " in done.stderr and TOKEN not in done.stderr
+    assert "thrown while requesting GET http://127.0.0.1:9" in done.stderr and "pA55" not in done.stderr

@@ -8,7 +8,10 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from etils import epath
+
 from naturel_jax.data.items import prepared
+from naturel_jax.storage.state import partial
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.hard_images.mining import MinedRow
@@ -19,7 +22,8 @@ _COLUMNS = ("", "title", "filepath", "neg_caption", "neg_image")
 
 def write(folder: Path, mined: Mapping[tuple[str, str], MinedRow], records: prepared.Records) -> tuple[int, int]:
     """Writes a row for each image and triplet in ``mined`` with a true and a false caption, and each of these images
-    once; returns the number of rows, and of those that are left out, since none of their negatives has a row.
+    once; returns the number of rows, and of those that are left out, since none of their negatives has a row. Files
+    that are there are replaced by whole ones, the table last.
 
     Raises UserError if the dataset's images cannot be files by their names.
     """
@@ -47,10 +51,14 @@ def write(folder: Path, mined: Mapping[tuple[str, str], MinedRow], records: prep
         rows = [row for row, numbers in zip(rows, listed, strict=True) if numbers]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for image in first:
-        (folder / "images" / f"{image}.jpg").write_bytes(prepared.read_image(records, number[image]))
-    with (folder / FILE).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t")
-        writer.writerow(_COLUMNS)
-        for place, ((image, _, title, wrong), numbers) in enumerate(zip(rows, listed, strict=True)):
-            writer.writerow([place, title, folder.absolute() / "images" / f"{image}.jpg", wrong, numbers])
+        with partial(epath.Path(folder / "images" / f"{image}.jpg")) as new:
+            new.write_bytes(prepared.read_image(records, number[image]))
+            new.replace(folder / "images" / f"{image}.jpg")
+    with partial(epath.Path(folder / FILE)) as new:  # rows have no checksum: half a file would look like a whole one
+        with open(new, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t")
+            writer.writerow(_COLUMNS)
+            for place, ((image, _, title, wrong), numbers) in enumerate(zip(rows, listed, strict=True)):
+                writer.writerow([place, title, folder.absolute() / "images" / f"{image}.jpg", wrong, numbers])
+        new.replace(folder / FILE)
     return len(rows), before - len(rows)

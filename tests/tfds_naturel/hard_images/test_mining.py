@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -20,6 +21,7 @@ from PIL import Image as PilImage
 
 from naturel_jax import embed, mine
 from naturel_jax.data.batches import hard_images
+from naturel_jax.data.items import prepared
 from naturel_jax.weights import export
 from tests.helpers import open_images_files
 from tests.helpers.model_files import tiny
@@ -263,6 +265,24 @@ def test_negclips_training_code_reads_what_was_mined(dataset, tmp_path):
         listed = [names for (name, _), names in negatives.items() if name == image]
         assert any({images[n] for n in numbers} <= set(names) for names in listed)
     assert {path.stem for path in (tmp_path / "negclip/images").iterdir()} == set(images)
+
+
+@pytest.mark.parametrize("part", ["images", "table"])
+def test_a_full_disk_leaves_negclips_files_as_they_were(dataset, tmp_path, monkeypatch, part):
+    if part == "table":
+        monkeypatch.setattr(prepared, "read_image", lambda *_: b"small")
+    folder, out = tmp_path / "negclip", tmp_path / "out.parquet"
+    command = [f"--dataset={dataset}", f"--out={out}", f"--negclip={folder}"]
+    mine.main([*command, "--count=4"])
+    before = {path: path.read_bytes() for path in folder.glob("**/*.*")}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            mine.main([*command, "--count=3"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert {path: path.read_bytes() for path in folder.glob("**/*.*")} == before
 
 
 @pytest.mark.slow
