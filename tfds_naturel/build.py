@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", metavar="DATASET", help="one of the datasets above")
-    parser.add_argument("--data_dir", type=cli.on_disk, help="output folder (default: ~/tensorflow_datasets)")
+    parser.add_argument("--data_dir", type=epath.Path, help="output folder (default: ~/tensorflow_datasets)")
     parser.add_argument(
         "--manual_dir", type=cli.on_disk, help="folder filled by fetch, or one with coco/ or winoground/"
     )

@@ -230,22 +230,27 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
 
     @contextlib.contextmanager
     def _only_builder(self) -> Iterator[None]:
-        """Holds the lock beside the dataset, and removes what killed builds have left: nobody writes there now."""
-        folder = Path(self.data_dir)
-        lock = folder.with_name(".lock")
+        """Holds the lock beside the dataset, and removes what killed builds have left: nobody writes there now. An
+        object store has no locks."""
+        folder = epath.Path(self.data_dir)
         with contextlib.ExitStack() as stack:
-            try:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(lock).acquire(blocking=False))
-                stack.callback(lock.unlink, missing_ok=True)  # before it is released: nobody gets one that is gone
-            except Timeout as error:
-                raise UserError(f"{folder}: another process is building it; wait for it, or stop it") from error
-            except OSError:
-                pass  # a file system without locks; or nothing can be written, and a finished dataset is used
+            if "://" not in str(folder):
+                self._lock(Path(folder), stack)
             for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
-                shutil.rmtree(left)
+                left.rmtree()
                 _LOG.info("removed %s, left by an interrupted build", left)
             yield
+
+    def _lock(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        lock = folder.with_name(".lock")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock).acquire(blocking=False))
+            stack.callback(lock.unlink, missing_ok=True)  # before it is released: nobody gets one that is gone
+        except Timeout as error:
+            raise UserError(f"{folder}: another process is building it; wait for it, or stop it") from error
+        except OSError:
+            pass  # a file system without locks; or nothing can be written, and a finished dataset is used
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=schema.features(), metadata=tfds.core.MetadataDict())

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from naturel_jax.reproduce import __main__ as reproduce
-from tfds_naturel import build
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images import fetch
@@ -85,7 +84,6 @@ def _with_ctrl_c() -> None:
 
 def test_flags_that_need_a_disk_say_so(capsys):
     for main, flag, others in (
-        (build.main, "--data_dir", ("full",)),
         (audit.main, "--out", ()),
         (fetch.main, "--out", ("full",)),
         (release.main, "--out", ("--dataset=x", "--licence=x")),
