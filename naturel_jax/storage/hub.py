@@ -9,6 +9,7 @@ they should have, and a file has the checksum that the hub states.
 """
 
 import concurrent.futures
+import fnmatch
 import functools
 import hashlib
 import logging
@@ -38,13 +39,16 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
-_LARGEST_ANSWER = 64 << 20  # bytes of an answer that is not a file, or does not say how large it is
+LARGEST = 64 << 20  # bytes of small files, and of an answer that is not a file, or does not say how large it is
 _NO_REVISION = re.compile(r"^[/-]|//|/$|\.\.")  # as in git; the cache has a file of this name
 _SHA1, _SHA256 = (re.compile(rf"[0-9a-f]{{{length}}}") for length in (40, 64))
 
 
-def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", dataset: bool = False) -> Path:
-    """The local folder of a repository with the files that match ``patterns``, downloaded unless they are in the cache.
+def snapshot(
+    repository: str, patterns: Sequence[str], *, revision: str = "", dataset: bool = False, small: bool = False
+) -> Path:
+    """The local folder of a commit, whose name it has, with the files that match ``patterns``, downloaded unless they
+    are in the cache. ``small``: only files that are in no folder of the repository, ``LARGEST`` bytes together.
 
     Raises UserError, in one line, if that fails.
     """
@@ -52,11 +56,16 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
         raise UserError(f"{repository}: revision {revision!r:.80} is not the name of a branch or tag, or a commit")
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     hooks = huggingface_hub.get_session().event_hooks
-    huggingface_hub.set_client_factory(lambda: _ImpatientClient(event_hooks=hooks, follow_redirects=True))
+    limited = patterns if small else ()
+    huggingface_hub.set_client_factory(lambda: _ImpatientClient(limited, event_hooks=hooks, follow_redirects=True))
     kind = "dataset" if dataset else "model"
     try:
         path = huggingface_hub.snapshot_download(
-            repository, repo_type=kind, revision=revision or None, allow_patterns=list(patterns)
+            repository,
+            repo_type=kind,
+            revision=revision or None,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"] if small else None,
         )
         _check_files(Path(path), repository, kind)
     # The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to.
@@ -118,10 +127,11 @@ class _Unusable(Exception):
 
 class _ImpatientClient(httpx.Client):
     """``huggingface_hub``'s client, which stops waiting for a server that accepts requests but does not answer, or
-    stops in the middle of an answer."""
+    stops in the middle of an answer. ``small``: patterns of the files that may have ``LARGEST`` bytes together."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, small: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
+        self._small, self._listed = small, 0
         if _check_address not in self.event_hooks["request"]:  # of the session before
             self.event_hooks["request"].append(_check_address)
         self._unanswered: set[tuple[str, httpx.URL]] = set()
@@ -143,11 +153,12 @@ class _ImpatientClient(httpx.Client):
                     raise _Unusable(f"{request.url} answers with {tag} {response.headers[tag]!r:.80}, which is a path")
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise _Unusable(f"{request.url} answers packed, which was not asked for")
-            sized = stream and "Content-Length" in response.headers
-            response.stream = _Watched(response.stream, limit, None if sized else _LARGEST_ANSWER)
+            unlimited = stream and "Content-Length" in response.headers and not self._small
+            response.stream = _Watched(response.stream, limit, None if unlimited else LARGEST)
             if not stream:
                 response.read()
                 _check_answer(response)
+                self._check_sizes(response)
             return response
         except httpx.TimeoutException as error:
             key = request.method, request.url
@@ -155,6 +166,20 @@ class _ImpatientClient(httpx.Client):
                 raise _Unusable(f"no answer to {request.method} {request.url} in {limit} s, twice") from error
             self._unanswered.add(key)
             raise
+
+    def _check_sizes(self, response: httpx.Response) -> None:
+        """Raises _Unusable, before any is downloaded, if the files that are to be small are not, by the listing."""
+        if "/tree/" not in response.url.path or response.status_code != 200:
+            return
+        for file in response.json():
+            path = file["path"]
+            if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in self._small):
+                self._listed += file["size"]
+                if self._listed > LARGEST:
+                    raise _Unusable(
+                        f"{path!r:.80} has {file['size']:,} bytes; expected at most {LARGEST:,} in all files of "
+                        f"{', '.join(self._small)}: is it no model's repository?"
+                    )
 
     def _count_attempt(self, request: httpx.Request, limit: float) -> None:
         """Raises _Unusable for a third attempt at a part of a file, after two that fell silent."""

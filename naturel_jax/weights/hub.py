@@ -5,12 +5,12 @@ from pathlib import Path
 
 from naturel_jax.data.seen import trained_on
 from naturel_jax.storage import hub
-from naturel_jax.weights import peft
+from naturel_jax.weights import openclip, peft
 from naturel_jax.weights.processor_files import read_json
 from tfds_naturel.common.errors import UserError
 
 _CLIP_REPOSITORY = "openai/clip-vit-base-patch32"  # all CLIP models share its vocabulary
-_SMALL_FILES = ("*.json", "*.model", "merges.txt", f"{trained_on.FOLDER}/*")
+_SMALL_FILES = ("*.json", "*.model", "merges.txt")
 _OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
 _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pytorch_model.bin", "pytorch_model-*.bin"))
 
@@ -22,14 +22,17 @@ def fetch(form: str, name: str) -> Path:
     if that fails, saying what to do offline.
     """
     source = f"{form}:{name}"
-    config = _snapshot(source, name, _SMALL_FILES) / "config.json"
+    folder = _snapshot(source, name, _SMALL_FILES, small=True)
+    config = folder / "config.json"
     # timm's repositories have a model.safetensors too, with only the image tower; their config.json has no model_type.
     transformers = form == "hf" and config.is_file() and "model_type" in read_json(config)
     files: tuple[tuple[str, ...], ...] = _TRANSFORMERS if transformers else _OPENCLIP
     if config.with_name(peft.CONFIG_FILE).is_file():
         files = ((peft.WEIGHTS_FILE,),)
+    commit = f"{name.partition('@')[0]}@{folder.name}"  # that of the small files, whatever the branch is by now
+    others = (config.name, openclip.CONFIG_FILE, f"{trained_on.FOLDER}/*")  # the library warns if it has no file to get
     for patterns in files:
-        folder = _snapshot(source, name, (*_SMALL_FILES, *patterns))
+        _snapshot(source, commit, (*others, *patterns))
         if any(path for pattern in patterns for path in folder.glob(pattern)):
             return folder
     raise UserError(f"{source}: has none of {', '.join(pattern for row in files for pattern in row)}")
@@ -49,10 +52,10 @@ def clip_vocabulary() -> Path:
         ) from error
 
 
-def _snapshot(source: str, name: str, patterns: tuple[str, ...]) -> Path:
+def _snapshot(source: str, name: str, patterns: tuple[str, ...], *, small: bool = False) -> Path:
     repository, _, revision = name.partition("@")
     try:
-        return hub.snapshot(repository, patterns, revision=revision)
+        return hub.snapshot(repository, patterns, revision=revision, small=small)
     except UserError as error:
         raise UserError(
             f"{source}: could not be fetched ({error}). "

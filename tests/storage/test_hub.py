@@ -158,7 +158,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
             return self.answer(200, CONTENT.replace(b"1", b"2") if self.change == "checksum" else CONTENT, headers)
         info = {"id": "owner/tiny", "sha": COMMIT, "siblings": [{"rfilename": "config.json"}]}
         info = {"no id": {"sha": COMMIT}, "a path": info | {"sha": "../../../x"}}.get(self.change, info)
-        tree = [{"type": "file", "path": "config.json", "size": len(CONTENT), "oid": STATED}]
+        size = 65 << 20 if self.change == "large" else len(CONTENT)
+        tree = [{"type": "file", "path": "config.json", "size": size, "oid": STATED}]
         body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
         self.answer(200, body[:-2] if self.change == "broken" and "/revision/" in self.path else body)
 
@@ -200,6 +201,7 @@ def answering(tmp_path, monkeypatch):
         ("a path", "expected an object with a sound 'sha'"),
         ("http://169.254.169.254/latest", "expected https and a public address"),
         ("https://10.0.0.1/x", "expected https and a public address"),
+        ("large", "'config.json' has 68,157,440 bytes; expected at most 67,108,864 in all files of *.json"),
         ("header", "no whole answer in 1 s"),
     ],
 )
@@ -208,7 +210,7 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if change == "header" else ():
         monkeypatch.setattr(constants, name, 0.5)
     try:
-        folder = hub.snapshot("owner/tiny", ["*.json"])
+        folder = hub.snapshot("owner/tiny", ["*.json"], small=True)
         assert not message and (folder / "config.json").read_bytes() == CONTENT
     except UserError as error:
         assert message and message in str(error) and "\n" not in str(error)

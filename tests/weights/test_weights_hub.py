@@ -51,6 +51,8 @@ def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
     folder = tmp_path / "repository"
     export.save(folder, *tiny("tiny-clip"), form="hf" if form == "hf" else "openclip")
     (folder / other).write_bytes(b"weights that are not needed")
+    (folder / "logs").mkdir()
+    (folder / "logs/trace.json").write_text("{}")
     if form == "openclip":
         (folder / "config.json").write_text('{"architecture": "vit_tiny"}')
     if form == "both":
@@ -67,7 +69,7 @@ def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
     assert run.stdout.strip() == "48", run.stderr
     assert re.search(rf"owner/tiny: fetching .*{wanted}.* from {hub.address}", run.stderr)  # downloads are logged
     assert {wanted, "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(hub.requested)
-    assert other not in hub.requested
+    assert other not in hub.requested and "logs/trace.json" not in hub.requested
 
 
 @pytest.mark.slow
