@@ -69,7 +69,7 @@ def snapshot(
         )
         _check_files(Path(path), repository, kind)
     # The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to.
-    except (httpx.HTTPError, OSError, _Unusable, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (httpx.HTTPError, OSError, Unusable, ValueError, TypeError, LookupError, AttributeError) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{repository} on {constants.ENDPOINT}: {detail}") from error
     return Path(path)
@@ -78,7 +78,7 @@ def snapshot(
 def _check_files(folder: Path, repository: str, kind: str) -> None:
     """Checks all files, since a download that was interrupted checked none. What a link leads to has the checksum that
     the hub states as its name in the cache, git's or SHA-256; on a disk without links, the hub is asked. Raises
-    _Unusable, and removes a file that has another one."""
+    Unusable, and removes a file that has another one."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     stated = {path: os.readlink(path).rpartition("/")[2] for path in files if path.is_symlink()}
     # Hidden ones are the system's, as .DS_Store and .nfs0123: no model needs one.
@@ -87,12 +87,12 @@ def _check_files(folder: Path, repository: str, kind: str) -> None:
         if (actual := _checksum(path, expected)) != expected:
             path.resolve().unlink()
             path.unlink(missing_ok=True)
-            raise _Unusable(f"{path.name} has checksum {actual}; the hub states {expected}; download discarded")
+            raise Unusable(f"{path.name} has checksum {actual}; the hub states {expected}; download discarded")
 
 
 def _listed(files: Sequence[Path], folder: Path, repository: str, kind: str) -> dict[Path, str]:
     """The checksums of ``files`` in the hub's listing; none, with a warning, if the user does not want it asked
-    (``HF_HUB_OFFLINE=1``). Raises _Unusable for a file without one."""
+    (``HF_HUB_OFFLINE=1``). Raises Unusable for a file without one."""
     if not files:
         return {}
     api = huggingface_hub.HfApi()
@@ -105,7 +105,7 @@ def _listed(files: Sequence[Path], folder: Path, repository: str, kind: str) -> 
     found = {path: known.get(path.relative_to(folder).as_posix(), "") for path in files}
     for path, checksum in found.items():
         if not (_SHA1.fullmatch(checksum) or _SHA256.fullmatch(checksum)):
-            raise _Unusable(f"{path} has checksum {checksum!r:.80} in the hub's listing; expected git's or SHA-256")
+            raise Unusable(f"{path} has checksum {checksum!r:.80} in the hub's listing; expected git's or SHA-256")
     return found
 
 
@@ -120,7 +120,7 @@ def _checksum(path: Path, stated: str) -> str:
     return stated
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """A server that is silent, or sends something else than it should. Not an error of ``httpx`` or the system, after
     which ``huggingface_hub`` would try again."""
 
@@ -132,13 +132,13 @@ class _ImpatientClient(httpx.Client):
     def __init__(self, small: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
         self._small, self._listed = small, 0
-        if _check_address not in self.event_hooks["request"]:  # of the session before
-            self.event_hooks["request"].append(_check_address)
+        if check_address not in self.event_hooks["request"]:  # of the session before
+            self.event_hooks["request"].append(check_address)
         self._unanswered: set[tuple[str, httpx.URL]] = set()
         self._attempts: dict[httpx.URL, tuple[int, int]] = {}  # at a file: where the last began, and how many did there
 
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        """Raises _Unusable for a request that has timed out before, or a file of which little came since."""
+        """Raises Unusable for a request that has timed out before, or a file of which little came since."""
         limit = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
         given: dict[str, float | None] = request.extensions["timeout"]
         timeout = {name: min(seconds or limit, limit) for name, seconds in given.items()}
@@ -150,9 +150,9 @@ class _ImpatientClient(httpx.Client):
             response = _within(2 * limit, functools.partial(super().send, request, stream=True, **options))
             for tag in ("ETag", "X-Linked-Etag"):  # the cache calls a file so
                 if re.search(r"[/\\]", response.headers.get(tag, "").removeprefix("W/")):
-                    raise _Unusable(f"{request.url} answers with {tag} {response.headers[tag]!r:.80}, which is a path")
+                    raise Unusable(f"{request.url} answers with {tag} {response.headers[tag]!r:.80}, which is a path")
             if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise _Unusable(f"{request.url} answers packed, which was not asked for")
+                raise Unusable(f"{request.url} answers packed, which was not asked for")
             unlimited = stream and "Content-Length" in response.headers and not self._small
             response.stream = _Watched(response.stream, limit, None if unlimited else LARGEST)
             if not stream:
@@ -163,12 +163,12 @@ class _ImpatientClient(httpx.Client):
         except httpx.TimeoutException as error:
             key = request.method, request.url
             if key in self._unanswered:
-                raise _Unusable(f"no answer to {request.method} {request.url} in {limit} s, twice") from error
+                raise Unusable(f"no answer to {request.method} {request.url} in {limit} s, twice") from error
             self._unanswered.add(key)
             raise
 
     def _check_sizes(self, response: httpx.Response) -> None:
-        """Raises _Unusable, before any is downloaded, if the files that are to be small are not, by the listing."""
+        """Raises Unusable, before any is downloaded, if the files that are to be small are not, by the listing."""
         if "/tree/" not in response.url.path or response.status_code != 200:
             return
         for file in response.json():
@@ -176,19 +176,19 @@ class _ImpatientClient(httpx.Client):
             if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in self._small):
                 self._listed += file["size"]
                 if self._listed > LARGEST:
-                    raise _Unusable(
+                    raise Unusable(
                         f"{path!r:.80} has {file['size']:,} bytes; expected at most {LARGEST:,} in all files of "
                         f"{', '.join(self._small)}: is it no model's repository?"
                     )
 
     def _count_attempt(self, request: httpx.Request, limit: float) -> None:
-        """Raises _Unusable for a third attempt at a part of a file, after two that fell silent."""
+        """Raises Unusable for a third attempt at a part of a file, after two that fell silent."""
         resumed = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
         start = int(resumed[1]) if resumed else 0
         before, attempts = self._attempts.get(request.url, (start, 0))
         attempts = attempts + 1 if start < before + SLOWEST * limit else 2  # the one before fell silent here
         if attempts > 2:
-            raise _Unusable(f"silent in the middle of {request.url}, for {limit} s, twice")
+            raise Unusable(f"silent in the middle of {request.url}, for {limit} s, twice")
         self._attempts[request.url] = start, attempts
 
 
@@ -213,7 +213,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 
 class _Watched(httpx.SyncByteStream):
-    """The body of an answer. Raises ReadTimeout if it is slower than ``SLOWEST``, _Unusable if it is too large."""
+    """The body of an answer. Raises ReadTimeout if it is slower than ``SLOWEST``, Unusable if it is too large."""
 
     def __init__(self, stream: Any, window: float, largest: int | None):
         self._stream, self._window, self._largest = stream, window, largest
@@ -225,7 +225,7 @@ class _Watched(httpx.SyncByteStream):
             yield chunk
             received, total = received + len(chunk), total + len(chunk)
             if self._largest is not None and total > self._largest:
-                raise _Unusable(f"an answer of more than {self._largest:,} bytes")
+                raise Unusable(f"an answer of more than {self._largest:,} bytes")
             if (elapsed := time.monotonic() - began) >= self._window:
                 if received < SLOWEST * elapsed:
                     raise httpx.ReadTimeout(f"{received:,} bytes in {elapsed:.0f} s")
@@ -235,12 +235,12 @@ class _Watched(httpx.SyncByteStream):
         self._stream.close()
 
 
-def _check_address(request: httpx.Request) -> None:
-    """Raises _Unusable for a redirect, by the hub or by whoever it redirects to, that is not to be followed."""
+def check_address(request: httpx.Request) -> None:
+    """Raises Unusable for a redirect, by the hub or by whoever it redirects to, that is not to be followed."""
     try:
         addresses.check_redirect(constants.ENDPOINT, str(request.url))
     except addresses.Refused as error:
-        raise _Unusable(str(error)) from error
+        raise Unusable(str(error)) from error
 
 
 def _is_commit(value: object) -> bool:
@@ -261,18 +261,18 @@ _ANSWERS: Mapping[str, tuple[type, Mapping[str, Callable[[object], bool]]]] = {
 
 
 def _check_answer(response: httpx.Response) -> None:
-    """Raises _Unusable for an answer of the API that is broken or lacks a field: paths are made of them."""
+    """Raises Unusable for an answer of the API that is broken or lacks a field: paths are made of them."""
     kind = next((kind for kind in _ANSWERS if kind in response.url.path), None)
     if kind is None or not response.url.path.startswith("/api/") or response.status_code != 200:
         return
     try:
         answer = response.json()
     except ValueError as error:
-        raise _Unusable(f"{response.url} answers broken JSON ({error})") from error
+        raise Unusable(f"{response.url} answers broken JSON ({error})") from error
     form, fields = _ANSWERS[kind]
     if not isinstance(answer, form):
-        raise _Unusable(f"{response.url} answers a {type(answer).__name__}; expected a {form.__name__}")
+        raise Unusable(f"{response.url} answers a {type(answer).__name__}; expected a {form.__name__}")
     for row in answer if isinstance(answer, list) else [answer]:
         for field, is_right in fields.items():
             if not isinstance(row, dict) or not is_right(row.get(field)):
-                raise _Unusable(f"{response.url} answers {row!r:.80}; expected an object with a sound {field!r}")
+                raise Unusable(f"{response.url} answers {row!r:.80}; expected an object with a sound {field!r}")

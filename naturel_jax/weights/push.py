@@ -12,10 +12,10 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from naturel_jax.storage.hub import httpx
+from naturel_jax.storage.hub import Unusable, check_address, httpx
 from tfds_naturel.common.errors import UserError
 
-_TIMEOUT = httpx.Timeout(600, connect=10)  # seconds; the hub is slow to answer a commit of large files
+SILENCE, COMMIT = 30, 600  # seconds that the hub may be silent; it is slow to answer a commit of large files
 _EXPLANATIONS = {
     401: "the hub does not accept the token; run `hf auth login`, or set HF_TOKEN to a valid one",
     403: "the token may not write there; use one with write access to {owner}",
@@ -47,8 +47,10 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     """Uploads ``folder`` as one commit to the model repository, which is created (``private``: not public) if there is
     none; returns its address. Raises UserError, in one line, if that fails, and before anything is uploaded, for a
     public one with ``private``; the folder stays."""
-    hooks = huggingface_hub.get_session().event_hooks
-    huggingface_hub.set_client_factory(lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=_TIMEOUT))
+    before = huggingface_hub.get_session().event_hooks
+    hooks = before | {"request": [*before["request"], check_address, _wait_for_commit]}
+    timeout = httpx.Timeout(SILENCE, connect=10)
+    huggingface_hub.set_client_factory(lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=timeout))
     api = huggingface_hub.HfApi()
     with _explained(folder, repository):
         # None leaves the choice to the settings of an organization, False would override them.
@@ -62,13 +64,19 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     return str(url)
 
 
+def _wait_for_commit(request: httpx.Request) -> None:
+    if request.method == "POST" and "/commit/" in request.url.path:
+        request.extensions["timeout"] = {**request.extensions["timeout"], "read": COMMIT}
+
+
 @contextmanager
 def _explained(folder: Path, repository: str) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
-    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: one of several uploads failed
+    # RuntimeError: one of several uploads failed.
+    except (httpx.HTTPError, Unusable, OSError, ValueError, RuntimeError) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, HfHubHTTPError) and error.response is not None:
             explained = _EXPLANATIONS.get(error.response.status_code, detail)

@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,7 +22,8 @@ LARGE = (".safetensors", ".npz")  # kept in LFS
 @dataclasses.dataclass
 class Hub:
     """``repositories``: name -> path -> content. ``tokens``: token -> owners that it may write to. ``requested``: the
-    files downloaded; ``private``: the repositories created as private ones."""
+    files downloaded; ``private``: the repositories created as private ones. A POST to a path that has ``redirected`` in
+    it is sent to the address there, one with ``slow`` is answered after a second."""
 
     repositories: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
     tokens: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -29,6 +31,8 @@ class Hub:
     private: list[str] = dataclasses.field(default_factory=list)
     lfs: dict[str, bytes] = dataclasses.field(default_factory=dict)
     address: str = ""
+    redirected: tuple[str, str] = ("", "")
+    slow: str = ""
 
     def add(self, name: str, folder: Path) -> None:
         files = (path for path in folder.rglob("*") if path.is_file())
@@ -84,6 +88,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+        if self.hub.redirected[0] and self.hub.redirected[0] in parts:
+            return self.answer(307, b"", {"Location": self.hub.redirected[1]})
+        time.sleep(self.hub.slow in parts)
         if parts == ["api", "validate-yaml"]:
             return self.validate(json.loads(body)["content"])
         if token not in self.hub.tokens:

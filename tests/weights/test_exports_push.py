@@ -65,6 +65,24 @@ def test_private_model_is_not_pushed_to_a_public_repository(hub, source, monkeyp
     assert not hub.repositories["owner/tiny"] and not hub.lfs
 
 
+def test_redirects_of_the_hub_are_checked(hub, source, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.redirected = "preupload", "http://169.254.169.254/latest"
+    with pytest.raises(UserError, match=r"redirects to http://169\.254\.169\.254/latest; expected https and a public"):
+        push.push(source, "owner/tiny", private=False)
+
+
+def test_hub_may_be_silent_for_longer_before_it_answers_a_commit(hub, source, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(push, "SILENCE", 0.5)
+    hub.slow = "commit"
+    push.push(source, "owner/tiny", private=False)
+    assert hub.repositories["owner/tiny"]
+    hub.slow = "preupload"
+    with pytest.raises(UserError, match="timed out"):
+        push.push(source, "owner/tiny", private=False)
+
+
 def test_dry_run_lists_the_files_and_contacts_nobody(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
