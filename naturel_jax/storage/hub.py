@@ -44,6 +44,15 @@ _NO_REVISION = re.compile(r"^[/-]|//|/$|\.\.")  # as in git; the cache has a fil
 _SHA1, _SHA256 = (re.compile(rf"[0-9a-f]{{{length}}}") for length in (40, 64))
 
 
+def _without_logins(record: logging.LogRecord) -> bool:
+    record.msg, record.args = addresses.without_logins(record.getMessage()), ()
+    return True
+
+
+for _handler in logging.getLogger("huggingface_hub").handlers:  # its warnings quote HF_ENDPOINT, password and all
+    _handler.addFilter(_without_logins)
+
+
 def snapshot(
     repository: str, patterns: Sequence[str], *, revision: str = "", dataset: bool = False, small: bool = False
 ) -> Path:
@@ -54,7 +63,8 @@ def snapshot(
     """
     if _NO_REVISION.search(revision) or not revision.isprintable():
         raise UserError(f"{repository}: revision {revision!r:.80} is not the name of a branch or tag, or a commit")
-    _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
+    endpoint = addresses.without_logins(constants.ENDPOINT)
+    _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), endpoint)
     hooks = huggingface_hub.get_session().event_hooks
     limited = patterns if small else ()
     huggingface_hub.set_client_factory(lambda: _ImpatientClient(limited, event_hooks=hooks, follow_redirects=True))
@@ -70,8 +80,8 @@ def snapshot(
         _check_files(Path(path), repository, kind)
     # The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to.
     except (httpx.HTTPError, OSError, Unusable, ValueError, TypeError, LookupError, AttributeError) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{repository} on {constants.ENDPOINT}: {detail}") from error
+        detail = addresses.without_logins(" ".join(str(error).split())) or type(error).__name__
+        raise UserError(f"{repository} on {endpoint}: {detail}") from error
     return Path(path)
 
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from naturel_jax.storage.hub import Unusable, check_address, httpx
+from tfds_naturel.common.addresses import without_logins
 from tfds_naturel.common.errors import UserError
 
 SILENCE, COMMIT = 30, 600  # seconds that the hub may be silent; it is slow to answer a commit of large files
@@ -61,7 +62,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
                 "Choose another, make it private in its settings on the hub, or leave out --private"
             )
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload with naturel_jax")
-    return str(url)
+    return without_logins(str(url))
 
 
 def _wait_for_commit(request: httpx.Request) -> None:
@@ -82,6 +83,6 @@ def _explained(folder: Path, repository: str) -> Iterator[None]:
             explained = _EXPLANATIONS.get(error.response.status_code, detail)
             detail = explained.format(owner=repository.partition("/")[0]) if explained is not detail else detail
         raise UserError(
-            f"--push {repository}: {constants.ENDPOINT}: {detail}. {folder} is complete: "
-            f"`hf upload {repository} {folder}` uploads it"
+            without_logins(f"--push {repository}: {constants.ENDPOINT}: {detail}. ")
+            + f"{folder} is complete: `hf upload {repository} {folder}` uploads it"
         ) from error

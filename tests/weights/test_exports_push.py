@@ -131,11 +131,14 @@ def test_refusals_of_the_hub_are_one_line(hub, source, monkeypatch, repository, 
 
 
 def test_hub_that_is_not_there_is_one_line(source, tmp_path):
-    code = "import sys; from pathlib import Path; from naturel_jax.weights import push\n"
-    code += "from tfds_naturel.common import cli\n"
+    """Also without the password of its address, as is a warning of the library."""
+    code = "import contextlib; from pathlib import Path; from naturel_jax.weights import push\n"
+    code += "from tfds_naturel.common import cli; from huggingface_hub import constants, utils\n"
+    code += "with contextlib.suppress(Exception): utils.http_backoff('GET', constants.ENDPOINT, max_retries=0)\n"
     code += "cli.run(lambda arguments: print(push.push(Path(arguments[0]), 'owner/tiny', private=False)))"
-    nobody = hub_server.Hub(address="http://127.0.0.1:9").environment(tmp_path, HF_TOKEN=TOKEN)
+    nobody = hub_server.Hub(address="http://user:pA55@127.0.0.1:9").environment(tmp_path, HF_TOKEN=TOKEN)
     command = [sys.executable, "-c", code, os.fspath(source)]
     done = subprocess.run(command, capture_output=True, text=True, env=nobody)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "error: --push owner/tiny: http://127.0.0.1:9: " in done.stderr and TOKEN not in done.stderr
+    assert "thrown while requesting GET http://127.0.0.1:9" in done.stderr and "pA55" not in done.stderr

@@ -64,9 +64,10 @@ def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
     hub = hub_server.Hub()
     hub.add("owner/tiny", folder)
     with hub_server.serve(hub):
-        environment = hub.environment(tmp_path / "cache")
+        with_login = hub.address.replace("//", "//user:pA55@")
+        environment = hub.environment(tmp_path / "cache", HF_ENDPOINT=with_login)
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert run.stdout.strip() == "48", run.stderr
+    assert run.stdout.strip() == "48" and "pA55" not in run.stderr, run.stderr
     assert re.search(rf"owner/tiny: fetching .*{wanted}.* from {hub.address}", run.stderr)  # downloads are logged
     assert {wanted, "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(hub.requested)
     assert other not in hub.requested and "logs/trace.json" not in hub.requested

@@ -2,6 +2,7 @@
 or its network can."""
 
 import ipaddress
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -11,6 +12,11 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 class Refused(ValueError):
     """A redirect that is not followed."""
+
+
+def without_logins(text: str) -> str:
+    """``text`` with the addresses in it, but without their user names and passwords."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
 
 
 def check_redirect(source: str, target: str) -> None:
