@@ -66,8 +66,8 @@ def snapshot(
     endpoint = addresses.without_logins(constants.ENDPOINT)
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), endpoint)
     hooks = huggingface_hub.get_session().event_hooks
-    options = {"small": patterns if small else (), "event_hooks": hooks, "follow_redirects": True}
-    huggingface_hub.set_client_factory(lambda: _ImpatientClient(**options))
+    limited = patterns if small else ()
+    huggingface_hub.set_client_factory(lambda: _ImpatientClient(limited, event_hooks=hooks, follow_redirects=True))
     kind = "dataset" if dataset else "model"
     try:
         path = huggingface_hub.snapshot_download(
