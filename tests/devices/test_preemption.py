@@ -32,6 +32,7 @@ from naturel_jax.storage import leases, read_json_lines
 from naturel_jax.storage.locks import locked
 from naturel_jax.training import run
 from tests.helpers import benchmark_files, loopback, tiny_config
+from tests.helpers.processes import wait_until
 from tests.helpers.suite_config import WORLD
 from tests.helpers.worlds import ROOT, Run, data_dir, wait_for
 from tfds_naturel.common import cli
@@ -286,6 +287,17 @@ def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_pat
         run.process.terminate()
         assert run.wait() == cli.STOPPED, run.output()  # not 2, as after waiting for the silent hub
     assert "Traceback" not in run.output() and not (tmp_path / "run" / "lease.json").exists()
+
+
+def test_stop_while_a_model_is_downloaded_to_embed_a_pool_ends_it_at_once(tmp_path):
+    (tmp_path / "0.png").write_bytes(benchmark_files.png(0))
+    flags = ["--model=hf:owner/tiny", f"--source=folder:{tmp_path}", f"--out={tmp_path}/pool"]
+    with silent_hub() as (hub, requests):
+        command = [sys.executable, "-m", "naturel_jax.embed", *flags]
+        with subprocess.Popen(command, cwd=ROOT, env=os.environ | hub) as process:
+            wait_until(lambda: requests or process.poll() is not None)
+            process.terminate()
+            assert process.wait(300) == cli.STOPPED  # not 2, as after waiting for the silent hub
 
 
 @pytest.mark.slow
