@@ -61,18 +61,20 @@ def main(arguments: Sequence[str]) -> None:
     preemption.install_handler()
     compilation_cache.enable()
     storage.check_writable(options.out, flag="--out")
-    source = options.source, options.data_dir, options.split
-    pool = images.open_pool(*source, fields, options.rows, options.cache_dir)
-    encoder, params = load_encoder(options.model, dtype=options.dtype, batch_size=options.batch_size)
-    made_from = {
-        "source": options.source,
-        "split": options.split,
-        "fields": dataclasses.asdict(fields),
-        "files": pool.digest(),
-        "model": model_fingerprint(encoder.model, params, encoder.processor),
-        "dtype": options.store,
-    }
-    output, start = files.Output(options.out, pool, made_from), time.monotonic()
+    with preemption.interruptible():  # it may download the model, and hashes what it reads
+        source = options.source, options.data_dir, options.split
+        pool = images.open_pool(*source, fields, options.rows, options.cache_dir)
+        encoder, params = load_encoder(options.model, dtype=options.dtype, batch_size=options.batch_size)
+        made_from = {
+            "source": options.source,
+            "split": options.split,
+            "fields": dataclasses.asdict(fields),
+            "files": pool.digest(),
+            "model": model_fingerprint(encoder.model, params, encoder.processor),
+            "dtype": options.store,
+        }
+        output = files.Output(options.out, pool, made_from)
+    start = time.monotonic()
     good, bad = embedding.embed(pool, embedding.Embedder(encoder, params, options.store), output, share)
     rate = (good + bad) / (time.monotonic() - start)
     print(f"{options.out}: embedded {good:,} images, {rate:,.1f} images/s; {bad:,} rows are bad")

@@ -76,14 +76,16 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--{given[0]} is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
     checkpoints = [*published.read(options.known).values(), *published.CHECKPOINTS.values()]
-    files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
-    benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
+    preemption.install_handler()
+    with preemption.interruptible():
+        files = staging.stage(options.benchmarks_dir)
+        naturel = staging.stage(options.naturel) if options.naturel else None
+        benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     processes.check_limits()
-    preemption.install_handler()
     compilation_cache.enable()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)

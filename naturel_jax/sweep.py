@@ -66,10 +66,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.jobs > 1:
         jax.config.update("jax_platforms", "cpu")  # for this process: accelerators are for its children
     from naturel_jax.cli.sweeps import work  # these load JAX
-    from naturel_jax.devices import processes
+    from naturel_jax.devices import preemption, processes
 
     out, share = options.out.expanduser(), processes.parse_share(options.share, os.environ)
-    sweep = work.make([f"--config={options.config}", *overrides], options, out)
+    preemption.install_handler()
+    with preemption.interruptible():  # it reads the benchmarks
+        sweep = work.make([f"--config={options.config}", *overrides], options, out)
     if options.jobs > 1:
         work.spawn(arguments, options.jobs, share)
     else:

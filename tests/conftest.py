@@ -32,11 +32,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def signal_handlers():
-    """Commands install handlers for the life of their process, which here is that of all tests."""
+    """Commands install handlers for the life of their process, which here is that of all tests. Of those of earlier
+    ones, no thread sees a signal."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture(autouse=True, scope="session")

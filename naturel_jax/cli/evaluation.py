@@ -102,8 +102,8 @@ def evaluate(
     out = mirror.local
     with preemption.interruptible():
         encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
-    fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
-    trained_on = weights.trained_on(source)
+        fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
+        trained_on = weights.trained_on(source)
     cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / fingerprint)
     scored: list[tuple[Benchmark, results.Result]] = []
     shown = examples.per_benchmark(len(benchmarks))

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import select
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _DONE, _STOPPED, _FAILED = range(3)
 _POLL_S = 0.2
 _PATIENCE_S = 1.0  # for Python to run its handler, which it does between two of its own instructions
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclasses.dataclass
@@ -54,7 +56,9 @@ _main = _work.__dict__  # that of the thread which imports this module, the main
 
 
 def install_handler() -> None:
-    """Catches both signals for the life of the process. A second one kills it at once.
+    """Catches both signals for the life of the process. One that comes more than a second after the first kills it at
+    once; one that comes sooner is taken for the first, which a service manager sends to a process and to its parent,
+    who passes it on.
 
     Call it after ``jax.distributed.initialize``: JAX then catches SIGTERM, and one signal to any process stops all of
     them. There, a second SIGTERM kills the process only once they have agreed.
@@ -63,8 +67,8 @@ def install_handler() -> None:
     if jax.distributed.is_initialized():
         signal.signal(signal.SIGINT, _interrupt)
     else:
-        signal.signal(signal.SIGTERM, _request)
-        signal.signal(signal.SIGINT, _request)
+        for number in _SIGNALS:
+            signal.signal(number, _request)
         received, sent = os.pipe()
         os.set_blocking(sent, False)
         signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
@@ -72,20 +76,32 @@ def install_handler() -> None:
 
 
 def _watch(received: int, state: _State) -> None:
-    """Ends interruptible work from a thread of its own once a signal has come: while the main thread is in a library
-    (XLA compiles for a minute, a store's answer takes as long), Python does not run its handler."""
-    os.read(received, 1)
+    """Ends interruptible work once a signal has come, and the process with the next: from a thread of its own, since
+    Python does not run its handler while the main thread is in a library (XLA compiles for a minute, a store's answer
+    takes as long)."""
+    while not _came(received, None):
+        pass
     time.sleep(_PATIENCE_S)
-    while not state.stopping:
-        if _main.get("interruptible"):
+    while _came(received, 0):  # more than one sender
+        pass
+    while not _came(received, _POLL_S):
+        if not state.stopping and _main.get("interruptible"):
             _leave()
-        time.sleep(_POLL_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _came(received: int, timeout: float | None) -> bool:
+    """Whether one of both signals has come, or comes within ``timeout`` seconds; None: or at all. Python writes the
+    numbers of all signals that it handles, a profiler's too."""
+    return bool(select.select([received], [], [], timeout)[0]) and os.read(received, 1)[0] in _SIGNALS
 
 
 def _request(number: int, frame: FrameType | None) -> None:
+    if _state.stopping:
+        return
     _state.stopping = True
-    _LOG.warning("%s: stopping as soon as it is safe; a second signal kills the process", signal.Signals(number).name)
-    _kill_on_next_signal()
+    name = signal.Signals(number).name
+    _LOG.warning("%s: stopping as soon as it is safe; another one, a second later or more, kills the process", name)
     if _work.interruptible:
         _leave()
 
@@ -102,11 +118,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def _kill_on_next_signal() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def stop_requested() -> bool:
     """Whether the process should stop. Once true, it stays true.
 
@@ -118,7 +129,8 @@ def stop_requested() -> bool:
         if multihost_utils.reached_preemption_sync_point(_state.calls):
             _state.stopping = True
             _LOG.warning("stopping all processes")
-            _kill_on_next_signal()
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
     return _state.stopping
 
 

@@ -56,7 +56,9 @@ def watch(
         if not missing:
             print(f"step {step}: already done", flush=True)
             continue
-        if (found := _unless_removed(workdir, step, functools.partial(_load, workdir, step, mesh))) is None:
+        with preemption.interruptible():
+            found = _unless_removed(workdir, step, functools.partial(_load, workdir, step, mesh))
+        if found is None:
             continue
         loaded, trained_on = found
         if evaluator is None:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.cli.children import Children
 from naturel_jax.reproduce import check, known, runner
 from naturel_jax.reproduce.stages import STAGES, Work, parse_budget
 from tfds_naturel.common import cli
@@ -54,17 +53,20 @@ def main(arguments: Sequence[str]) -> int:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # for this process: accelerators are for its children
+    from naturel_jax.devices import preemption
     from naturel_jax.reproduce import preview
 
-    if not options.stage:
-        state = runner.DoneStages(work)
-        names = [name for name in names if not state.done(name, STAGES[name].tasks(work))]
-    if options.dry_run or names != ["report"]:
-        preview.announce(work, names)
-    if options.dry_run:
-        preview.print_commands(work, names)
-        return cli.DONE
-    preview.check_disks(work, names)
+    preemption.install_handler()
+    with preemption.interruptible():  # it adds up the sizes of all files that are there
+        if not options.stage:
+            state = runner.DoneStages(work)
+            names = [name for name in names if not state.done(name, STAGES[name].tasks(work))]
+        if options.dry_run or names != ["report"]:
+            preview.announce(work, names)
+        if options.dry_run:
+            preview.print_commands(work, names)
+            return cli.DONE
+        preview.check_disks(work, names)
     storage.check_writable(epath.Path(work.root))
     (work.root / "weights").mkdir(exist_ok=True)
     with storage.lease(epath.Path(work.root)):
@@ -73,12 +75,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(work: Work, names: Sequence[str]) -> int:
     """Runs the stages ``names``; returns the exit code."""
-    state, children, off = runner.DoneStages(work), Children(), False
-    children.install_handler()
+    state, off = runner.DoneStages(work), False
     for name in names:
         print(f"\n== {name}: {STAGES[name].does}", flush=True)
         began = time.monotonic()
-        gaps = runner.run_stage(name, STAGES[name].tasks(work), children)
+        gaps = runner.run_stage(name, STAGES[name].tasks(work))
         if name == "report":  # not recorded: every start ends with it
             off = check.report(work, state.gaps, tables=True)
             continue

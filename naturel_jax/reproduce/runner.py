@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.cli.children import Children
+from naturel_jax.cli import children
 from naturel_jax.reproduce.stages import Task, Work
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
@@ -48,7 +48,7 @@ class DoneStages:
         storage.write_json(self._path, self._fields)
 
 
-def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]:
+def run_stage(name: str, tasks: Sequence[Task]) -> list[str]:
     """Runs the commands of a stage; returns what was left out, and why. Raises Stopped and UserError."""
     gaps = []
     for task in tasks:

@@ -62,7 +62,8 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
         sizes = [len(source.items) for source in sources]
         extended = ready.check(config, folder, dict(zip(config.data.mixture, sizes, strict=True)))
-        benchmarks = read_benchmarks(config)
+        with preemption.interruptible():
+            benchmarks = read_benchmarks(config)
         init = trained_base(config, folder, run)
         trained_on = images_trained_on(init, folder, sources)
         start = make_start(config, init, folder, sources, mesh)

@@ -32,6 +32,12 @@ from naturel_jax.evaluators.examples import Example
 from naturel_jax.evaluators.results import LeftOut
 from tfds_naturel.common.errors import UserError
 
+# Files of a run that would replace somebody else's of the same names.
+_REPLACED = (
+    *(recorded.FILE, "data.json", "processor.json", "scores.csv", "report.html", "report.md", "report.tex"),
+    *("accuracy.png", "first_batch.png", "loss.png"),
+)
+
 
 @contextlib.contextmanager
 def leased(folder: epath.Path, config: Config) -> Iterator[None]:
@@ -59,10 +65,17 @@ def _begin(folder: epath.Path, config: Config) -> None:
 
 
 def has_started(folder: epath.Path, config: Config) -> bool:
-    """Whether this run has taken a step in the folder. Raises UserError if another one has. A run that failed before
-    its first step binds nothing: its config may have been the mistake."""
+    """Whether this run has taken a step in the folder. Raises UserError if another one has, or if the folder has files
+    of somebody else's that a run would replace. A run that failed before its first step binds nothing: its config may
+    have been the mistake."""
     path, names = folder / "config.json", storage.names(folder)
-    if "config.json" not in names:
+    if "config.json" not in names:  # which a run writes first
+        theirs = [name for name in _REPLACED if name in names]
+        if theirs and finished.FILE not in names and not checkpoint.saved_steps(folder):
+            raise UserError(
+                f"{folder} has no config.json of a run, but {', '.join(theirs)}, which a run would replace: use "
+                "another --workdir, or move them away"
+            )
         return False
     saved = storage.read_json(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):

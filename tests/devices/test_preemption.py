@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C in evaluations, while drawing data, and between the parts of a suite. ``test_training_processes``
 has the training loop, ``test_kills`` random moments."""
 
+import contextlib
 import http.server
 import importlib
 import json
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from etils import epath
@@ -30,8 +32,9 @@ from naturel_jax.storage import leases, read_json_lines
 from naturel_jax.storage.locks import locked
 from naturel_jax.training import run
 from tests.helpers import benchmark_files, loopback, tiny_config
+from tests.helpers.processes import wait_until
 from tests.helpers.suite_config import WORLD
-from tests.helpers.worlds import Run, data_dir, wait_for
+from tests.helpers.worlds import ROOT, Run, data_dir, wait_for
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped
 from tfds_naturel.scenes import twins
@@ -65,7 +68,7 @@ def cut_after(calls: int):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_stop_request_stays_and_a_second_signal_kills(number, handled):
+def test_stop_request_stays(number, handled):
     preemption.check()
     assert not preemption.stop_requested()
     signal.raise_signal(number)
@@ -73,7 +76,6 @@ def test_stop_request_stays_and_a_second_signal_kills(number, handled):
     for _ in range(2):  # the next part of a suite stops as well
         with pytest.raises(Stopped, match="run the same command again to continue"):
             preemption.check()
-    assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_DFL] * 2
 
 
 def test_stopped_process_starts_no_other_run(handled, tmp_path):
@@ -105,15 +107,29 @@ def test_work_of_other_threads_does_not_make_the_main_thread_interruptible(handl
 
 
 STUCK = """
-import hashlib, sys
+import hashlib, importlib, signal, sys
 from naturel_jax.devices import preemption
 from naturel_jax.storage.locks import locked
 from tfds_naturel.common import cli
 
 def library(lock):
     with preemption.interruptible():
-        print("ready", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # half an hour
+        endless()
+
+def endless(*arguments, **further):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # half an hour
+
+def told_twice(lock):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.raise_signal(number)
+    endless()
+
+def command(path):
+    # of which a function does not return
+    module, _, name = path.rpartition(".")
+    setattr(importlib.import_module(module), name, endless)
+    importlib.import_module(f"naturel_jax.{sys.argv[3]}").main(sys.argv[4:])
 
 def lock(lock):
     print("ready", flush=True)
@@ -121,26 +137,59 @@ def lock(lock):
         raise AssertionError("another process holds it")
 
 def main(arguments):
-    preemption.install_handler()
+    if arguments[0] != "command":
+        preemption.install_handler()
     globals()[arguments[0]](arguments[1])
 
 cli.run(main)
 """
 
 
-@pytest.mark.parametrize("work", ["library", "lock"])
-def test_stop_ends_work_that_does_not_return(work, tmp_path):
-    path = str(tmp_path / "lock")
-    with (
-        locked(path),
-        subprocess.Popen([sys.executable, "-c", STUCK, work, path], stdout=subprocess.PIPE, text=True) as process,
-    ):
-        assert process.stdout.readline() == "ready\n"
-        process.terminate()
+@contextlib.contextmanager
+def stuck(*arguments: str) -> Iterator[subprocess.Popen]:
+    """A process of ``STUCK`` that does not return by itself."""
+    command = [sys.executable, "-c", STUCK, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
-            assert process.wait(300) == cli.STOPPED
+            while (line := process.stdout.readline()) != "ready\n":
+                assert line, f"ended with {process.wait()}"
+            yield process
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("work", ["library", "lock"])
+def test_stop_ends_work_that_does_not_return(work, tmp_path):
+    with locked(path := str(tmp_path / "lock")), stuck(work, path) as process:
+        process.terminate()
+        assert process.wait(300) == cli.STOPPED
+
+
+def test_a_second_signal_kills_if_it_comes_later_than_a_second():
+    """A service manager's comes twice: to the process, and through its parent."""
+    with stuck("told_twice", "") as process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert process.wait() == -signal.SIGKILL
+
+
+TINY = f"--config={ROOT}/tests/helpers/tiny_config.py"
+READ = "naturel_jax.benchmarks.registry.read"
+READING = {
+    "evaluate": (READ, "--models=m", "--out"),
+    "main": (READ, TINY, "--config.data.dir={data}", "--workdir"),
+    "sweep": (READ, TINY, "--config.data.dir={data}", "--score=naturel/simple", "--out"),
+    "reproduce.__main__": ("naturel_jax.reproduce.preview.check_disks", "--workdir"),
+}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_stop_while_a_command_looks_at_its_files_ends_it_at_once(command, tmp_path):
+    path, *flags = (text.format(data=data_dir()) for text in READING[command])
+    with stuck("command", path, command, *flags, str(tmp_path / "out")) as process:
+        process.terminate()
+        assert process.wait(60) == cli.STOPPED
 
 
 def test_work_that_cannot_be_stopped_is_left_behind(handled):
@@ -215,8 +264,10 @@ def test_stop_while_drawing_ends_the_run(tmp_path):
     assert not [*parts.iterdir()] and "Traceback" not in drawing.output()
 
 
-def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_path):
-    requests = []
+@contextlib.contextmanager
+def silent_hub() -> Iterator[tuple[dict[str, str], list[str]]]:
+    """The environment of processes that ask a hub which does not answer, and what they have asked for."""
+    requests = list[str]()
 
     class Silent(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -226,12 +277,27 @@ def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_pat
         do_HEAD = do_GET
 
     with loopback.running(Silent) as address:
-        hub = {"HF_ENDPOINT": address, "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
+        yield {"HF_ENDPOINT": address, "HF_HUB_DOWNLOAD_TIMEOUT": "60"}, requests
+
+
+def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_path):
+    with silent_hub() as (hub, requests):
         run = Run(tmp_path / "run", "--config.preset=", "--config.init=hf:owner/tiny", env=hub)
         wait_for(run, lambda: requests)
         run.process.terminate()
         assert run.wait() == cli.STOPPED, run.output()  # not 2, as after waiting for the silent hub
     assert "Traceback" not in run.output() and not (tmp_path / "run" / "lease.json").exists()
+
+
+def test_stop_while_a_model_is_downloaded_to_embed_a_pool_ends_it_at_once(tmp_path):
+    (tmp_path / "0.png").write_bytes(benchmark_files.png(0))
+    flags = ["--model=hf:owner/tiny", f"--source=folder:{tmp_path}", f"--out={tmp_path}/pool"]
+    with silent_hub() as (hub, requests):
+        command = [sys.executable, "-m", "naturel_jax.embed", *flags]
+        with subprocess.Popen(command, cwd=ROOT, env=os.environ | hub) as process:
+            wait_until(lambda: requests or process.poll() is not None)
+            process.terminate()
+            assert process.wait(300) == cli.STOPPED  # not 2, as after waiting for the silent hub
 
 
 @pytest.mark.slow

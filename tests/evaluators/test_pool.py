@@ -173,9 +173,14 @@ def test_images_without_any_caption_and_a_damaged_shard(encoder, tmp_path):
 
 
 def test_folder_of_other_embeddings_is_refused(encoder, tmp_path):
+    """Once a part is done: of what was asked for before, nothing may be left."""
     source, out = records.write_jsonl(tmp_path), tmp_path / "out"
     out.mkdir()
+    pool = images.open_pool(source, "data", "train", Fields(), 5)
+    late = files.Output(epath.Path(out), pool, MADE_FROM | {"dtype": "float32"})
     run(encoder, source, out, rows=99)
+    with pytest.raises(UserError, match="rows is 99, now 5; choose another --out"):
+        late.write(images.Part(0, 0), {"image_path": ["a"]}, {"img_emb": np.zeros((1, 2))}, [])
     with pytest.raises(UserError, match=r"pool\.json: dtype is 'float16', now 'float32'; choose another --out"):
         run(encoder, source, out, rows=99, dtype="float32")
     pool = images.open_pool(source, "data", "train", Fields(), 99)

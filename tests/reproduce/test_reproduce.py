@@ -230,16 +230,15 @@ def fake(tmp_path, monkeypatch):
 
 
 def test_what_fails_is_left_out_or_ends_the_stage(fake, tmp_path, capsys):
-    children = runner.Children()
     missing = {tmp_path / "negclip.pth": "by hand"}
     tasks = [fake("0"), fake("2", gap="row A"), fake("75", gap="row B"), fake("0", needs=missing, gap="row C")]
-    gaps = runner.run_stage("known", tasks, children)
+    gaps = runner.run_stage("known", tasks)
     assert [gap.partition(":")[0] for gap in gaps] == ["row A", "row B", "row C"]
     assert "exit code 2" in gaps[0] and f"{tmp_path}/negclip.pth is missing (by hand)" in gaps[2]
     assert f"$ python -m fake_stage {tmp_path}/started 0" in capsys.readouterr().out
     for code, error, reason in (("75", Stopped, "run the same command again"), ("2", UserError, "exit code 2")):
         with pytest.raises(error, match=reason):
-            runner.run_stage("photos", [fake(code)], children)
+            runner.run_stage("photos", [fake(code)])
 
 
 def test_state_keeps_what_is_done_and_refuses_another_budget(tmp_path):
@@ -265,13 +264,12 @@ def test_evaluation_is_not_done_once_more_files_are_there(tmp_path):
 
 
 PARENT = """
-import sys
+from naturel_jax.devices import preemption
 from naturel_jax.reproduce import runner, stages
 from tfds_naturel.common import cli
 def main(arguments):
-    children = runner.Children()
-    children.install_handler()
-    runner.run_stage("train", [stages.Task("fake_stage", tuple(arguments))], children)
+    preemption.install_handler()
+    runner.run_stage("train", [stages.Task("fake_stage", tuple(arguments))])
 cli.run(main)
 """
 

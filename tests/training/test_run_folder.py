@@ -93,6 +93,17 @@ def test_start_that_failed_before_its_first_step_binds_nothing(tmp_path):
         assert json.loads((tmp_path / "config.json").read_text())["config"]["mesh"]["data"] != 3
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.md", "processor.json"])
+def test_files_of_somebody_else_are_not_replaced(name, tmp_path):
+    (tmp_path / name).write_text('{"step": 100, "loss": 0.5}\n')  # of another trainer
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=rf"has no config\.json of a run, but {name}, .*: use another --workdir"):
+        run.run(c.load(tiny_config.get_config()), tmp_path)
+    assert contents(tmp_path) == before
+    (tmp_path / "checkpoints" / "100").mkdir(parents=True)  # a run's, whose damaged config.json was moved away
+    assert not run_folder.has_started(epath.Path(tmp_path), c.load(tiny_config.get_config()))
+
+
 def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
     """Another run may have come and gone between the first look and the lease."""
     config, other = tiny_config.get_config(), tiny_config.get_config()

@@ -25,6 +25,7 @@ from naturel_jax.training.run import Watch
 from tfds_naturel.common.errors import UserError
 
 SAMPLERS = {"random": "RandomSampler", "bayes": "TPESampler"}  # names in optuna.samplers
+_META = "search.json"  # what is searched, written with the first trial
 _AGAIN = "remove the file, and the trial is drawn again"
 _DIGITS = 3  # significant ones of a number that is drawn
 
@@ -51,18 +52,23 @@ def corners(grid: Grid) -> Iterator[Setting]:
 
 
 def check_same(search: Search, out: Path) -> None:
-    """Records what is searched in ``out``. Raises UserError if it holds another search, or if Optuna is missing."""
+    """Raises UserError if ``out`` has trials of another search, or if Optuna is missing."""
     _optuna()
-    path = epath.Path(out / "search.json")
-    wanted = {"grid": dict(search.grid.values), "seeds": list(search.grid.seeds)}
-    wanted |= {"search": search.method, "score": search.score}
-    storage.create(path, storage.sealed(wanted, indent=1))
-    saved = found if isinstance(found := storage.read_json(path), dict) else {}
+    if not storage.exists(path := epath.Path(out / _META)):
+        return
+    wanted, found = _identity(search), storage.read_json(path)
+    saved = found if isinstance(found, dict) else {}
     if changed := [name for name, value in json.loads(json.dumps(wanted)).items() if saved.get(name) != value]:
         raise UserError(
             f"{path}: {changed[0]} was {saved.get(changed[0])}, is {wanted[changed[0]]}; use another --out for another "
             "search (--trials may change)"
         )
+
+
+def _identity(search: Search) -> dict[str, Any]:
+    """What must stay the same in a search."""
+    grid = {"grid": dict(search.grid.values), "seeds": list(search.grid.seeds)}
+    return {**grid, "search": search.method, "score": search.score}
 
 
 def train(search: Search, out: Path, share: Share) -> None:
@@ -90,6 +96,8 @@ def _trials(search: Search, out: Path) -> dict[int, Setting]:
 
 def _suggest(search: Search, out: Path, number: int) -> Setting:
     """The setting of a trial."""
+    storage.create(epath.Path(out / _META), storage.sealed(_identity(search), indent=1))
+    check_same(search, out)  # another process may have begun another
     path = epath.Path(out / "trials" / f"{number:04}.json")
     if not storage.exists(path):
         optuna = _optuna()

@@ -9,13 +9,12 @@ from absl import logging as absl_logging
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.cli import compilation_cache
-from naturel_jax.cli.children import Children
+from naturel_jax.cli import children, compilation_cache
 from naturel_jax.cli.sweeps import grids, runs, search, table
 from naturel_jax.cli.sweeps.grids import Grid, Planned
 from naturel_jax.cli.sweeps.search import Search
 from naturel_jax.config import Config
-from naturel_jax.devices import preemption, processes
+from naturel_jax.devices import processes
 from naturel_jax.devices.processes import Share
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
@@ -61,7 +60,6 @@ def train(sweep: Sweep, out: Path, share: Share) -> None:
     """Trains the runs of a share, one after another. Raises Stopped."""
     absl_logging.set_verbosity(absl_logging.FATAL)  # as naturel_jax.main does
     processes.check_limits()
-    preemption.install_handler()
     compilation_cache.enable()
     if sweep.search:
         search.train(sweep.search, out, share)
@@ -72,8 +70,7 @@ def train(sweep: Sweep, out: Path, share: Share) -> None:
 def spawn(arguments: Sequence[str], jobs: int, share: Share) -> None:
     """Starts ``jobs`` processes of this command, each with a part of the share, and waits for them. Raises Stopped if
     one was stopped, UserError if one failed as a whole."""
-    children, environments = Children(), runs.environments(jobs)
-    children.install_handler()
+    environments = runs.environments(jobs)
     parts = [f"{share.index + job * share.count}/{share.count * jobs}" for job in range(jobs)]
     commands = [["-m", "naturel_jax.sweep", *arguments, "--jobs=1", f"--share={part}", "--worker"] for part in parts]
     codes = children.run(*commands, environments=environments)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.devices import preemption
 from naturel_jax.devices.processes import Share
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.evaluators.pool.files import Output
@@ -74,6 +75,7 @@ def _left(pool: Pool, output: Output, share: Share) -> Iterator[Entry]:
     by_shard = shards >= share.count
 
     def wanted(part: Part) -> bool:
+        preemption.check()  # the rows of parts that are done are only counted
         mine = by_shard or (part.shard + part.number) % share.count == share.index
         return mine and not output.is_done(part)
 

@@ -5,7 +5,7 @@
     metadata/metadata_0000.parquet    their names (image_path) and captions
     done/0000.json                    number of its rows, those without a readable image, and checksums of the files
                                       above; written last
-    pool.json                         what all of this was made from
+    pool.json                         what all of this was made from; written with the first part
 
 Shard 0 has the part 0000 and, if it has more rows than a part, 0000_0001 and so on. A part without a readable image has
 no files but its last. Files get their names once they are complete.
@@ -42,16 +42,9 @@ class Output:
         """Raises UserError if the folder has the embeddings of something else."""
         self.out, self._pool = out, pool
         self._width = max(_WIDTH, len(str(len(pool.table.shards) - 1)))
-        meta = {"version": VERSION, "rows": pool.rows, "captions": pool.captioned, **made_from}
-        if not storage.create(out / _META, storage.sealed(meta)):
-            found = storage.read_json(out / _META)
-            found = found if isinstance(found, dict) else {}
-            for field in {**meta, **found}:
-                if found.get(field) != meta.get(field):
-                    raise UserError(
-                        f"{out / _META}: {field} is {found.get(field)!r}, now {meta.get(field)!r}; choose "
-                        "another --out, or embed the same again"
-                    )
+        self._meta = {"version": VERSION, "rows": pool.rows, "captions": pool.captioned, **made_from}
+        if storage.exists(out / _META):
+            self._check_same()
         if not in_store(out):
             for name in ("img_emb", *(["text_emb"] if pool.captioned else []), "metadata", DONE):
                 (out / name).mkdir(exist_ok=True)
@@ -70,6 +63,16 @@ class Output:
         """The number of rows of a part that is done."""
         return _read_done(self.out / DONE / f"{self._stem(part)}.json")["rows"]
 
+    def _check_same(self) -> None:
+        found = storage.read_json(self.out / _META)
+        found = found if isinstance(found, dict) else {}
+        for field in {**self._meta, **found}:
+            if found.get(field) != self._meta.get(field):
+                raise UserError(
+                    f"{self.out / _META}: {field} is {found.get(field)!r}, now {self._meta.get(field)!r}; choose "
+                    "another --out, or embed the same again"
+                )
+
     def write(
         self,
         part: Part,
@@ -78,7 +81,9 @@ class Output:
         bad: Sequence[Mapping[str, str]],
     ) -> None:
         """Writes a part: its columns, ``img_emb`` and perhaps ``text_emb``, and the name of and the reason for each bad
-        row."""
+        row. Raises UserError if another process has begun to embed something else."""
+        if not storage.create(self.out / _META, storage.sealed(self._meta)):
+            self._check_same()
         stem, count = self._stem(part), len(metadata["image_path"])
         files: dict[str, bytes] = {}
         if count:

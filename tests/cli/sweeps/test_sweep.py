@@ -196,13 +196,18 @@ def test_runs_below_the_median_are_pruned_and_marked(tmp_path, trained):
     assert not [name for name in trained[before:] if name in pruned], "a pruned run is not trained again"
 
 
-def test_another_search_in_the_folder_is_refused(tmp_path):
-    search.check_same(made := search.Search(grid_of(RATES), "random", 2, "naturel/complex", False), tmp_path)
+def test_another_search_in_the_folder_is_refused_once_a_trial_has_begun(tmp_path, trained):
+    made = search.Search(grid_of(RATES), "random", 2, "naturel/complex", False)
+    other = made._replace(score="naturel/simple")
+    for one in (other, made):
+        search.check_same(one, tmp_path)
+    search.train(made, tmp_path, processes.Share())
     search.check_same(made._replace(trials=5), tmp_path)
-    with pytest.raises(
-        UserError, match=r"search\.json: score was naturel/complex, is naturel/simple; use another --out"
-    ):
-        search.check_same(made._replace(score="naturel/simple"), tmp_path)
+    different = r"search\.json: score was naturel/complex, is naturel/simple; use another --out"
+    with pytest.raises(UserError, match=different):
+        search.check_same(other, tmp_path)
+    with pytest.raises(UserError, match=different):  # a process that had found no trial
+        search.train(other, tmp_path, processes.Share())
     (tmp_path / "search.json").write_text("[]")
     with pytest.raises(UserError, match=r"search\.json: grid was None"):
         search.check_same(made, tmp_path)
