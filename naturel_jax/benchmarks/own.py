@@ -141,9 +141,9 @@ def _retrieval(own: Own, fields: BenchmarkFields) -> Benchmark:
 
     items, problems = _items(own, item)
     joined: dict[str, tuple[str, Image, list[str]]] = {}
-    for item in items:
-        image = item.images[0]
-        joined.setdefault(image.key, (item.id, image, []))[2].extend(map(str, item.captions))
+    for one in items:
+        image = one.images[0]
+        joined.setdefault(image.key, (one.id, image, []))[2].extend(map(str, one.captions))
     return retrieval.benchmark(own.name, list(joined.values()), None, problems)
 
 
