@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -93,8 +94,10 @@ def _extend(config: Config, before: Config, folder: epath.Path, step: int, examp
 
 def note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) -> None:
     """Notes in ``config.json`` that the run becomes longer, and keeps the scores and the curve of the shorter one as
-    ``scores_<its duration>.json`` and ``interpolated_<its duration>.json``. Called by the first process when nothing is
-    left to do before the next step: what fails earlier leaves the shorter run as it was."""
+    ``scores_<its duration>.json`` and ``interpolated_<its duration>.json``. Called when nothing is left to do before the
+    next step: what fails earlier leaves the shorter run as it was."""
+    if jax.process_index() > 0:
+        return
     path = folder / "config.json"
     saved, record = storage.read_json(path), finished.read(folder)
     lasted = (saved["config"] if record is None else record.request).get("duration")

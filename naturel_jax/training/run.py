@@ -165,8 +165,7 @@ def train_and_evaluate(
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
             evaluate(first, state, [name for name in loop.due(schedule, first) if name not in metrics.evaluated])
-        if jax.process_index() == 0:
-            ready.note(config, folder, extended)
+        ready.note(config, folder, extended)
         with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
             try:
                 state, finished = loop.loop(
