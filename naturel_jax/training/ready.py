@@ -94,8 +94,8 @@ def _extend(config: Config, before: Config, folder: epath.Path, step: int, examp
 
 def note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) -> None:
     """Notes in ``config.json`` that the run becomes longer, and keeps the scores and the curve of the shorter one as
-    ``scores_<its duration>.json`` and ``interpolated_<its duration>.json``. Called when nothing is left to do before the
-    next step: what fails earlier leaves the shorter run as it was."""
+    ``scores_<its duration>.json`` and ``interpolated_<its duration>.json``. Called when nothing is left to do before
+    the next step: what fails earlier leaves the shorter run as it was."""
     if jax.process_index() > 0:
         return
     path = folder / "config.json"
