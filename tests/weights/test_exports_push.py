@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import huggingface_hub
@@ -75,6 +77,8 @@ def test_redirects_of_the_hub_are_checked(hub, source, monkeypatch):
 def test_hub_may_be_silent_for_longer_before_it_answers_a_commit(hub, source, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(push, "SILENCE", 0.5)
+    patient = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", patient)  # between its attempts
     hub.slow = "commit"
     push.push(source, "owner/tiny", private=False)
     assert hub.repositories["owner/tiny"]

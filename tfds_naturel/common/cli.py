@@ -5,7 +5,6 @@ failed for too long: run the same command again to continue; 130 interrupted; an
 traceback.
 """
 
-import _thread
 import argparse
 import atexit
 import contextlib
@@ -13,6 +12,7 @@ import io
 import logging
 import os
 import resource
+import signal
 import sys
 import threading
 import traceback
@@ -89,8 +89,8 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
 
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     """Sends Ctrl-C again that came where Python ignores exceptions: JAX has a callback in the garbage collector."""
-    if ignored.exc_type is KeyboardInterrupt:
-        threading.Timer(0.1, _thread.interrupt_main).start()
+    if ignored.exc_type is KeyboardInterrupt:  # a signal, unlike ``interrupt_main``, ends a wait in the main thread
+        threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(ignored)
 

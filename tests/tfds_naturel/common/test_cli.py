@@ -74,7 +74,8 @@ def main(arguments):
     time.sleep(30)
 cli.run(main)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=_with_ctrl_c)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=_with_ctrl_c, timeout=25)
     assert (done.returncode, done.stderr) == (130, "")
 
 
