@@ -3,6 +3,7 @@ of pairs, choices, groups or retrieval is one row here and needs no code.
 """
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -93,16 +94,25 @@ NATURALBENCH = entry(
 
 def _mmvp(rows: Iterable[dict[str, str]]) -> Iterator[Any]:
     """A record for every two lines, whose columns are a number, a category and a statement, under any name. Both images
-    are in the folder of the first line's category. A line without its neighbour, by their numbers, is a record alone,
-    which lacks fields."""
-    lines = [list(row.values())[:3] for row in rows]
-    numbers = [int(cells[0]) if cells and cells[0].isdecimal() else -1 for cells in lines]
-    n = 0
-    while n < len(lines):
-        is_pair = numbers[n : n + 2] == [numbers[n], numbers[n] + 1] and numbers[n] % 2 == numbers[0] % 2
-        cells = [*lines[n], *(lines[n + 1] if is_pair else ())]
-        yield dict(zip(("id_0", "category", "text_0", "id_1", "category_1", "text_1"), cells, strict=False))
-        n += 1 + is_pair
+    are in the folder of the first line's category. The first has an odd number (evaluate_vlm.py:75, 4d6eaeb), the
+    second the next; a line without its other is a record alone, which lacks fields."""
+    names = ("id_0", "category", "text_0", "id_1", "category_1", "text_1")
+    first: list[str] = []
+    for row in rows:
+        cells = list(row.values())[:3]
+        if first and _number(first) % 2 == 1 and _number(cells) == _number(first) + 1:
+            yield dict(zip(names, [*first, *cells], strict=False))
+            first = []
+            continue
+        if first:
+            yield dict(zip(names, first, strict=False))
+        first = cells
+    if first:
+        yield dict(zip(names, first, strict=False))
+
+
+def _number(cells: Sequence[str]) -> int:
+    return int(cells[0]) if cells and re.fullmatch("[0-9]{1,9}", cells[0]) else -2  # begins no pair, and ends none
 
 
 def mmvp(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

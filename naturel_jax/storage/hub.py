@@ -188,7 +188,7 @@ class _ImpatientClient(httpx.Client):
                 if self._listed > LARGEST:
                     raise Unusable(
                         f"{path!r:.80} has {file['size']:,} bytes; expected at most {LARGEST:,} in all files of "
-                        f"{', '.join(self._small)}: is it no model's repository?"
+                        f"{', '.join(self._small)} together: is this a model's repository?"
                     )
 
     def _count_attempt(self, request: httpx.Request, limit: float) -> None:

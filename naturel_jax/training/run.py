@@ -73,7 +73,8 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
                 sources = frozen.embed_sources(config, start, sources, mesh)
                 sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
                 training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
-            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on, watch, extended)
+            training = training._replace(extended=extended)
+            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on, watch)
         else:
             out = run_folder.results_of(folder, config)
             scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.params, *out))
@@ -84,7 +85,7 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
 
 
 class Training(NamedTuple):
-    """Everything the loop needs. ``learning_rate``: step -> rate."""
+    """Everything the loop needs. ``learning_rate``: step -> rate; ``extended``: what ``ready.check`` returned."""
 
     start: Start
     pipeline: Pipeline
@@ -93,6 +94,7 @@ class Training(NamedTuple):
     loss: Loss
     step: jax.stages.Wrapped
     state: train.State
+    extended: dict[str, Any] | None = None
 
 
 def make_training(
@@ -117,16 +119,10 @@ def make_training(
 
 
 def train_and_evaluate(
-    config: Config,
-    folder: epath.Path,
-    training: Training,
-    evaluator: Evaluator,
-    trained_on: TrainedOn,
-    watch: Watch,
-    extended: dict[str, Any] | None,
+    config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn, watch: Watch
 ) -> tuple[dict[str, float], Intervals]:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores and their confidence intervals.
-    ``extended``: what ``ready.check`` returned. Raises what ``run`` raises."""
+    Raises what ``run`` raises."""
     schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state.arrays())))
     mined_every = [part.hard_images_every for part in config.data.mixture.values() if part.hard_images_every]
@@ -165,7 +161,7 @@ def train_and_evaluate(
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
             evaluate(first, state, [name for name in loop.due(schedule, first) if name not in metrics.evaluated])
-        ready.note(config, folder, extended)
+        ready.note(config, folder, training.extended)
         with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
             try:
                 state, finished = loop.loop(
