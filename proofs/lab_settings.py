@@ -26,7 +26,7 @@ SETTINGS = {
     "rate divided by 3": {"optim.lr": 3e-4},
     "rate times 3": {"optim.lr": 3e-3},
     "75 steps": {"duration": "75 steps"},
-    "1,200 steps": {"duration": "1200 steps"},
+    "600 steps": {"duration": "600 steps"},
     "batches of 16, 1,200 steps": {"data.batch_size": 16, "duration": "1200 steps"},
     "batches of 256, 75 steps": {"data.batch_size": 256, "duration": "75 steps"},
 }
