@@ -72,9 +72,9 @@ def run_all(config: config_lib.Config | config_lib.Suite, workdir: str, recipe: 
         from naturel_jax.training import ready
         from naturel_jax.training.run import run
 
-    table = SuiteReport(config, epath.Path(workdir), recipe)
-    for part in table.runs.values():
-        ready.check_packages(part)
+        table = SuiteReport(config, epath.Path(workdir), recipe)
+        for key, part in table.runs.items() if len(table.runs) > 1 else ():
+            ready.check_named(part, epath.Path(workdir) / key, in_suite=True)
     for key, part in table.runs.items():
         began = time.monotonic()
         found = run(part, epath.Path(workdir) / key)

@@ -106,6 +106,16 @@ def open_source(
     return index.open_source(opened, fields, path, max_bad)
 
 
+def check_there(dataset: str, data_dir: str, split: str = "train") -> None:
+    """Raises UserError if the dataset is not there. Nothing is drawn, copied from a store or indexed; what only that
+    would show is not looked at."""
+    prefix, name = _parse(dataset)
+    if prefix == _TFDS and not in_store(data_dir) and name.removeprefix("naturel/") not in WORLDS:
+        directory(data_dir, name)
+    elif prefix in _FILES and not in_store(name):
+        _ROWS[prefix](name, data_dir, split)
+
+
 def open_unindexed(
     dataset: str, data_dir: str, split: str, cache_dir: str = "", exchanged: Kind | None = None
 ) -> Source | Table:
@@ -161,6 +171,7 @@ _ROWS: dict[str, Opener] = {
     "webdataset": webdataset.open_table,
     "folder": folder.open_table,
 }
+_FILES = ("jsonl", "csv", "parquet", "webdataset", "folder")
 SOURCES: Registry[Opener] = Registry(
     "naturel_jax.sources", _ROWS, "a function (name, data_dir, split) -> Source or Table", callable
 )

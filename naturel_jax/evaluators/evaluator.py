@@ -14,6 +14,7 @@ from naturel_jax.benchmarks import blind, registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.config import Config, own_benchmarks
 from naturel_jax.data import datasets
+from naturel_jax.data.items.records import existing
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.evaluators import examples, held_out, results
@@ -21,6 +22,7 @@ from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.storage import staging
+from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.scenes.twins import FURTHER
 
@@ -103,6 +105,16 @@ class Evaluator:
                 for problem in problems:
                     _LOG.warning("%s: %s", name, problem)
                 yield benchmark, kept, matrices, problems
+
+
+def check_benchmarks(config: Config) -> None:
+    """Raises UserError for files of ``config.eval`` that are not there; nothing is drawn, copied or read."""
+    names = config.eval.benchmarks
+    if any(registry.reads_dataset(name) for name in names):
+        datasets.check_there(config.eval.naturel, config.data.dir)
+    for own in filter(None, map(own_benchmarks.parse_name, names)):
+        if not in_store(own.path):
+            existing(own.path, own.kind)
 
 
 def read_benchmarks(config: Config) -> list[Benchmark]:

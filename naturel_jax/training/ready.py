@@ -9,22 +9,39 @@ import jax
 import numpy as np
 from etils import epath
 
-from naturel_jax import storage
+from naturel_jax import storage, weights
 from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.config import Config, Data, versions
+from naturel_jax.data import datasets
+from naturel_jax.data.items.records import existing
+from naturel_jax.evaluators.evaluator import check_benchmarks
+from naturel_jax.storage.object_stores import in_store
 from naturel_jax.training import run_folder, train
+from naturel_jax.training.start import base_config
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
 
-def check_packages(config: Config) -> None:
-    """Raises UserError if wandb is asked for, by the run or one of its bases, but not installed."""
-    for run in (config, *config.bases.values()):
-        if run.wandb and importlib.util.find_spec("wandb") is None:
-            raise UserError(
-                f"config.wandb is {run.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
-            )
+def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -> None:
+    """Raises UserError or FileNotFoundError for what a run in ``folder``, or one of its bases, names but is not there:
+    wandb, weights, training data, mined images, files of benchmarks; and UserError for a folder of another run. Nothing
+    is drawn, indexed or trained yet. ``in_suite``: an earlier run may yet make the run that this one starts from."""
+    if run_folder.read_finished(folder, config) is not None:
+        return
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
+        )
+    if config.init and not config.init.startswith(("base:", "run:") if in_suite else "base:"):
+        weights.trained_on(config.init)
+    for part in config.data.mixture.values():
+        datasets.check_there(part.dataset, config.data.dir, part.split)
+        if part.hard_images and not in_store(part.hard_images):
+            existing(part.hard_images, "hard_images")
+    check_benchmarks(config)
+    for name in config.bases:
+        check_named(base_config(config, name), folder.parent / name, in_suite=in_suite)
 
 
 def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, Any] | None:

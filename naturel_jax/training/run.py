@@ -53,8 +53,9 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         _LOG.info("%s is finished: %s", config.name, folder / FILE)
         return found
     preemption.check()
-    ready.check_packages(config)
     storage.check_writable(folder)
+    with preemption.interruptible():
+        ready.check_named(config, folder)
     with run_folder.leased(folder, config):
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         warm_up_collectives(mesh)

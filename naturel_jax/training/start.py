@@ -77,11 +77,22 @@ def trained_base(config: Config, folder: epath.Path, run: Run) -> str:
         return config.init
     base_folder = folder.parent / name
     if name in config.bases:
-        base = config.bases[name]
-        data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
-        base = dataclasses.replace(base, data=data)
+        base = base_config(config, name)
+        if run_folder.read_finished(base_folder, base) is None:
+            _LOG.info(
+                "%s starts from %s, which is trained first, in %s; config.init = 'run:FOLDER' starts from one that is "
+                "trained already",
+                *(config.name, base.name, base_folder),
+            )
         _run_or_wait(run, base, base_folder)
     return f"run:{base_folder}"
+
+
+def base_config(config: Config, name: str) -> Config:
+    """``config.bases[name]``, with the run's folders for data."""
+    base = config.bases[name]
+    data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+    return dataclasses.replace(base, data=data)
 
 
 def _run_or_wait(run: Run, base: Config, folder: epath.Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import re
 
 import numpy as np
@@ -17,11 +18,14 @@ from naturel_jax.cli import suite
 from naturel_jax.evaluators import results
 from naturel_jax.training import run as training_run
 from tests.helpers import tiny_config
+from tests.helpers.worlds import data_dir
 from tfds_naturel.common.errors import UserError
 
 
 def runs(**names: str) -> dict[str, c.Config]:
-    config = c.load(tiny_config.get_config())
+    raw = tiny_config.get_config()
+    raw.data.dir = os.fspath(data_dir())
+    config = c.load(raw)
     return {key: dataclasses.replace(config, name=name) for key, name in names.items()}
 
 

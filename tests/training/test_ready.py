@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import operator
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from etils import epath
 
 from naturel_jax import config as c
-from naturel_jax import storage
+from naturel_jax import main, storage
 from naturel_jax.checkpoints import checkpoint, finished, recorded
 from naturel_jax.config import versions
 from naturel_jax.data.random import draws
@@ -183,6 +184,37 @@ def test_mistake_is_found_before_the_base_is_trained(changes, expected, tmp_path
         run.run(c.load(raw), tmp_path / "tuned")
     assert not (tmp_path / "first").exists()
     assert not run_folder.has_started(epath.Path(tmp_path / "tuned"), tiny())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"init": "none/model", "preset": ""}, r"none/model: no such file or folder"),
+        ({"init": "run:none/run", "preset": ""}, r"none/run is not a run directory"),
+        ({"eval__benchmarks": ("naturel", "pairs:none.jsonl")}, r"pairs:none\.jsonl: no such file"),
+        ({"eval__naturel": "naturel/full"}, r"'naturel/full' is not prepared"),
+        ({"data__mixture__more": c.part("csv:none.csv", "one_pair")}, r"csv:none\.csv: no such file"),
+        ({"data__mixture__more": c.part("naturel/coco_order", "one_pair")}, r"'naturel/coco_order' is not prepared"),
+        ({"data__mixture__main__hard_images": "none.parquet"}, r"hard_images:none\.parquet: no such file"),
+    ],
+    ids=str,
+)
+def test_what_is_not_there_is_found_before_anything_is_drawn(changes, expected, tmp_path):
+    """In the second run of a suite, before the first begins, but for a run that the first may be."""
+    raw = tiny_config.get_config("sigmoid")
+    raw.data.dir, raw.data.mixture.main.dataset = os.fspath(tmp_path / "data"), "naturel/scenes"
+    raw.eval.naturel = "naturel/scenes"
+    sound = c.load(raw)
+    for name, value in changes.items():
+        path, _, field = name.replace("__", ".").rpartition(".")
+        setattr(operator.attrgetter(path)(raw) if path else raw, field, value)
+    wrong = c.load(raw)
+    with pytest.raises((UserError, FileNotFoundError), match=expected):
+        run.run(wrong, tmp_path / "run")
+    if not wrong.init.startswith("run:"):
+        with pytest.raises((UserError, FileNotFoundError), match=expected):
+            main.run_all(c.Suite({"sound": sound, "wrong": wrong}, {}, ""), os.fspath(tmp_path / "suite"))
+    assert not (tmp_path / "data").exists() and not (tmp_path / "suite" / "sound").exists()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from naturel_jax.cli import config_flags
 from naturel_jax.cli.suite import row_names
 from naturel_jax.config import Config, Suite, versions
 from naturel_jax.evaluators.evaluator import read_benchmarks
-from naturel_jax.training import run_folder
+from naturel_jax.training import ready
 from tfds_naturel.common.errors import UserError
 
 Setting = Mapping[str, str]  # field, such as config.optim.lr -> its value, as --config.optim.lr takes it
@@ -227,7 +227,7 @@ def settings(grid: Grid) -> Iterator[Setting]:
 
 def check(runs: Sequence[Planned], out: Path) -> None:
     """Raises UserError for runs that are the same, that would share a folder, a base or a name without being the same,
-    or whose folder holds another run."""
+    and what ``ready.check_named`` raises for each."""
     same: dict[str, str] = {}  # config -> run
     bases: dict[str, tuple[Config, str]] = {}
     keys: set[str] = set()
@@ -248,7 +248,7 @@ def check(runs: Sequence[Planned], out: Path) -> None:
                     f"runs {other} and {run.key} differ in config.bases.{name}, which the runs of a sweep share; give "
                     "each value a sweep of its own"
                 )
-        run_folder.has_started(epath.Path(out / run.key), run.config)
+        ready.check_named(run.config, epath.Path(out / run.key), in_suite=True)
     if taken := keys & bases.keys():
         raise UserError(f"run {min(taken)} has the name of a base; rename one of them")
 
