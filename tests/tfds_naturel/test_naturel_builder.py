@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from filelock import FileLock
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
@@ -226,6 +227,18 @@ def test_build_that_is_going_on_is_left_alone(tmp_path, monkeypatch):
 
     naturel.Naturel(config=world, data_dir=str(tmp_path), check=second).download_and_prepare()
     assert refused and list(tmp_path.glob("naturel/tiny/*/dataset_info.json"))
+
+
+def test_finished_dataset_is_opened_whoever_holds_the_lock(tmp_path):
+    """As others do that open it at the same time."""
+    world = naturel.scenes(TINY)
+    builder = naturel.Naturel(config=world, data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    with FileLock(Path(builder.data_dir).with_name(".lock")):
+        naturel.Naturel(config=world, data_dir=str(tmp_path)).download_and_prepare()
+        again = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
+        with pytest.raises(UserError, match="another process is building it"):
+            naturel.Naturel(config=world, data_dir=str(tmp_path)).download_and_prepare(download_config=again)
 
 
 def test_photos_are_reencoded_and_refused_ones_counted(opened, tmp_path):
