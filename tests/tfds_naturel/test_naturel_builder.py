@@ -187,12 +187,13 @@ def test_build_does_not_depend_on_row_order_or_threads(opened, built, tmp_path, 
 
 def test_rebuild_does_nothing_and_changed_options_are_rejected(opened, tmp_path, capsys):
     builder = _build(opened, tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).glob("*.array_record*")}
+    before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).iterdir()}
+    assert Path(builder.data_dir) / "README.md" in before
     printed = capsys.readouterr().out
     assert f"{builder.data_dir}: " in printed and "ownload" not in printed, "nothing is downloaded"
     _build(opened, tmp_path)
     assert "already built" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "caches are made for these times"
     with pytest.raises(UserError, match=r"already built with short_side 288, now 128; set a new --name"):
         _build(opened, tmp_path, "--short_side", 128)
     with pytest.raises(UserError, match=r"--short_side: changes the contents of 'full'; set a new --name"):

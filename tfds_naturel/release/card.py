@@ -36,7 +36,9 @@ def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
     sizes = {name: (split.num_examples, split.num_bytes) for name, split in info.splits.items()}
     path = epath.Path(builder.data_dir) / "README.md"
     card = render(info.full_name, config.description, sizes, info.metadata)
-    path.write_text(card, encoding="utf-8")
+    # One that is there stays as it is: caches of a dataset are made again if its files change.
+    if not path.is_file() or path.read_bytes() != card.encode():
+        path.write_text(card, encoding="utf-8")
     return path
 
 
