@@ -200,6 +200,18 @@ def test_rebuild_does_nothing_and_changed_options_are_rejected(opened, tmp_path,
         build.main(["full", "--short_side", "128", "--data_dir", str(tmp_path)])
 
 
+def test_card_replaces_a_link(opened, tmp_path):
+    """What is written would go to the file that it leads to."""
+    builder = _build(opened, tmp_path)
+    card, other = Path(builder.data_dir) / "README.md", tmp_path / "other"
+    text = card.read_text()
+    other.write_text("somebody else's\n")
+    card.unlink()
+    card.symlink_to(other)
+    _build(opened, tmp_path)
+    assert other.read_text() == "somebody else's\n" and card.read_text() == text and not card.is_symlink()
+
+
 def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
     command = [sys.executable, "-m", "tfds_naturel.build", "full", "--manual_dir", opened, "--data_dir", tmp_path]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
