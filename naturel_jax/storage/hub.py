@@ -18,7 +18,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -95,11 +95,28 @@ def snapshot(
                 allow_patterns=list(patterns),
                 ignore_patterns=["*/*"] if small else None,
             )
+            # Those of a listing that was in the cache were not looked at before they came.
+            files = [file for file in sorted(Path(path).iterdir()) if file.is_file()]
+            _check_small(((file.name, file.stat().st_size) for file in files), limited)
             _check_files(Path(path), repository, kind)
     except _FAILURES as error:
         detail = addresses.without_logins(" ".join(str(error).split())) or type(error).__name__
         raise UserError(f"{repository} on {endpoint}: {detail}") from error
     return Path(path)
+
+
+def _check_small(files: Iterable[tuple[str, int]], patterns: Sequence[str], total: int = 0) -> int:
+    """``total`` and the sizes of those ``files``, names and sizes, that match and are in no folder. Raises Unusable if
+    they are too large together."""
+    for path, size in files:
+        if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
+            total += size
+            if total > LARGEST:
+                raise Unusable(
+                    f"{path!r:.80} has {size:,} bytes; expected at most {LARGEST:,} in all files of "
+                    f"{', '.join(patterns)} together: is this a model's repository?"
+                )
+    return total
 
 
 def _check_files(folder: Path, repository: str, kind: str) -> None:
@@ -203,15 +220,8 @@ class _ImpatientClient(httpx.Client):
         """Raises Unusable, before any is downloaded, if the files that are to be small are not, by the listing."""
         if "/tree/" not in response.url.path or response.status_code != 200:
             return
-        for file in response.json():
-            path = file["path"]
-            if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in self._small):
-                self._listed += file["size"]
-                if self._listed > LARGEST:
-                    raise Unusable(
-                        f"{path!r:.80} has {file['size']:,} bytes; expected at most {LARGEST:,} in all files of "
-                        f"{', '.join(self._small)} together: is this a model's repository?"
-                    )
+        sizes = ((file["path"], file["size"]) for file in response.json())
+        self._listed = _check_small(sizes, self._small, self._listed)
 
     def _count_attempt(self, request: httpx.Request, limit: float) -> None:
         """Raises Unusable for a third attempt at a part of a file, after two that fell silent."""

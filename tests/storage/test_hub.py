@@ -230,6 +230,18 @@ def test_files_do_not_come_by_xet(monkeypatch):
 
 
 @pytest.mark.usefixtures("answering")
+def test_small_files_that_are_in_the_cache_have_a_limit_too(monkeypatch):
+    """Others fetch them without one, and then the hub is not asked for its listing again."""
+    Hostile.change = ""
+    assert hub.snapshot("owner/tiny", ["*.json"], small=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "LARGEST", len(CONTENT) - 1)
+    assert hub.snapshot("owner/tiny", ["*.json"])
+    with pytest.raises(UserError, match=r"'config\.json' has 8 bytes; expected at most 7 in all files of \*\.json"):
+        hub.snapshot("owner/tiny", ["*.json"], small=True)
+
+
+@pytest.mark.usefixtures("answering")
 @pytest.mark.parametrize("layout", ["links", "links to files of all repositories", "no links"])
 def test_a_file_of_an_earlier_download_is_checked(tmp_path, monkeypatch, caplog, layout):
     """One that a connection that broke later, or a kill, has left."""
