@@ -225,7 +225,10 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         without bars in logs. Raises UserError while another process builds the dataset."""
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
-        with self._only_builder(), spill.local_files():
+        mode = (options.get("download_config") or tfds.download.DownloadConfig()).download_mode
+        # A dataset has its name once it is whole. Those who only open it would refuse one another for the lock.
+        is_finished = epath.Path(self.data_dir).exists() and mode == tfds.GenerateMode.REUSE_DATASET_IF_EXISTS
+        with contextlib.nullcontext() if is_finished else self._only_builder(), spill.local_files():
             super().download_and_prepare(**options)
 
     @contextlib.contextmanager

@@ -334,7 +334,8 @@ def check_version(path: epath.PathLike, version: int) -> None:
 
 def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of ``items.parquet``, tags parsed, except for the columns ``without``. Raises FileNotFoundError saying
-    what to run, UserError for a newer schema, or for rows of another evaluation than the scores.
+    what to run, UserError for a newer schema, for columns that are missing, or for rows of another evaluation than the
+    scores.
     """
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
@@ -343,6 +344,10 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
     with reading_arrow(path, f"evaluate {model!r} again"):
         schema = parquet_schema(path)
         columns = [name for name in schema.names if name not in without]
+        if missing := sorted(_TYPES.keys() - {*schema.names, *without}):
+            raise UserError(
+                f"{path}: has no column {', '.join(missing)}; expected {', '.join(_TYPES)}; evaluate {model!r} again"
+            )
         if wrong := [field.name for field in schema if not _TYPES.get(field.name, _is_number)(field.type)]:
             kind = schema.field(wrong[0]).type
             raise UserError(f"{path}: {wrong[0]!r:.80} holds {kind!s:.80}; evaluate {model!r} again")

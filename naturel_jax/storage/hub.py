@@ -2,13 +2,14 @@
 offline mode (``HF_HUB_OFFLINE=1``).
 
 ``huggingface_hub`` waits forever for the answer to some requests, retries others for minutes, follows any redirect and
-checks the size of a file, but not its checksum. Here every request has a timeout, the larger of
-``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` (10 s by default), in which it must also receive ``SLOWEST``
-bytes a second, and is retried only once; redirects are checked (``addresses``), answers of the API are of the form that
-they should have, and a file has the checksum that the hub states.
+checks the size of a file, but not its checksum; Xet, if it is installed, downloads past its client. Here Xet is off,
+every request has a timeout, the larger of ``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` (10 s by default), in
+which it must also receive ``SLOWEST`` bytes a second, and is retried only once; redirects are checked (``addresses``),
+answers of the API are of the form that they should have, and a file has the checksum that the hub states.
 """
 
 import concurrent.futures
+import contextlib
 import fnmatch
 import functools
 import hashlib
@@ -17,7 +18,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +43,7 @@ SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
 LARGEST = 64 << 20  # bytes of small files, and of an answer that is not a file, or does not say how large it is
 _NO_REVISION = re.compile(r"^[/-]|//|/$|\.\.")  # as in git; the cache has a file of this name
 _SHA1, _SHA256 = (re.compile(rf"[0-9a-f]{{{length}}}") for length in (40, 64))
+_SETTINGS = threading.RLock()  # those of huggingface_hub are the whole process's
 
 
 def _without_logins(record: logging.LogRecord) -> bool:
@@ -51,6 +53,19 @@ def _without_logins(record: logging.LogRecord) -> bool:
 
 for _handler in logging.getLogger("huggingface_hub").handlers:  # its warnings quote HF_ENDPOINT, password and all
     _handler.addFilter(_without_logins)
+
+
+@contextlib.contextmanager
+def without_xet() -> Iterator[None]:
+    """Files come and go by plain HTTP. Xet's client is a program of its own, with other limits than those here, and
+    ``huggingface_hub`` uses it wherever it is installed. The user's setting is in force again afterwards."""
+    with _SETTINGS:
+        before = constants.HF_HUB_DISABLE_XET
+        constants.HF_HUB_DISABLE_XET = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_DISABLE_XET = before
 
 
 def snapshot(
@@ -65,24 +80,43 @@ def snapshot(
         raise UserError(f"{repository}: revision {revision!r:.80} is not the name of a branch or tag, or a commit")
     endpoint = addresses.without_logins(constants.ENDPOINT)
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), endpoint)
-    hooks = huggingface_hub.get_session().event_hooks
-    limited = patterns if small else ()
-    huggingface_hub.set_client_factory(lambda: _ImpatientClient(limited, event_hooks=hooks, follow_redirects=True))
     kind = "dataset" if dataset else "model"
     try:
-        path = huggingface_hub.snapshot_download(
-            repository,
-            repo_type=kind,
-            revision=revision or None,
-            allow_patterns=list(patterns),
-            ignore_patterns=["*/*"] if small else None,
-        )
-        _check_files(Path(path), repository, kind)
-    # The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to.
-    except (httpx.HTTPError, OSError, Unusable, ValueError, TypeError, LookupError, AttributeError) as error:
+        with without_xet():
+            hooks = huggingface_hub.get_session().event_hooks
+            limited = patterns if small else ()
+            huggingface_hub.set_client_factory(
+                lambda: _ImpatientClient(limited, event_hooks=hooks, follow_redirects=True)
+            )
+            path = huggingface_hub.snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision or None,
+                allow_patterns=list(patterns),
+                ignore_patterns=["*/*"] if small else None,
+            )
+            # Those of a listing that was in the cache were not looked at before they came.
+            files = [file for file in sorted(Path(path).iterdir()) if file.is_file()]
+            _check_small(((file.name, file.stat().st_size) for file in files), limited)
+            _check_files(Path(path), repository, kind)
+    except _FAILURES as error:
         detail = addresses.without_logins(" ".join(str(error).split())) or type(error).__name__
         raise UserError(f"{repository} on {endpoint}: {detail}") from error
     return Path(path)
+
+
+def _check_small(files: Iterable[tuple[str, int]], patterns: Sequence[str], total: int = 0) -> int:
+    """``total`` and the sizes of those ``files``, names and sizes, that match and are in no folder. Raises Unusable if
+    they are too large together."""
+    for path, size in files:
+        if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
+            total += size
+            if total > LARGEST:
+                raise Unusable(
+                    f"{path!r:.80} has {size:,} bytes; expected at most {LARGEST:,} in all files of "
+                    f"{', '.join(patterns)} together: is this a model's repository?"
+                )
+    return total
 
 
 def _check_files(folder: Path, repository: str, kind: str) -> None:
@@ -135,6 +169,11 @@ class Unusable(Exception):
     which ``huggingface_hub`` would try again."""
 
 
+# The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to, also a
+# RuntimeError: one nested too deeply.
+_FAILURES = (httpx.HTTPError, OSError, Unusable, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+
+
 class _ImpatientClient(httpx.Client):
     """``huggingface_hub``'s client, which stops waiting for a server that accepts requests but does not answer, or
     stops in the middle of an answer. ``small``: patterns of the files that may have ``LARGEST`` bytes together."""
@@ -181,15 +220,8 @@ class _ImpatientClient(httpx.Client):
         """Raises Unusable, before any is downloaded, if the files that are to be small are not, by the listing."""
         if "/tree/" not in response.url.path or response.status_code != 200:
             return
-        for file in response.json():
-            path = file["path"]
-            if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in self._small):
-                self._listed += file["size"]
-                if self._listed > LARGEST:
-                    raise Unusable(
-                        f"{path!r:.80} has {file['size']:,} bytes; expected at most {LARGEST:,} in all files of "
-                        f"{', '.join(self._small)} together: is this a model's repository?"
-                    )
+        sizes = ((file["path"], file["size"]) for file in response.json())
+        self._listed = _check_small(sizes, self._small, self._listed)
 
     def _count_attempt(self, request: httpx.Request, limit: float) -> None:
         """Raises Unusable for a third attempt at a part of a file, after two that fell silent."""

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from naturel_jax.storage.hub import Unusable, check_address, httpx
+from naturel_jax.storage.hub import Unusable, check_address, httpx, without_xet
 from tfds_naturel.common.addresses import without_logins
 from tfds_naturel.common.errors import UserError
 
@@ -53,7 +53,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     timeout = httpx.Timeout(SILENCE, connect=10)
     huggingface_hub.set_client_factory(lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=timeout))
     api = huggingface_hub.HfApi()
-    with _explained(folder, repository):
+    with _explained(folder, repository), without_xet():  # by Xet, it would be several commits
         # None leaves the choice to the settings of an organization, False would override them.
         url = api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.repo_info(repository).private:  # the library ignores the wish if there is one already

@@ -117,6 +117,16 @@ def test_metadata_of_another_form_is_named(fields, match, tmp_path):
         datasets.open_source("mine", str(tmp_path), "validation")
 
 
+def test_caches_of_a_prepared_dataset_are_made_from_all_of_its_files_but_the_card(tmp_path):
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
+    caches = []
+    for name in ("metadata.json", "README.md", "metadata.json"):
+        caches.append(datasets.open_unindexed("mine", str(tmp_path), "validation").origin.cache)
+        with (tmp_path / "mine/1.0.0" / name).open("a") as file:
+            file.write("\n")
+    assert caches[0] != caches[1] == caches[2]
+
+
 def test_highest_complete_version_is_used(tmp_path):
     for version in ("1.0.0", "10.0.0", "9.0.0", "11.0.0.incomplete.ABC"):
         (tmp_path / "mine" / version).mkdir(parents=True)

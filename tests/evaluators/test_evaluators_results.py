@@ -216,6 +216,19 @@ def test_items_of_other_types_are_an_error(column, tmp_path):
         results.load_items(tmp_path, result.model, result.benchmark)
 
 
+def test_items_without_a_column_are_an_error(tmp_path):
+    """One that is not read may be missing."""
+    result = save(tmp_path)
+    path = results.folder_of(tmp_path, result.model, result.benchmark) / "items.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["boxes", "id"]), path)
+    scores = epath.Path(path.with_name("scores.json"))
+    storage.write_json(scores, storage.read_json(scores) | {"rows": once.checksum(path)})
+    message = r"items\.parquet: has no column boxes, id; expected id, tags, images, .*; evaluate 'CLIP' again"
+    with pytest.raises(UserError, match=message):
+        results.load_items(tmp_path, result.model, result.benchmark)
+    assert len(results.load_items(tmp_path, result.model, result.benchmark, without=("boxes", "id"))) == 2
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
     [

@@ -41,7 +41,7 @@ class Hub:
     def environment(self, cache: Path, **more: str) -> dict[str, str]:
         """For a process that uses this hub, with an empty cache and no login."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        settings = {"HF_ENDPOINT": self.address, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+        settings = {"HF_ENDPOINT": self.address, "HF_HOME": str(cache)}
         return {**kept, **settings, **more}
 
 

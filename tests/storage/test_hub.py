@@ -60,7 +60,6 @@ def silent(*answered: str) -> Iterator[dict[str, str]]:
         yield {
             **os.environ,
             "HF_ENDPOINT": address,
-            "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_ETAG_TIMEOUT": str(LIMIT),
             "HF_HUB_DOWNLOAD_TIMEOUT": str(LIMIT),
         }
@@ -137,7 +136,7 @@ STATED = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
 
 
 class Hostile(http.server.BaseHTTPRequestHandler):
-    """Answers every request; ``change`` is what is wrong with one of the answers."""
+    """Answers every request, and offers files by Xet, too; ``change`` is what is wrong with one of the answers."""
 
     change: str
 
@@ -149,7 +148,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
         if self.change == "header":
             return
         if "/resolve/" in self.path:
-            headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT}
+            headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT, "X-Xet-Hash": "ab" * 32}
+            headers["X-Xet-Refresh-Route"] = f"http://{self.headers['Host']}/xet-read-token"
             if self.change.startswith(('"', "W/")):
                 return self.answer(200, CONTENT, headers | {"ETag": self.change})
             if self.change.startswith("http"):
@@ -161,7 +161,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
         size = 65 << 20 if self.change == "large" else len(CONTENT)
         tree = [{"type": "file", "path": "config.json", "size": size, "oid": STATED}]
         body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
-        self.answer(200, body[:-2] if self.change == "broken" and "/revision/" in self.path else body)
+        broken = {"broken": body[:-2], "nested": b"[" * 100_000} if "/revision/" in self.path else {}
+        self.answer(200, broken.get(self.change, body))
 
     do_HEAD = do_GET
 
@@ -197,6 +198,7 @@ def answering(tmp_path, monkeypatch):
         ('"../../../written"', "answers with ETag '\"../../../written\"', which is a path"),
         ('W/"/tmp/written"', "which is a path"),
         ("broken", "answers broken JSON"),
+        ("nested", "recursion"),
         ("no id", "expected an object with a sound 'id'"),
         ("a path", "expected an object with a sound 'sha'"),
         ("http://169.254.169.254/latest", "expected https and a public address"),
@@ -215,6 +217,28 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
     except UserError as error:
         assert message and message in str(error) and "\n" not in str(error)
         assert not list(tmp_path.rglob("config.json")) and not list(tmp_path.rglob("written*"))
+
+
+@pytest.mark.usefixtures("answering")
+def test_files_do_not_come_by_xet(monkeypatch):
+    """Its client has none of the limits here. Whoever else downloads in this process may use it."""
+    Hostile.change = ""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr("huggingface_hub.file_download.xet_get", lambda **_: pytest.fail("by Xet"))
+    assert (hub.snapshot("owner/tiny", ["*.json"]) / "config.json").read_bytes() == CONTENT
+    assert not constants.HF_HUB_DISABLE_XET
+
+
+@pytest.mark.usefixtures("answering")
+def test_small_files_that_are_in_the_cache_have_a_limit_too(monkeypatch):
+    """Others fetch them without one, and then the hub is not asked for its listing again."""
+    Hostile.change = ""
+    assert hub.snapshot("owner/tiny", ["*.json"], small=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "LARGEST", len(CONTENT) - 1)
+    assert hub.snapshot("owner/tiny", ["*.json"])
+    with pytest.raises(UserError, match=r"'config\.json' has 8 bytes; expected at most 7 in all files of \*\.json"):
+        hub.snapshot("owner/tiny", ["*.json"], small=True)
 
 
 @pytest.mark.usefixtures("answering")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from filelock import FileLock
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
@@ -186,16 +187,29 @@ def test_build_does_not_depend_on_row_order_or_threads(opened, built, tmp_path, 
 
 def test_rebuild_does_nothing_and_changed_options_are_rejected(opened, tmp_path, capsys):
     builder = _build(opened, tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).glob("*.array_record*")}
+    before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).iterdir()}
+    assert Path(builder.data_dir) / "README.md" in before
     printed = capsys.readouterr().out
     assert f"{builder.data_dir}: " in printed and "ownload" not in printed, "nothing is downloaded"
     _build(opened, tmp_path)
     assert "already built" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "caches are made for these times"
     with pytest.raises(UserError, match=r"already built with short_side 288, now 128; set a new --name"):
         _build(opened, tmp_path, "--short_side", 128)
     with pytest.raises(UserError, match=r"--short_side: changes the contents of 'full'; set a new --name"):
         build.main(["full", "--short_side", "128", "--data_dir", str(tmp_path)])
+
+
+def test_card_replaces_a_link(opened, tmp_path):
+    """What is written would go to the file that it leads to."""
+    builder = _build(opened, tmp_path)
+    card, other = Path(builder.data_dir) / "README.md", tmp_path / "other"
+    text = card.read_text()
+    other.write_text("somebody else's\n")
+    card.unlink()
+    card.symlink_to(other)
+    _build(opened, tmp_path)
+    assert other.read_text() == "somebody else's\n" and card.read_text() == text and not card.is_symlink()
 
 
 def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
@@ -226,6 +240,18 @@ def test_build_that_is_going_on_is_left_alone(tmp_path, monkeypatch):
 
     naturel.Naturel(config=world, data_dir=str(tmp_path), check=second).download_and_prepare()
     assert refused and list(tmp_path.glob("naturel/tiny/*/dataset_info.json"))
+
+
+def test_finished_dataset_is_opened_whoever_holds_the_lock(tmp_path):
+    """As others do that open it at the same time."""
+    world = naturel.scenes(TINY)
+    builder = naturel.Naturel(config=world, data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    with FileLock(Path(builder.data_dir).with_name(".lock")):
+        naturel.Naturel(config=world, data_dir=str(tmp_path)).download_and_prepare()
+        again = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
+        with pytest.raises(UserError, match="another process is building it"):
+            naturel.Naturel(config=world, data_dir=str(tmp_path)).download_and_prepare(download_config=again)
 
 
 def test_photos_are_reencoded_and_refused_ones_counted(opened, tmp_path):

@@ -24,7 +24,7 @@ import aiohttp
 from tfds_naturel.common import cli, download, photos
 from tfds_naturel.common.download import MissingKey, Policy, TooLarge, Transient
 from tfds_naturel.common.errors import Stopped, UserError
-from tfds_naturel.common.files import md5_of
+from tfds_naturel.common.files import md5_of, unlinked
 from tfds_naturel.common.photos import BadPhoto
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.open_images.annotations import Rejects, Vocabulary, read_rows
@@ -93,7 +93,7 @@ class Store:
     def put(self, image_id: str, data: bytes) -> Entry:
         """Checks and stores a photo. Raises BadPhoto without storing anything."""
         entry = Entry(image_id, "ok", photos.inspect(data))
-        part = self.path(image_id).with_suffix(".part")
+        part = unlinked(self.path(image_id).with_suffix(".part"))
         part.write_bytes(data)
         part.replace(self.path(image_id))
         return entry

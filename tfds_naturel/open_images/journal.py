@@ -40,10 +40,13 @@ class Entry:
 class Journal:
     """An append-only file; the last line for an image counts. A line truncated by a crash is removed.
 
-    Raises UserError for a file that is not a journal, or is damaged.
+    Raises UserError for a file that is not a journal, or is damaged, and for a link: what is appended would go to the
+    file that it leads to.
     """
 
     def __init__(self, path: Path):
+        if path.is_symlink():
+            raise UserError(f"{path}: a link to {path.readlink()}; expected a file of the folder; copy it there")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.entries = read(path)
         if path.exists():
@@ -78,8 +81,10 @@ def read(path: Path) -> dict[str, Entry]:
     with reading_csv(path):
         head = next(csv.reader(lines[:1]), None)
     columns = [*_COLUMNS, _CHECKSUM]
-    if lines and head not in (columns, _COLUMNS):
-        raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(columns)}; move the file away")
+    is_cut = not lines and ",".join(columns).startswith(text)  # by a crash, in its first line
+    if not is_cut and head not in (columns, _COLUMNS):
+        first = text.splitlines()[0]
+        raise UserError(f"{path}:1: {first!r:.80}; expected the columns {','.join(columns)}; move the file away")
     entries = {}
     with reading_csv(path):
         rows = list(csv.reader(lines[1:]))

@@ -2,12 +2,14 @@
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from tfds_naturel.captions import bank, exchanges
 from tfds_naturel.common import escape, pages
+from tfds_naturel.common.files import unlinked
 from tfds_naturel.common.schema import PAIRS, Triplet, facts_of
 
 if TYPE_CHECKING:
@@ -36,7 +38,11 @@ def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
     sizes = {name: (split.num_examples, split.num_bytes) for name, split in info.splits.items()}
     path = epath.Path(builder.data_dir) / "README.md"
     card = render(info.full_name, config.description, sizes, info.metadata)
-    path.write_text(card, encoding="utf-8")
+    # One that is there stays as it is: caches of a dataset are made again if its files change.
+    if not path.is_file() or path.read_bytes() != card.encode():
+        if "://" not in str(path):  # no store has links
+            unlinked(Path(path))
+        path.write_text(card, encoding="utf-8")
     return path
 
 

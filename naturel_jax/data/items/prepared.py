@@ -88,8 +88,9 @@ class Split(NamedTuple):
 
 
 def files(directory: str | os.PathLike[str]) -> list[Path]:
-    """The files of the dataset prepared in ``directory``, records and descriptions, by name."""
-    return sorted(path for path in Path(directory).iterdir() if path.is_file())
+    """The files of the dataset prepared in ``directory``, records and descriptions, by name, without the card: nothing
+    is read from it, and a later version may word it differently."""
+    return sorted(path for path in Path(directory).iterdir() if path.is_file() and path.name != "README.md")
 
 
 def open_split(directory: str | os.PathLike[str], split: str) -> Split:

@@ -202,6 +202,37 @@ def test_file_that_is_not_a_journal_is_rejected(tmp_path):
         journal.Journal(path)
 
 
+def test_journal_that_was_cut_in_its_first_line_is_begun_again(tmp_path):
+    path = tmp_path / "journal.csv"
+    for head in ("", "image_id,stat"):
+        path.write_text(head)
+        journal.Journal(path).close()
+        assert path.read_text() == "image_id,status,bytes,width,height,phash,detail,xxh3\n"
+
+
+def test_journal_leaves_the_text_of_others_alone(tmp_path):
+    """Its last line would be taken for one that a crash has cut."""
+    path, other = tmp_path / "journal.csv", tmp_path / "notes.txt"
+    path.write_text("notes, without an end of line")
+    with pytest.raises(UserError, match=r"journal.csv:1: 'notes, without an end of line'; expected the columns"):
+        journal.Journal(path)
+    assert path.rename(other).read_text() == "notes, without an end of line"
+    other.write_text("")
+    path.symlink_to(other)
+    with pytest.raises(UserError, match=r"journal\.csv: a link to .*notes\.txt; expected a file of the folder"):
+        journal.Journal(path)
+    assert not other.read_text()
+
+
+def test_photo_is_not_written_through_a_link(tmp_path):
+    store, other = fetch.Store(tmp_path / "photos"), tmp_path / "other"
+    other.write_text("somebody else's")
+    store.path("a").with_suffix(".part").symlink_to(other)
+    store.put("a", photo(1))
+    store.journal.close()
+    assert other.read_text() == "somebody else's" and store.path("a").read_bytes() == photo(1)
+
+
 def test_damaged_line_of_a_journal_is_refused(tmp_path):
     """Its hashes decide which photos are copies, which all are in one split."""
     path = tmp_path / "journal.csv"
