@@ -6,6 +6,7 @@ Writes the preset as a Hugging Face folder, then loads it in a fresh process. Re
 """
 
 import argparse
+import dataclasses
 import json
 import re
 import subprocess
@@ -32,12 +33,13 @@ def write(folder: Path, name: str) -> int:
     import safetensors.numpy
 
     config = preset(name)
-    family = family_of(config)
+    processor = from_scratch(config, ["a cat"])
+    config, family = dataclasses.replace(config, text=processor.ends(config.text)), family_of(config)
     shapes = Model(config).shapes()
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
     fields = hf.write_config(config, "float32", {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1})
     (folder / "config.json").write_text(json.dumps(fields), "utf-8")
-    processor_files.write(folder, from_scratch(config, ["a cat"]), family)
+    processor_files.write(folder, processor, family)
     arrays = tables.write(hf.TABLES[family.name], params)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     return sum(leaf.nbytes for leaf in jax.tree.leaves(params))

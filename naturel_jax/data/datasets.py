@@ -66,14 +66,18 @@ def decode_sources(data: Data, sources: Sequence[Source], size: int) -> list[Sou
 
 
 def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
-    """What identifies the records of each part that is a table, and the tags that its recipe uses."""
+    """What identifies the records of each part, the tags that its recipe uses, and its file of hard images. Those that
+    a run mines again are no part of it: they are written while it trains, each once. Raises what ``stage_file`` raises,
+    and OSError for a file that is not there."""
     found: dict[str, dict[str, Any]] = {}
     for (name, part), source in zip(data.mixture.items(), sources, strict=True):
-        items = source.items
-        if source.content:
-            found[name] = {"records": len(items), "left_out": len(items.left_out), "content": source.content}
-            if items.tags and (recipe(part.recipe).swaps or recipe(part.recipe).joins):
-                found[name]["tags"] = items.tags.made_by
+        items, content = source.items, source.content or source.edition
+        if content or part.hard_images:
+            found[name] = {"records": len(items), "left_out": len(items.left_out), "content": content}
+        if source.content and items.tags and (recipe(part.recipe).swaps or recipe(part.recipe).joins):
+            found[name]["tags"] = items.tags.made_by
+        if part.hard_images:
+            found[name]["hard_images"] = once.checksum(staging.stage_file(part.hard_images, data.cache_dir))
     return found
 
 

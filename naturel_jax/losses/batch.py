@@ -1,6 +1,7 @@
 """The batch that a training step takes, and how often each (image, caption) cell counts as positive or negative.
 
-A batch holds distinct images and captions. In the *expanded batch*, the conventional one, each has as many rows as its
+A batch holds distinct images and captions; where an epoch ends within it, or by a mined hard image, an image may have
+two rows, each with captions of its own. In the *expanded batch*, the conventional one, each has as many rows as its
 multiplicity says. The *sentinel* is the blank image that recipes use as a negative of every image: one row in each
 shard of the batch, with as many copies as the shard's images. A caption is true of an image if it asserts a fact, such
 as a triplet, that the image shows, or was sampled for it as a positive. On devices, all leading axes are split over the

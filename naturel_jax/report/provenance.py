@@ -136,9 +136,9 @@ def _data(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> Secti
         tables = _read(path := runs[name].folder / DATA) or {}
         for part, source in config.data.mixture.items():
             number = digest = MISSING
-            if table := tables.get(part):  # only sources that are tables of records have one
+            if table := tables.get(part):  # a source of another package may have none
                 with _reading(path):
-                    number, digest = f"{table['records']:,}", table["content"]
+                    number, digest = f"{table['records']:,}", table["content"] or MISSING
             cells = (source.dataset, source.split, source.recipe, f"{source.weight:g}", number, str(digest))
             rows.append((f"{name}: {part}", *cells))
         images = _read(path := runs[name].folder / trained_on.FOLDER / f"{trained_on.FOLDER}.json")

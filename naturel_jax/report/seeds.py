@@ -85,20 +85,22 @@ def _read_benchmark(
     every = {metric.name: metric for result in of_benchmark.values() for metric in result.metrics.values()}
     chosen = choose(list(every.values()))
     metrics = tuple(metric for name, metric in every.items() if name in chosen)
-    items: dict[str, Item] = {}
+    shared: dict[str, Item] | None = None  # {}: the runs so far have none in common
     known: dict[str, dict[str, Any]] = {}  # item -> what it asks
     values: dict[str, dict[str, dict[str, float]]] = {}  # run -> outcome -> item -> value
     wanted = {metric.outcome for metric in metrics}
     for key in of_benchmark:
         rows = results.load_items(runs[key].out, runs[key].model, name, without=("cosines",))
         rows = pairs.alike(rows, known)
-        items = items or {row["id"]: ties.item(row) for row in rows}
+        if shared is None:
+            shared = {row["id"]: ties.item(row) for row in rows}
         values[key] = {
             outcome: {row["id"]: ties.value_or_nan(row.get(OUTCOME + outcome)) for row in rows} for outcome in wanted
         }
-        items = {id: item for id, item in items.items() if all(id in known for known in values[key].values())}
+        shared = {id: item for id, item in shared.items() if all(id in known for known in values[key].values())}
     if not metrics:
         return
+    items = shared or {}
     most = max(result.items for result in of_benchmark.values())
     if len(items) < most:
         scores.left_out.append(f"{name}: scored on {len(items):,} of {most:,} items, which all runs have")

@@ -16,6 +16,7 @@ from naturel_jax.models.two_tower import Params
 from naturel_jax.training.loss import Loss
 from naturel_jax.training.train import State
 
+_COPIES = {"z", "params0"}  # of the parameters: a schedule-free optimizer's, and those that Prodigy measures from
 _LIMIT = 200.0  # the bias is searched for between -_LIMIT and _LIMIT
 
 
@@ -45,7 +46,7 @@ def calibrated(state: State, loss: Loss, batch: Batch) -> State:
 
     def replaced(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
         names = path_string(path).split("/")
-        is_copy = names[0] in ("params", "ema") or "z" in names  # z: of a schedule-free optimizer
+        is_copy = names[0] in ("params", "ema") or not _COPIES.isdisjoint(names)
         return jnp.copy(bias) if is_copy and names[-1] == "logit_bias" else x
 
     return jax.tree_util.tree_map_with_path(replaced, state)

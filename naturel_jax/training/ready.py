@@ -45,7 +45,7 @@ def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -
 
 
 def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, Any] | None:
-    """Raises UserError for a batch that would have images twice (``sizes``: part of the mixture -> images), a warmup
+    """Raises UserError for batches that would have images twice (``sizes``: part of the mixture -> images), a warmup
     longer than the run, hard images that are mined again from checkpoints that are not saved, and a run in ``folder``
     that cannot go on with this config. Returns what ``note`` is to note of a run that becomes longer, or None."""
     examples = sum(sizes.values())
@@ -71,6 +71,8 @@ def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[
 
 
 def _check_batch(data: Data, sizes: Mapping[str, int]) -> None:
+    """Raises UserError if every batch would have images of a part twice. The one that spans the end of a part's epoch
+    may have some, at most one batch for each epoch."""
     weights = {name: part.weight for name, part in data.mixture.items()}
     for name, weight in weights.items():
         share = data.batch_size if data.turns == "batches" else data.batch_size * weight / sum(weights.values())

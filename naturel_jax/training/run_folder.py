@@ -1,7 +1,7 @@
 """Identifies the run in a workdir: the files that describe it, and whether a config may continue it.
 
 ``config.json`` holds the config and the versions it started with, and when it became longer (``ready.py``);
-``data.json`` identifies its tables of records; ``trained_on/`` has the images that it trains on; ``scores.json`` has
+``data.json`` identifies its training data; ``trained_on/`` has the images that it trains on; ``scores.json`` has
 the scores of a finished run.
 """
 
@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from naturel_jax import storage
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, finished, manifest, recorded
@@ -230,20 +229,32 @@ def saved_choices(folder: epath.Path) -> dict[str, str]:
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
     """Records the contents of the data in the folder. Raises UserError if they differ from those of the run there, once
-    it has a checkpoint, or of another process."""
+    it has a checkpoint, or of another process. What a run of an earlier version did not record is taken from now on to
+    be what there is now."""
     if not contents:
         return
     path = folder / "data.json"
-    if jax.process_index() == 0 and not ("data.json" in storage.names(folder) and checkpoint.saved_steps(folder)):
-        storage.write_json(path, contents)
-    multihost_utils.sync_global_devices("data.json")
-    saved = storage.read_json(path)
-    for name, content in contents.items():
-        if content != saved.get(name):
-            raise UserError(
-                f"config.data.mixture.{name} is {content}, but the run in {folder} trains on {saved.get(name)}; "
-                "restore the data and its list of bad records, or use another --workdir"
-            )
+
+    def check(saved: dict[str, dict[str, Any]]) -> None:
+        for name, content in contents.items():
+            before = {key: value for key, value in saved.get(name, {}).items() if value != content.get(key)}
+            if before:
+                now = {key: content.get(key) for key in before}
+                raise UserError(
+                    f"config.data.mixture.{name} is {now}, but the run in {folder} trains on {before}; restore the "
+                    "records and their list of bad ones, the version of a prepared dataset or the file of hard images, "
+                    "or use another --workdir"
+                )
+
+    def record() -> None:
+        begun = "data.json" in storage.names(folder) and checkpoint.saved_steps(folder)
+        saved = storage.read_json(path) if begun else {}
+        check(saved)
+        if saved != (known := saved | contents):
+            storage.write_json(path, known)
+
+    preemption.on_first_process(record)
+    check(storage.read_json(path))
 
 
 def record_trained_on(

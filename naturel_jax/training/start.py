@@ -149,6 +149,7 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
         model = make_model(config, sizes, mesh)
         params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
         processor = _processor_from_scratch(sizes, folder, sources)
+        sizes = dataclasses.replace(sizes, text=processor.ends(sizes.text))
     check_naflex(config, sizes)
     if sizes.image.naflex and config.data.max_patches:
         processor = dataclasses.replace(processor, max_patches=config.data.max_patches)

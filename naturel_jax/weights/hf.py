@@ -28,6 +28,7 @@ ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": 
 
 # What a config.json may omit: the defaults of transformers' configuration classes, by model_type.
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = json.loads(Path(__file__).with_name("hf_defaults.json").read_text())
+_LARGEST = 2  # what configs from before transformers 4.31 have as a CLIP's end token, meaning the largest id of a text
 _REQUIRED = {"attention_dropout": 0.0, "num_channels": 3, "vision_use_head": True}
 
 _BLOCK = torch_block(
@@ -108,12 +109,16 @@ def _clip_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Mappi
     eos_id = text["eos_token_id"]
     if not isinstance(eos_id, int):
         raise UserError(f"text_config.eos_token_id is {eos_id!r}; expected a token id")
-    # Configs from before transformers 4.31 say 2 and mean the largest id.
     return {
         "size": image["image_size"],
         "embed_dim": config.get("projection_dim", 512),
-        "eos_id": text["vocab_size"] - 1 if eos_id == 2 else eos_id,
+        "eos_id": text["vocab_size"] - 1 if eos_id == _LARGEST else eos_id,
     }
+
+
+def pools_at_largest(config: Mapping[str, Any]) -> bool:
+    """Whether a text's embedding is that at its largest id. ``read_config`` takes it for the last of the vocabulary."""
+    return config["model_type"] == "clip" and _tower(config, "clip", "text_config")["eos_token_id"] == _LARGEST
 
 
 def _siglip_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, int]:
@@ -205,7 +210,7 @@ def check_config(config: TwoTowerConfig) -> None:
         )
     if family.init_bias is not None and config.init_bias is None:
         raise UserError(f"transformers' {model} has a logit bias, but this has none; export to openclip or run instead")
-    if config.text.eos_id == 2:
+    if config.text.eos_id == _LARGEST:
         raise UserError(f"text.eos_id is 2, which transformers reads as 'the largest id'; no {model} pools at id 2")
 
 

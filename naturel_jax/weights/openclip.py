@@ -138,6 +138,7 @@ def _checked(
 
 _VISION_DEFAULTS = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
 _TEXT_DEFAULTS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+_POOLING = {"pool_type": "argmax", "eos_id": 2}
 _KWARGS = {"act_kwargs": None, "norm_kwargs": None}
 _TOKENIZER = {"hf_tokenizer_name": None, "tokenizer_kwargs": None}
 _REQUIRED = {"ls_init_value": None, "patch_dropout": 0.0, "output_tokens": False, "pool_type": "tok", "pad_id": 0}
@@ -226,8 +227,7 @@ def _timm_args(config: TransformerConfig) -> dict[str, Any]:
 
 def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
     vision = _checked(config, "vision_cfg", {**_VISION_DEFAULTS, **_KWARGS}, _REQUIRED)
-    pooling = {"pool_type": "argmax", "eos_id": 2}
-    text = _checked(config, "text_cfg", {**_TEXT_DEFAULTS, **_KWARGS, **_TOKENIZER, **pooling}, _REQUIRED)
+    text = _checked(config, "text_cfg", {**_TEXT_DEFAULTS, **_KWARGS, **_TOKENIZER, **_POOLING}, _REQUIRED)
     eos_ids = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     if text["pool_type"] not in eos_ids:
         raise UserError(f"text_cfg.pool_type is {text['pool_type']!r}; expected {sorted(eos_ids)}")
@@ -242,6 +242,13 @@ def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
         context=text["context_length"],
         eos_id=eos_ids[text["pool_type"]],
     )
+
+
+def pools_at_largest(config: Mapping[str, Any]) -> bool:
+    """Whether a text's embedding is that at its largest id, also without a config. ``read_config`` takes it for the
+    last of the vocabulary."""
+    text: Mapping[str, Any] = config.get("model_cfg", config).get("text_cfg", {})
+    return text.get("pool_type", _POOLING["pool_type"]) == "argmax"
 
 
 def read_openai_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:

@@ -104,7 +104,7 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     with malformed(path):
         processor = Processor(**read_json(path))
         limited.check(path, processor.tokenizer)
-        processor.check_ids(config.text.vocab)
+        processor.check_ids(config.text)
     image = config.image
     sizes, expected = (processor.size, processor.context), (image.size, config.text.context)
     if sizes != expected:

@@ -199,7 +199,7 @@ def load_run(
     with malformed(folder / "meta"):
         config, processor = config_from_dict(meta["model"]), Processor(**meta["processor"])
         limited.check(folder / "meta", processor.tokenizer)
-        processor.check_ids(config.text.vocab)
+        processor.check_ids(config.text)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:

@@ -25,7 +25,7 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.models import adapters
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.models.two_tower import Model, Params, TextConfig, TwoTowerConfig
 from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import big_vision, hf, hub, openclip, peft, processor_files, runs, tables
@@ -305,10 +305,18 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
         with processor_files.malformed(folder):
             context, size = config.text.context, config.image.size
             processor = Processor(context=context, size=size, to_rgb="on_white", **text, **pixels)
-            processor.check_ids(config.text.vocab)
+            config = dataclasses.replace(config, text=_checked_text(config, processor, hf.pools_at_largest(raw)))
     tensors = _without(_open_tensors(file), hf.IGNORED)
     table = hf.TABLES[raw["model_type"]]
     return Foreign("hf", folder, config, processor, table, tensors)
+
+
+def _checked_text(config: TwoTowerConfig, processor: Processor, largest: bool) -> TextConfig:
+    """The text tower of ``config``, which must pool at the end token of ``processor``; with ``largest``, see there
+    (``ends``). Raises what ``check_ids`` raises."""
+    text = processor.ends(config.text, largest=True) if largest else config.text
+    processor.check_ids(text)
+    return text
 
 
 def _parsed(read: Callable[[Any], TwoTowerConfig], raw: Any, path: Path) -> TwoTowerConfig:
@@ -329,6 +337,8 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
         tensors = tensors.renamed(big_vision.names(tensors.shapes))
         config = known or _parsed(big_vision.read_shapes, tensors.shapes, path)
         table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, None, None)
+        with processor_files.malformed(path.parent):
+            processor.check_ids(config.text)
         return Foreign("big_vision", path, config, processor, table, tensors)
     tensors = _without(tensors, openclip.IGNORED)
     beside = path.parent / openclip.CONFIG_FILE
@@ -352,6 +362,7 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
     with processor_files.malformed(beside if raw else path):
         clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
         processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
+        config = dataclasses.replace(config, text=_checked_text(config, processor, openclip.pools_at_largest(raw)))
     return Foreign("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
 
 
@@ -378,6 +389,4 @@ def _processor(
     processor = Processor(context=context, size=config.image.size, **text, **pixels)
     if clean:
         processor = dataclasses.replace(processor, centre="round", to_rgb="last")
-    with processor_files.malformed(folder):
-        processor.check_ids(config.text.vocab)
     return processor

@@ -57,6 +57,21 @@ def save_hf(folder: Path, name: str, seed: int = 0, **save: Any) -> Path:
     return folder
 
 
+def ending_last(processor: Processor) -> Processor:
+    """CLIP's ``processor`` with the start and end token as the last two ids, as in OpenAI's vocabulary, in place of the
+    first two; all other ids are two less."""
+    state = json.loads(processor.tokenizer)
+    vocab = state["model"]["vocab"]
+    new = {word: (n - 2) % len(vocab) for word, n in vocab.items()}
+    state["model"]["vocab"] = new
+    for token in state["added_tokens"]:
+        token["id"] = new[token["content"]]
+    for name, token in state["post_processor"]["special_tokens"].items():
+        token["ids"] = [new[name]]
+    state["padding"]["pad_id"] = new[state["padding"]["pad_token"]]
+    return dataclasses.replace(processor, tokenizer=json.dumps(state))
+
+
 def assert_same(ours: Params, theirs: Params) -> None:
     """Checks that the parameters are equal, bit for bit."""
     ours, theirs = tables.flatten(ours), tables.flatten(theirs)

@@ -92,6 +92,12 @@ def test_items_of_a_file_that_has_changed_are_not_compared_by_their_ids(runs, tm
         groups.markdown("A0", "D", {"A0": runs["A0"]}, {"D": runs["D"]}, "naturel", "right")
 
 
+def test_a_run_after_two_that_share_no_item_adds_none(runs, tmp_path):
+    apart = {"A": runs["A0"], "C": save(tmp_path / "C", np.ones(NUMBER), first=NUMBER), "B": runs["B0"]}
+    scores = seeds.read(apart)
+    assert scores.left_out == ["naturel: scored on 0 of 300 items, which all runs have"] and not scores.scored
+
+
 def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):
     """Folders as patterns and lists; two scores, so Holm's p is at least twice the smaller p."""
     monkeypatch.chdir(tmp_path)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from etils import epath
 
@@ -12,12 +15,15 @@ from naturel_jax import config as c
 from naturel_jax import storage
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import versions
+from naturel_jax.data import datasets
+from naturel_jax.data.batches import remined
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.training import run, run_folder
 from tests.helpers import tiny_config
 from tests.helpers.caption_groups import processor
-from tests.helpers.worlds import Run, data_dir, losses, wait_for
+from tests.helpers.worlds import Run, data_dir, losses, wait_for, write_checkpoints
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.hard_images import mining
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -114,6 +120,83 @@ def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
     with pytest.raises(UserError, match="holds a run with another config"), run_folder.leased(folder, c.load(other)):
         pytest.fail("a workdir of another run was handed over")
     assert contents(tmp_path).keys() == {"config.json", "scores.json"}, "and the lease is released"
+
+
+def checked(folder: Path, raw) -> dict[str, dict]:
+    """What a run in ``folder`` notes of the data of a config when it starts."""
+    folder.mkdir(exist_ok=True)
+    data = c.load(raw).data
+    run_folder.check_same_data(epath.Path(folder), datasets.contents(data, datasets.open_sources(data)))
+    return storage.read_json(epath.Path(folder) / "data.json")
+
+
+def on_a_copy(folder: Path):
+    """(config that trains on a copy of the tiny dataset in ``folder``, where the copy is)."""
+    copy, raw = folder / "mine/1.0.0", tiny_config.get_config()
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), copy)
+    raw.data.dir = os.fspath(folder)
+    raw.data.mixture.main.update({"dataset": "mine", "split": "validation"})
+    return raw, copy
+
+
+def test_a_run_continues_only_with_its_edition_of_a_prepared_dataset(tmp_path):
+    (raw, copy), workdir = on_a_copy(tmp_path / "data"), tmp_path / "run"
+    noted = checked(workdir, raw)
+    assert noted["main"]["records"] == 40 and re.fullmatch(r"\S+:validation [0-9a-f]{32}", noted["main"]["content"])
+    write_checkpoints(workdir, {1: {"a": np.zeros(1)}}, {})
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")  # with other times, and items that are collected again
+    raw.data.dir = os.fspath(tmp_path / "moved")
+    assert checked(workdir, raw) == noted, "the same edition elsewhere"
+
+    newer, info = copy.with_name("1.0.1"), json.loads((copy / "dataset_info.json").read_text())
+    shutil.copytree(copy, newer)
+    (newer / "dataset_info.json").write_text(json.dumps(info | {"version": "9.9.9"}))
+    raw.data.dir = os.fspath(tmp_path / "data")
+    with pytest.raises(UserError, match=r"mixture\.main is .*/9\.9\.9:validation .*trains on .*the version of a pre"):
+        checked(workdir, raw)
+    shutil.rmtree(newer)
+    assert checked(workdir, raw) == noted
+
+    (shard,), (other,) = (list(copy.glob(f"*-{split}.array_record-*")) for split in ("validation", "test"))
+    shutil.copyfile(other, shard)  # built again with other records, under the same version
+    with pytest.raises(UserError, match=r"mixture\.main is .*:validation .*trains on"):
+        checked(workdir, raw)
+    assert storage.read_json(epath.Path(workdir) / "data.json") == noted
+
+
+@pytest.mark.parametrize("every", [0, 5])
+def test_a_run_continues_only_with_the_hard_images_that_it_began_with(every, tmp_path):
+    (raw, _), workdir, path = on_a_copy(tmp_path / "data"), tmp_path / "run", tmp_path / "hard.parquet"
+    raw.data.mixture.main.update({"hard_images": os.fspath(path), "hard_images_every": every})
+    mining.save(path, [("0", "", ["1"], [mining.NEAREST])])
+    noted = checked(workdir, raw)
+    write_checkpoints(workdir, {1: {"a": np.zeros(1)}}, {})
+    (mined := remined.file(workdir, "main", 5)).parent.mkdir(parents=True)
+    mining.save(mined, [("0", "", ["3"], [mining.NEAREST])])  # its own
+    assert checked(workdir, raw) == noted
+    mining.save(path, [("0", "", ["2"], [mining.NEAREST])])
+    with pytest.raises(UserError, match=r"mixture\.main is \{'hard_images': '\w+'\}, but .*the file of hard images"):
+        checked(workdir, raw)
+
+
+def test_a_run_continues_without_what_an_earlier_version_did_not_note(tmp_path):
+    """A run that does continue notes it; one that is refused does not."""
+    (raw, _), workdir, path = on_a_copy(tmp_path / "data"), tmp_path / "run", tmp_path / "hard.parquet"
+    raw.data.mixture.main.hard_images = os.fspath(path)
+    mining.save(path, [("0", "", ["1"], [mining.NEAREST])])
+    now = checked(workdir, raw)
+    write_checkpoints(workdir, {1: {"a": np.zeros(1)}}, {})
+    others = {"other": {"records": 3, "left_out": 0, "content": "a1"}}
+    without_file = {key: value for key, value in now["main"].items() if key != "hard_images"}
+    for before in (others, others | {"main": without_file}):
+        storage.write_json(file := epath.Path(workdir) / "data.json", before)
+        assert checked(workdir, raw) == others | now
+    storage.write_json(file, before := {"main": without_file | {"content": "a1"}})
+    with pytest.raises(UserError, match=r"trains on \{'content': 'a1'\}"):
+        checked(workdir, raw)
+    assert storage.read_json(file) == before
+    file.unlink()
+    assert checked(workdir, raw) == now
 
 
 def test_what_scores_leave_out_is_noted_with_them(tmp_path):

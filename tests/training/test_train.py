@@ -18,6 +18,7 @@ from naturel_jax.config import versions
 from naturel_jax.data import datasets
 from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import make_mesh
+from naturel_jax.models.presets import PRESETS
 from naturel_jax.training import loop, outliers, run, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.start import make_start
@@ -40,6 +41,19 @@ def make_training(folder: str, multipliers: tuple = (), **options) -> tuple[c.Co
     sources = [datasets.open_source("naturel/tiny", os.fspath(data_dir()), "train")]
     start = make_start(config, "", epath.Path(folder), sources, mesh)
     return config, run.make_training(config, start, sources, mesh)
+
+
+def test_a_model_from_scratch_pools_at_the_end_token_of_its_own_tokenizer(tmp_path, monkeypatch):
+    """A published model's sizes have that of OpenAI's tokenizer, which no text would have."""
+    tiny = PRESETS["tiny-clip"]
+    text = dataclasses.replace(tiny.text, eos_id=tiny.text.vocab - 1)
+    monkeypatch.setitem(PRESETS, "tiny-clip", dataclasses.replace(tiny, text=text))
+    config = c.load(tiny_config.get_config())
+    mesh = make_mesh(dataclasses.asdict(config.mesh))
+    sources = [datasets.open_source("naturel/tiny", os.fspath(data_dir()), "train")]
+    start = make_start(config, "", epath.Path(tmp_path), sources, mesh)
+    assert start.model.config == tiny
+    start.processor.check_ids(start.model.config.text)
 
 
 class Steps:

@@ -5,20 +5,34 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import PIL.Image
 import pytest
 import safetensors.numpy
+import tokenizers
 import torch
 import transformers
 
 from naturel_jax import weights
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model, normalize
-from naturel_jax.weights import tables
+from naturel_jax.weights import processor_files, tables
 from tests.helpers.image_files import photo
-from tests.helpers.model_files import CAPTIONS, assert_same, inputs, save_hf, tiny, torch_inputs, torch_tensors
+from tests.helpers.model_files import (
+    CAPTIONS,
+    assert_same,
+    ending_last,
+    inputs,
+    save_hf,
+    tiny,
+    torch_inputs,
+    torch_tensors,
+)
+from tfds_naturel.common.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip", "tiny-naflex"])
@@ -67,20 +81,66 @@ def test_reads_pytorch_bin(tmp_path, zipped):
     assert_same(weights.load(str(folder)).params, tiny("tiny-siglip").params)
 
 
+def older(folder: Path, processor: Processor) -> Path:
+    """The tiny CLIP with ``processor``, in whose config.json the end token is 2, as before transformers 4.31. Its
+    vocabulary is three times as large as that of the processor."""
+    save_hf(folder, "tiny-clip")
+    processor_files.write(folder, processor, family_of(tiny("tiny-clip").config))
+    (folder / processor_files.OWN).unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_older_clip_with_an_enlarged_vocabulary_pools_where_transformers_does(tmp_path):
+    folder = older(tmp_path / "model", ending_last(tiny("tiny-clip").processor))
+    got, params, processor = weights.load(str(folder))
+    texts = [*dict.fromkeys(CAPTIONS), " ".join(CAPTIONS)]
+    theirs = transformers.CLIPModel.from_pretrained(folder).eval()
+    encoded = transformers.CLIPTokenizer.from_pretrained(folder)(
+        texts, padding="max_length", truncation=True, max_length=got.text.context, return_tensors="pt"
+    )
+    tokens = processor.tokenize(texts)
+    np.testing.assert_array_equal(encoded["input_ids"].numpy(), tokens)
+    assert tokens.max() == got.text.eos_id < got.text.vocab - 1
+    zcap = theirs.get_text_features(**encoded).pooler_output.detach().numpy()
+    zcap /= np.linalg.norm(zcap, axis=-1, keepdims=True)
+    np.testing.assert_allclose(Model(got).encode_text(params, tokens), zcap, atol=1e-6)
+
+
+@pytest.mark.parametrize("added", ["an end token that is not the last", "a further token"])
+def test_an_end_token_that_no_text_has_is_refused(added, tmp_path):
+    """At the largest id, transformers would pool at whatever word that is."""
+    processor = tiny("tiny-clip").processor
+    end = 1
+    if added == "a further token":
+        processor = ending_last(processor)
+        tokenizer = tokenizers.Tokenizer.from_str(processor.tokenizer)
+        end = tokenizer.get_vocab_size() - 1
+        tokenizer.add_tokens(["<photo>"])
+        processor = dataclasses.replace(processor, tokenizer=tokenizer.to_str())
+    folder = older(tmp_path / "model", processor)
+    with pytest.raises(UserError, match=rf"model: the tokenizer ends texts with the token id {end}, .* the id 1023; "):
+        weights.find(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = end
+    (folder / "config.json").write_text(json.dumps(config))
+    assert weights.find(str(folder)).config.text.eos_id == end
+
+
 def test_reads_the_abbreviated_configs_of_older_files(tmp_path):
     """Files that omit defaults, put a tower's fields in ``*_config_dict``, and declare the end token as 2."""
-    folder = save_hf(tmp_path / "model", "tiny-clip")
+    folder = older(tmp_path / "model", ending_last(tiny("tiny-clip").processor))
     config = json.loads((folder / "config.json").read_text())
     text, vision = config["text_config"], config["vision_config"]
     del vision["hidden_act"], text["layer_norm_eps"]
-    text["eos_token_id"] = 2
     config["vision_config_dict"] = {key: vision.pop(key) for key in ("hidden_size", "intermediate_size", "image_size")}
     config["vision_config_dict"] |= {
         key: vision[key] for key in ("num_hidden_layers", "num_attention_heads", "patch_size")
     }
     (folder / "config.json").write_text(json.dumps(config))
     got, params, _ = weights.load(str(folder))
-    assert got.text.eos_id == got.text.vocab - 1
     assert got.image == tiny("tiny-clip")[0].image
     theirs = transformers.CLIPModel.from_pretrained(folder).eval()
     pixels, _ = inputs(got)

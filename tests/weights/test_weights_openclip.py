@@ -16,6 +16,7 @@ from naturel_jax.weights import export, openclip, processor_files, tables, verif
 from tests.helpers.model_files import (
     CAPTIONS,
     assert_same,
+    ending_last,
     inputs,
     openclip_model,
     random_params,
@@ -94,6 +95,27 @@ def test_reads_openclip_files_by_preset_name(tmp_path, monkeypatch):
     check_in_its_library(source, weights.Loaded(got_config, got, processor))
     with pytest.raises(UserError, match=r"which GELU.*negclip-b32:negclip\.pth"):
         weights.load(f"{tmp_path}/negclip.pth")
+
+
+def test_a_clip_with_an_enlarged_vocabulary_pools_where_openclip_does(tmp_path):
+    """At the largest id of a text, which is not the last of the vocabulary."""
+    config, params, processor = tiny("tiny-clip")
+    processor, folder = ending_last(processor), tmp_path / "out"
+    end = int(processor.tokenize([""]).max())
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, eos_id=end))
+    export.save(folder, config, params, processor, form="openclip")
+    fields = json.loads((folder / openclip.CONFIG_FILE).read_text())
+    assert fields["model_cfg"]["text_cfg"].pop("pool_type") == "eos"
+    (folder / openclip.CONFIG_FILE).write_text(json.dumps(fields))
+    for name in (processor_files.OWN, processor_files.CHECKSUMS):
+        (folder / name).unlink()
+    got_config, got, got_processor = weights.load(str(folder))
+    assert got_config == config
+    tokens, pixels = got_processor.tokenize(CAPTIONS[:3]), inputs(config)[0]
+    theirs = open_clip.create_model(f"local-dir:{folder}").eval()
+    with torch.no_grad():
+        expected = theirs.encode_text(torch_inputs(pixels, tokens)[1], normalize=True)
+    np.testing.assert_allclose(Model(got_config).encode_text(got, tokens), expected, atol=1e-6)
 
 
 def test_reads_openclips_own_timm_siglip(tmp_path):

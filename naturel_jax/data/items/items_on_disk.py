@@ -9,7 +9,10 @@ Shape letters: N images, G caption groups; a trailing 1 means one extra entry.
 
 import contextlib
 import functools
+import hashlib
+import json
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +63,18 @@ def load_or_collect(folder: Path, name: str, collect: Callable[[], Items]) -> It
         return _load(folder, name) or items
 
     return once.load_or_make(folder, functools.partial(_load, folder, name), make)
+
+
+def digest(items: Items, folder: Path) -> str:
+    """Identifies the ``items`` that ``load_or_collect`` returned for ``folder``, whichever disk has them: from the
+    checksums that were compared there, or if nothing is there, from those that the files would have."""
+    try:
+        checksums = once.read_meta(folder)["xxh3"]
+    except (OSError, UserError):
+        with tempfile.TemporaryDirectory() as elsewhere:
+            _write(items, Path(elsewhere))
+            checksums = once.checksums(Path(elsewhere))
+    return hashlib.blake2b(json.dumps(checksums, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _load(folder: Path, name: str) -> Items | None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
-from naturel_jax.data.items.items_on_disk import load_or_collect
+from naturel_jax.data.items.items_on_disk import digest, load_or_collect
 from tfds_naturel.common import escape
 from tfds_naturel.common.builders import open_builder
 from tfds_naturel.common.errors import UserError
@@ -161,7 +161,7 @@ def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind
             "positions since version 4.0.0, if there are photos that show the opposite of each other: build the "
             "dataset again, or use another recipe"
         )
-    return Source(items, functools.partial(read_image, records))
+    return Source(items, functools.partial(read_image, records), edition=f"{name} {digest(items, cache)}")
 
 
 def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) -> list[Group]:

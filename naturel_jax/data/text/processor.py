@@ -22,7 +22,7 @@ from naturel_jax.data.images.decode import cropped, decoded, to_rgb, without_tra
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.naflex import Patches
-from naturel_jax.models.two_tower import ImageConfig, TwoTowerConfig
+from naturel_jax.models.two_tower import ImageConfig, TextConfig, TwoTowerConfig
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_tokenizer
 
@@ -191,17 +191,43 @@ class Processor:
             return sentencepiece.SentencePieceProcessor(model_proto=model)
         return tokenizers.Tokenizer.from_str(self.tokenizer)
 
-    def check_ids(self, vocab: int) -> None:
-        """Raises UserError for a tokenizer that cannot be used, or that has ids which a model with ``vocab`` tokens
-        does not embed."""
-        added, opened = self.tokenize([""]), self._opened  # what is added to a text need not be in the vocabulary
+    @property
+    def _largest_id(self) -> int:
+        opened = self._opened
         if isinstance(opened, tokenizers.Tokenizer):
-            largest = max(opened.get_vocab().values(), default=0)
-        else:
-            largest = opened.vocab_size() - 1
-        for number in (largest, *added[0].tolist()):
-            if not 0 <= number < vocab:
-                raise UserError(f"the tokenizer has the token id {number}; expected 0 to {vocab - 1}, as in the model")
+            return max(opened.get_vocab().values(), default=0)
+        return opened.vocab_size() - 1
+
+    @property
+    def _end_id(self) -> int:
+        """What a text ends with that is longer than the context, whatever shorter ones are padded with."""
+        return int(self.tokenize(["a " * self.context])[0, -1])
+
+    def check_ids(self, text: TextConfig) -> None:
+        """Raises UserError for a tokenizer that cannot be used, that has ids which a model with this text tower does
+        not embed, or that ends texts with another id than the tower takes the embedding at: without that id in a text,
+        it would be the first position's, which is the same for all texts."""
+        added = self.tokenize([""])  # what is added to a text need not be in the vocabulary
+        for number in (self._largest_id, *added[0].tolist()):
+            if not 0 <= number < text.vocab:
+                raise UserError(
+                    f"the tokenizer has the token id {number}; expected 0 to {text.vocab - 1}, as in the model"
+                )
+        if text.pool == "eos" and (end := self._end_id) != text.eos_id:
+            raise UserError(
+                f"the tokenizer ends texts with the token id {end}, but the model takes a text's embedding at the id "
+                f"{text.eos_id}; expected the same: use the tokenizer that the model was trained with, or if it is, "
+                f"write {end} as text_config.eos_token_id in config.json, or as text_cfg.eos_id with the pool_type "
+                "'eos' in open_clip_config.json"
+            )
+
+    def ends(self, text: TextConfig, largest: bool = False) -> TextConfig:
+        """``text`` with the embedding at the end of a text, if it is at an end token. ``largest``: of a model that
+        takes it at the largest id of a text; only if the end token always is the largest, as it is unless the tokenizer
+        was given further tokens. A vocabulary with more ids than the tokenizer has was padded."""
+        if text.pool != "eos" or (largest and self._end_id != self._largest_id):
+            return text
+        return dataclasses.replace(text, eos_id=self._end_id)
 
     @functools.cached_property
     def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:

@@ -14,8 +14,9 @@ from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.columns import Strings
+from naturel_jax.data.items.decoded_writer import identity
 from naturel_jax.data.items.items import Caption, Group, Items, collect
-from naturel_jax.data.items.items_on_disk import load_or_collect
+from naturel_jax.data.items.items_on_disk import digest, load_or_collect
 from tests.helpers.caption_groups import processor, source
 from tests.helpers.worlds import data_dir
 from tfds_naturel.common.errors import UserError
@@ -52,6 +53,22 @@ def test_what_is_loaded_is_what_was_collected(items, tmp_path):
         loaded = load_or_collect(tmp_path, items.name, read)
         assert_equal(loaded, items)
         assert isinstance(loaded.texts, Strings), "mapped from the first start on"
+
+
+@pytest.mark.parametrize("items", [source(6).items, reworded()], ids=["plain", "reworded"])
+def test_items_have_the_same_digest_in_memory(items, tmp_path):
+    """On a machine whose disk cannot be written."""
+    in_memory = digest(items, tmp_path / "absent")
+    assert digest(load_or_collect(tmp_path, items.name, lambda: items), tmp_path) == in_memory
+    assert not (tmp_path / "absent").exists() and digest(reworded(), tmp_path / "absent") != digest(
+        source(6).items, tmp_path / "absent"
+    )
+
+
+def test_decoded_images_are_kept_under_the_names_that_they_had():
+    """Folders were named before a source knew its edition."""
+    known = datasets.open_source("naturel/tiny", str(data_dir()), "validation")
+    assert known.edition and identity(known) == identity(dataclasses.replace(known, edition=""))
 
 
 def test_batches_of_a_second_start_are_those_of_the_first(monkeypatch):
