@@ -10,7 +10,7 @@ from naturel_jax import storage
 from naturel_jax.evaluators import results
 from naturel_jax.report import known_scores
 from naturel_jax.report import report as tables_of_results
-from naturel_jax.report.known_scores import AS_KNOWN, IN_INTERVAL, MISSING, OFF, OTHER, Compared
+from naturel_jax.report.known_scores import AS_KNOWN, IN_INTERVAL, MISSING, OFF, OFF_OR_OTHER, OTHER, Compared
 from naturel_jax.report.published import Checkpoint
 from naturel_jax.reproduce.stages import Work
 
@@ -44,7 +44,8 @@ def report(work: Work, gaps: Sequence[str], tables: bool) -> bool:
 def _markdown(work: Work, compared: Mapping[str, Sequence[Compared]], gaps: Sequence[str]) -> str:
     rows = [(key, line) for key, lines in compared.items() for line in lines]
     count = Counter(line.verdict for _, line in rows)
-    summary = ", ".join(f"{count[verdict]} {verdict}" for verdict in (AS_KNOWN, IN_INTERVAL, OFF, OTHER, MISSING))
+    verdicts = (AS_KNOWN, IN_INTERVAL, OFF, OFF_OR_OTHER, OTHER, MISSING)
+    summary = ", ".join(f"{count[verdict]} {verdict}" for verdict in verdicts)
     table = known_scores.table([line for _, line in rows], [key for key, _ in rows])
     parts = ["# Known scores", f"{table}\n{len(rows)} scores: {summary}."]
     for key, one in work.known.items():

@@ -31,6 +31,7 @@ def test_prepared_dataset_opens_with_and_without_prefix():
     ("dataset", "split", "match"),
     [
         ("naturel/full", "train", r"'naturel/full' is not prepared under .*See docs/naturel\.md"),
+        ("mine/x", "train", r"'mine/x' is not prepared under .*Prepare it there with TFDS \(data_dir='.*'\), or name"),
         (__file__, "train", r"The path .*test_datasets\.py is there: name its source before it, such as csv:"),
         ("naturel/tiny", "dev", r"has no split 'dev'; expected one of: .*train"),
     ],

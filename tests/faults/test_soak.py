@@ -3,15 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from proofs import soak
 from tests.helpers import fixtures
+from tfds_naturel.common import cli
 
 
 def test_growth_is_that_of_the_second_half():
@@ -130,6 +134,23 @@ def test_another_line_loss_score_or_parameter_is_a_difference(two_runs):
     shutil.rmtree(other / "checkpoints" / "4")
     shutil.copytree(one.parent / "micro" / "checkpoints" / "0", other / "checkpoints" / "4")  # before training
     assert soak.differences(one, other) == ["arrays"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "disk", "problems"), [(60.0, {}, 0), (0.0, {}, 1), (0.0, {"FAULTS_KIND": "slow"}, 0)]
+)
+def test_stop_that_takes_too_long_is_a_problem(limit, disk, problems, monkeypatch):
+    monkeypatch.setattr(soak, "STOP_S", limit)
+    codes = iter([None, cli.STOPPED])  # running until the signal
+
+    def wait(seconds: float) -> int | None:
+        time.sleep(0.01)
+        return next(codes)
+
+    process, tally = SimpleNamespace(wait=wait, send=lambda number: None, output=lambda: ""), soak.Tally()
+    assert soak.start_once(process, soak.Fault(signal.SIGTERM, 0.0, disk), tally) == "stopped and saved"
+    assert len(tally.problems) == problems and tally.slowest_stop > 0
+    assert all("s after SIGTERM, more than 0" in problem for problem in tally.problems)
 
 
 @pytest.mark.proof

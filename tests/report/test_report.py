@@ -209,6 +209,12 @@ def test_known_scores_are_shown_beside_those_of_the_same_items(tmp_path, monkeyp
     scores["sugarcrepe/swap_obj"] = 0.72
     text = shown("hf:owner/clip", np.arange(40) % 4 != 3)
     assert "| within the interval |" in text and "WARNING" not in text
+    known.items["sugarcrepe"] = published.ItemSet(40)
+    for share, verdict in ((0.72, "within the interval"), (0.1, "off or other items")):
+        scores["sugarcrepe/swap_obj"] = share
+        text = shown("hf:owner/clip", np.arange(40) % 4 != 3)
+        assert f"| {verdict}: its items were only counted: no digest is known |" in text
+        assert text.count("WARNING: A is off its known scores on sugarcrepe.") == (share == 0.1)
     assert shown("hf:owner/clip", half[:39]) == "", "other items"
     assert shown("hf:owner/another", half) == shown("run:runs/clip", half) == ""
 

@@ -139,14 +139,16 @@ MODELS: dict[str, tuple[str, Callable[[Path], Loaded]]] = {
 }
 HF = [name for name, (form, _) in MODELS.items() if form == "hf"]
 OPENCLIPS = [name for name, (form, _) in MODELS.items() if form == "openclip"]
+CARDS = ["clip", "siglip", "siglip-16", "openclip", "openclip-siglip", "hub"]  # whose code is run
+
+
+SENTENCES = importlib.util.find_spec("sentence_transformers") is not None
 
 
 def code_blocks(folder: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
-
-
-def available(code: str) -> bool:
-    return "sentence_transformers" not in code or importlib.util.find_spec("sentence_transformers") is not None
+    """The code of its model card, without that for a library that is not installed."""
+    codes = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
+    return [code for code in codes if SENTENCES or "sentence_transformers" not in code]
 
 
 def jobs_of(folders: dict[str, Path]) -> dict[str, tuple[str, list[object]]]:
@@ -159,12 +161,12 @@ def jobs_of(folders: dict[str, Path]) -> dict[str, tuple[str, list[object]]]:
         jobs[name] = ("transformers_model", [str(folders[name])])
     for name, context in (("clip", None), ("siglip", None), ("siglip-16", 16)):
         jobs[f"{name}-pipeline"] = ("pipeline_scores", [str(folders[name]), context])
-    if available("sentence_transformers"):
+    if SENTENCES:
         jobs["sentences"] = ("sentence_embeddings", [str(folders["clip"])])
     for name in OPENCLIPS:
         jobs[name] = ("openclip_model", [f"local-dir:{folders[name]}"])
-    for name in ("clip", "siglip", "siglip-16", "openclip", "openclip-siglip", "hub"):
-        for n, code in enumerate(code for code in code_blocks(folders[name]) if available(code)):
+    for name in CARDS:
+        for n, code in enumerate(code_blocks(folders[name])):
             jobs[f"{name}-snippet-{n}"] = ("snippet", [code, str(folders[name])])
     return jobs
 
@@ -255,16 +257,28 @@ def test_embeddings_of_single_towers_are_ours(session, job):
     np.testing.assert_allclose(session.arrays[f"{job}/texts"], ours.encode_text(captions()), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "softmax"), [("clip", True), ("siglip", False), ("siglip-16", False)])
-def test_pipeline_scores_are_ours(session, name, softmax):
+def probabilities(name: str, logits_IU: np.ndarray) -> np.ndarray:
+    """Those of a CLIP over the captions, those of a SigLIP of each pair."""
+    logits_IU = logits_IU.astype(np.float64)
+    if name == "clip":
+        return np.exp(logits_IU) / np.exp(logits_IU).sum(axis=1, keepdims=True)
+    return 1 / (1 + np.exp(-logits_IU))
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "siglip-16"])
+def test_pipeline_scores_are_ours(session, name):
     short = [n for n, caption in enumerate(captions()) if len(caption) < 40]
-    logits_IU = session.ours(name)[:2, short].astype(np.float64)
-    if softmax:
-        expected = np.exp(logits_IU) / np.exp(logits_IU).sum(axis=1, keepdims=True)
-    else:
-        expected = 1 / (1 + np.exp(-logits_IU))
-    scores = session.arrays[f"{name}-pipeline/scores"]
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    expected = probabilities(name, session.ours(name)[:2, short])
+    np.testing.assert_allclose(session.arrays[f"{name}-pipeline/scores"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_code_of_model_cards_prints_our_scores(session, name):
+    model, pair = naturel_jax.load(session.folders[name]), (session.images[1:2], ["a red square", "a blue circle"])
+    for n, code in enumerate(code_blocks(session.folders[name])):
+        expected = model.score(*pair) if "# cosines" in code else probabilities(name, model.logits(*pair))
+        scores = session.arrays[f"{name}-snippet-{n}/scores"]
+        np.testing.assert_allclose(scores, expected, atol=1e-5, err_msg=code)
 
 
 @pytest.mark.parametrize("name", HF)

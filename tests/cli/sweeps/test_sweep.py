@@ -1,6 +1,7 @@
 """Sweeps: what is refused before anything runs, shares, search and pruning, and a killed sweep that is continued."""
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -9,15 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.checkpoints.finished import Finished
-from naturel_jax.cli.sweeps import grids, runs, search
+from naturel_jax.cli.sweeps import grids, runs, search, table
 from naturel_jax.cli.sweeps.grids import Grid
 from naturel_jax.devices import processes
+from naturel_jax.evaluators import results
 from tests.helpers import tiny_config
 from tests.helpers.processes import wait_until
 from tests.helpers.worlds import ROOT, compiled_once, data_dir
@@ -258,6 +263,28 @@ def test_run_that_another_process_has_taken_over_has_not_failed(tmp_path, monkey
     (tmp_path / planned.key).mkdir()
     runs.train(planned, tmp_path)
     assert runs.state(planned, tmp_path) == "not finished"
+
+
+def test_report_marks_the_best_and_items_that_were_trained_on(tmp_path):
+    """A benchmark of one's own, two seeds of each rate; ten of its items were trained on."""
+    items = tuple(Item(str(n), (Image(f"image {n}", bytes),), ("yes", "no")) for n in range(400))
+    mine = Benchmark("mine", items, rules.pair, (Metric("mine/accuracy", "right"),), chance=rules.PAIR)
+    right = {"1e-4": (100, 140), "3e-4": (240, 240), "1e-3": (241, 241)}  # of 400
+    one = grid_of({"config.optim.lr": tuple(right)}, (0, 1))
+    planned = [run for setting in grids.settings(one) for run in one.runs(setting)]
+    for run, number in zip(planned, itertools.chain(*right.values()), strict=True):
+        matrices, folder = [np.array([[0.2, 0.1 if n < number else 0.3]]) for n in range(400)], tmp_path / run.key
+        held_out = mine.held_out({str(n) for n in range(10)})
+        result = results.save(folder / results.FOLDER, run.config.name, held_out, "f", (items, matrices, []), {})
+        scores = {name: score["value"] for name, score in result.scores.items()}
+        finished.write(epath.Path(folder), finished.Saved(Finished(scores, {}, {}, {}, {}), {}))
+    text = table.write(tmp_path, planned, "mine/accuracy", "lr=1e-4").partition("\n## ")[0]
+    rows = {line.split("|")[1].strip(): line.split("|")[2] for line in text.splitlines() if line.startswith("|")}
+    assert {name for name, cell in rows.items() if "**" in cell} == {"lr=3e-4", "lr=1e-3"}
+    assert "0.28" in rows["lr=1e-4"] and rows["*chance*"].strip() == "0.50"
+    with (tmp_path / "scores.csv").open() as file:
+        whole = {row["model"]: row["with_trained_on"] for row in csv.DictReader(file)}
+    assert whole["lr=1e-4"] == "0.3" and whole["lr=3e-4"] == "0.6"
 
 
 # ---- Real runs ------------------------------------------------------------------------------------------------------

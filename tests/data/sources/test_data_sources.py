@@ -175,6 +175,23 @@ def test_saved_by_hugging_face(tmp_path, folder):
     assert not list((tmp_path / ".cache").rglob("images.bin"))  # read where they are
 
 
+def test_downloaded_by_hugging_face(tmp_path, folder, monkeypatch):
+    """Read from the Arrow files in the cache of ``datasets``."""
+    hf = pytest.importorskip("datasets")
+    expected = open_source("parquet", folder)
+    paths = sorted(map(str, (folder / "parquet").glob("*.parquet")))
+    downloaded = hf.Dataset.from_parquet(paths, cache_dir=str(tmp_path / "cache"))
+    monkeypatch.setattr(hf, "load_dataset", lambda name, split: {("owner/name", "train"): downloaded}[name, split])
+    source = datasets.open_source("hf:owner/name", str(tmp_path), "train")
+    assert len(source.items) == files.COUNT
+    for n in range(files.COUNT):
+        for side in ("positives", "negatives"):
+            captions = [getattr(of.items, side) for of in (source, expected)]
+            found, known = ([each.text_C[k] for k in each.rows(n)] for each in captions)
+            assert [source.items.texts[t] for t in found] == [expected.items.texts[t] for t in known]
+        assert source.read_image(n) == expected.read_image(n)
+
+
 @pytest.mark.parametrize(
     ("dataset", "split", "match"),
     [
