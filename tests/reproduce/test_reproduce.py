@@ -212,6 +212,7 @@ def test_report_without_results_lists_every_score_as_not_measured(tmp_path, caps
     assert check.report(Work(tmp_path, Budget(), {"a/b@main": one}), ["the row X: why"], tables=True)
     text = capsys.readouterr().out
     assert "| a/b@main | winoground/text | 0.5000 |  |  |  | not measured: no result |" in text
+    assert " 0 within the interval, 0 off, 0 off or other items, 0 other items, 1 not measured." in text
     assert "- the row X: why" in text and (tmp_path / "check.md").read_text() in text
 
 
