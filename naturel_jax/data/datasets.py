@@ -114,8 +114,8 @@ def check_there(dataset: str, data_dir: str, split: str = "train") -> None:
     """Raises UserError if the dataset is not there. Nothing is drawn, copied from a store or indexed; what only that
     would show is not looked at."""
     prefix, name = _parse(dataset)
-    if prefix == _TFDS and not in_store(data_dir) and name.removeprefix("naturel/") not in WORLDS:
-        directory(data_dir, name)
+    if prefix == _TFDS and name.removeprefix("naturel/") not in WORLDS:
+        _newest(data_dir, name)
     elif prefix in _FILES and not in_store(name):
         _ROWS[prefix](name, data_dir, split)
 
@@ -187,10 +187,16 @@ def directory(data_dir: str, dataset: str, cache_dir: str = "") -> epath.Path:
     Missing scenes worlds are drawn first, by the first process, which may raise Stopped. Raises UserError for any other
     missing dataset.
     """
-    root = epath.Path(data_dir) / dataset
     name, _, config = dataset.partition("/")
     if name == "naturel" and config in WORLDS:
         preemption.on_first_process(lambda: _draw_world(data_dir, config, cache_dir))
+    newest = _newest(data_dir, dataset)
+    return epath.Path(staging.stage(newest, cache_dir)) if in_store(newest) else newest
+
+
+def _newest(data_dir: str, dataset: str) -> epath.Path:
+    """The folder of its highest version. Raises UserError for a missing dataset."""
+    root = epath.Path(data_dir) / dataset
     versions = {
         tuple(map(int, version.split("."))): root / version
         for version in storage.names(root)
@@ -199,15 +205,15 @@ def directory(data_dir: str, dataset: str, cache_dir: str = "") -> epath.Path:
     if not versions:
         raise UserError(
             f"dataset {dataset!r} is not prepared under {data_dir} (config.data.dir): "
-            f"no {root}/<version>/dataset_info.json. {_how_to_prepare(name, config, data_dir)}"
+            f"no {root}/<version>/dataset_info.json. {_how_to_prepare(dataset, data_dir)}"
         )
-    newest = versions[max(versions)]
-    return epath.Path(staging.stage(newest, cache_dir)) if in_store(newest) else newest
+    return versions[max(versions)]
 
 
-def _how_to_prepare(name: str, config: str, data_dir: str) -> str:
+def _how_to_prepare(dataset: str, data_dir: str) -> str:
     """How to prepare a missing dataset."""
-    if (path := epath.Path(f"{name}/{config}" if config else name)).exists():
+    name, _, config = dataset.partition("/")
+    if (path := epath.Path(dataset)).exists():
         return f"The path {path} is there: name its source before it, such as csv:{path}; one of {', '.join(SOURCES)}"
     if name != "naturel":
         return f"Prepare it there with TFDS (data_dir={data_dir!r}), or name another source: {', '.join(SOURCES)}"

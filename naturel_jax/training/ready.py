@@ -33,13 +33,13 @@ def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -
         raise UserError(
             f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
         )
-    if config.init and not config.init.startswith(("base:", "run:") if in_suite else "base:"):
-        weights.trained_on(config.init)
     for part in config.data.mixture.values():
         datasets.check_there(part.dataset, config.data.dir, part.split)
         if part.hard_images and not in_store(part.hard_images):
             existing(part.hard_images, "hard_images")
     check_benchmarks(config)
+    if config.init and not config.init.startswith(("base:", "run:") if in_suite else "base:"):
+        weights.trained_on(config.init)  # last: it downloads a model of the hub
     for name in config.bases:
         check_named(base_config(config, name), folder.parent / name, in_suite=in_suite)
 

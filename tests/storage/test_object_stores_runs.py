@@ -151,4 +151,3 @@ def test_launchers_command_reaches_the_store(stores, tmp_path):
     done = launched(tmp_path)
     assert done.returncode == 2, done.stderr
     assert "is not prepared under gs://bucket/data (config.data.dir): no gs://bucket/data/naturel/" in done.stderr
-    assert "config.json" in Location(sky_task.BUCKET["WORKDIR"]).objects()
