@@ -220,7 +220,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     _log_download_done = _log_download_bytes  # "downloaded and prepared"; commands say where a dataset is
 
     # In TFDS it is an instance of its logging decorator, not a function.
-    def download_and_prepare(self, **options: Any) -> None:
+    def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """TFDS's ``download_and_prepare``, but by one process at a time, free of TensorFlow for splits of any size, and
         without bars in logs. Raises UserError while another process builds the dataset."""
         if not sys.stderr.isatty():

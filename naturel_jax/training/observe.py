@@ -77,7 +77,7 @@ def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
 def utilization(
     flops_per_step: float,
     seconds_per_step: float,
-    devices: Sequence[jax.Device],
+    devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # JAX defines it as a variable
     dtype: str,
 ) -> float | None:
     """Model FLOPs utilization, 0 to 1: ``flops_per_step`` (``Loss.step_flops`` of the global batch) relative to

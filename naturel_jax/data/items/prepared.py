@@ -114,7 +114,7 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
 
             records = TfRecordDataSource(builder.info, split, decoders)
         elif builder.info.file_format in tfds.core.FileFormat.with_random_access():
-            records = builder.as_data_source(split, decoders=decoders)
+            records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # untyped
         else:
             raise UserError(
                 f"{directory} has files of the format {builder.info.file_format.value!r}, which has no random access; "
