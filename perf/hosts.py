@@ -84,7 +84,7 @@ def launch(count: int, folder: Path, server: store_servers.Server) -> list[subpr
         f"--config={ROOT}/tests/helpers/store_config.py:{server.url}/data",
         f"--workdir={server.url}/runs/{folder.name}",
     ]
-    flags += ["--config.eval.benchmarks=()", "--config.tensorboard=False", f"--config.data.batch_size={8 * count}"]
+    flags += ["--config.eval.benchmarks=()", "--config.tensorboard=False", f"--config.data.batch_size={6 * count}"]
     flags += [f"--coordinator={address}", f"--processes={count}", "--cpu_devices=1"]
     running = []
     for number in range(count):
@@ -105,9 +105,11 @@ def start(count: int, folder: Path, server: store_servers.Server) -> Start:
     try:
         while not (stepped := re.search(r" step (\d+) of ", log.read_text())) and running[0].poll() is None:
             time.sleep(0.05)
+        if not stepped:
+            raise RuntimeError(f"a process failed: {log.read_text()[-2000:]}")
         seconds, until = time.monotonic() - began, len(server.requests)
         ended = [os.wait4(process.pid, 0)[1:] for process in running]
-        if not stepped or any(status for status, _ in ended):
+        if any(status for status, _ in ended):
             raise RuntimeError(f"a process failed: {log.read_text()[-2000:]}")
     finally:
         for process in running:
