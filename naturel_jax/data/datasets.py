@@ -71,11 +71,11 @@ def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]
     and OSError for a file that is not there."""
     found: dict[str, dict[str, Any]] = {}
     for (name, part), source in zip(data.mixture.items(), sources, strict=True):
-        items, content = source.items, source.content or source.edition
-        if content or part.hard_images:
-            found[name] = {"records": len(items), "left_out": len(items.left_out), "content": content}
-        if source.content and items.tags and (recipe(part.recipe).swaps or recipe(part.recipe).joins):
-            found[name]["tags"] = items.tags.made_by
+        items = source.items
+        if source.content or part.hard_images:
+            found[name] = {"records": len(items), "left_out": len(items.left_out), "content": source.content}
+            if items.tags and (recipe(part.recipe).swaps or recipe(part.recipe).joins):
+                found[name]["tags"] = items.tags.made_by
         if part.hard_images:
             found[name]["hard_images"] = once.checksum(staging.stage_file(part.hard_images, data.cache_dir))
     return found

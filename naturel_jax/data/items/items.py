@@ -219,10 +219,8 @@ class Source:
     """Training data: ``items``, and ``read_image(n)``, which returns the encoded image of item n.
 
     ``read_image`` must be picklable: the pipeline's reading processes each get a copy. ``content`` identifies the items
-    (empty: not known): a run continues only with the same. ``edition`` does so for a prepared dataset, with its name
-    and version; it is not in ``content``, which names folders of decoded images that would then be made again.
-    ``decoded``: the images' pixels, if they are kept. ``embedded``: their embeddings by a frozen tower;
-    ``embedded_captions``: embeddings of the texts of ``items``.
+    (empty: not known): a run continues only with the same. ``decoded``: the images' pixels, if they are kept.
+    ``embedded``: their embeddings by a frozen tower; ``embedded_captions``: embeddings of the texts of ``items``.
     """
 
     items: Items
@@ -232,7 +230,6 @@ class Source:
     decoded: Decoded | None = None
     embedded: ImageEmbeddings | None = None
     embedded_captions: EmbeddedCaptions | None = None
-    edition: str = ""
 
 
 class _Numbers(dict[str, int]):

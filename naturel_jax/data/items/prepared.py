@@ -161,7 +161,7 @@ def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind
             "positions since version 4.0.0, if there are photos that show the opposite of each other: build the "
             "dataset again, or use another recipe"
         )
-    return Source(items, functools.partial(read_image, records), edition=f"{name} {digest(items, cache)}")
+    return Source(items, functools.partial(read_image, records), content=f"{name} {digest(items, cache)}")
 
 
 def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) -> list[Group]:

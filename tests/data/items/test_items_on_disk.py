@@ -14,7 +14,6 @@ from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.columns import Strings
-from naturel_jax.data.items.decoded_writer import identity
 from naturel_jax.data.items.items import Caption, Group, Items, collect
 from naturel_jax.data.items.items_on_disk import digest, load_or_collect
 from tests.helpers.caption_groups import processor, source
@@ -63,12 +62,6 @@ def test_items_have_the_same_digest_in_memory(items, tmp_path):
     assert not (tmp_path / "absent").exists() and digest(reworded(), tmp_path / "absent") != digest(
         source(6).items, tmp_path / "absent"
     )
-
-
-def test_decoded_images_are_kept_under_the_names_that_they_had():
-    """Folders were named before a source knew its edition."""
-    known = datasets.open_source("naturel/tiny", str(data_dir()), "validation")
-    assert known.edition and identity(known) == identity(dataclasses.replace(known, edition=""))
 
 
 def test_batches_of_a_second_start_are_those_of_the_first(monkeypatch):
