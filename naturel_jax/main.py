@@ -73,8 +73,8 @@ def run_all(config: config_lib.Config | config_lib.Suite, workdir: str, recipe: 
         from naturel_jax.training.run import run
 
         table = SuiteReport(config, epath.Path(workdir), recipe)
-        for key, part in table.runs.items() if len(table.runs) > 1 else ():
-            ready.check_named(part, epath.Path(workdir) / key, in_suite=True)
+        if len(table.runs) > 1:
+            ready.check_suite({epath.Path(workdir) / key: part for key, part in table.runs.items()})
     for key, part in table.runs.items():
         began = time.monotonic()
         found = run(part, epath.Path(workdir) / key)

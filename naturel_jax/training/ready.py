@@ -25,10 +25,9 @@ _LOG = logging.getLogger(__name__)
 
 def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -> None:
     """Raises UserError or FileNotFoundError for what a run in ``folder``, or one of its bases, names but is not there:
-    wandb, weights, training data, mined images, files of benchmarks; and UserError for a folder of another run. Nothing
-    is drawn, indexed or trained yet. ``in_suite``: an earlier run may yet make the run that this one starts from."""
-    if run_folder.read_finished(folder, config) is not None:
-        return
+    wandb, weights, training data, mined images, files of benchmarks; and UserError for a base's folder of another run.
+    Nothing is drawn, indexed or trained yet. ``in_suite``: an earlier run may yet make the one that this starts from.
+    """
     if config.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
             f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
@@ -41,7 +40,17 @@ def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -
     if config.init and not config.init.startswith(("base:", "run:") if in_suite else "base:"):
         weights.trained_on(config.init)  # last: it downloads a model of the hub
     for name in config.bases:
-        check_named(base_config(config, name), folder.parent / name, in_suite=in_suite)
+        base, base_folder = base_config(config, name), folder.parent / name
+        if run_folder.read_finished(base_folder, base) is None:
+            check_named(base, base_folder, in_suite=in_suite)
+
+
+def check_suite(runs: Mapping[epath.Path, Config]) -> None:
+    """``check_named`` for all runs of a suite or sweep, by folder, that are not finished. Raises UserError for a folder
+    of another run, too."""
+    for folder, config in runs.items():
+        if run_folder.read_finished(folder, config) is None:
+            check_named(config, folder, in_suite=True)
 
 
 def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ def trained_base(config: Config, folder: epath.Path, run: Run) -> str:
                 "trained already",
                 *(config.name, base.name, base_folder),
             )
-        _run_or_wait(run, base, base_folder)
+            _run_or_wait(run, base, base_folder)
     return f"run:{base_folder}"
 
 

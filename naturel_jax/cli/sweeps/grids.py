@@ -227,7 +227,7 @@ def settings(grid: Grid) -> Iterator[Setting]:
 
 def check(runs: Sequence[Planned], out: Path) -> None:
     """Raises UserError for runs that are the same, that would share a folder, a base or a name without being the same,
-    and what ``ready.check_named`` raises for each."""
+    and what ``ready.check_suite`` raises."""
     same: dict[str, str] = {}  # config -> run
     bases: dict[str, tuple[Config, str]] = {}
     keys: set[str] = set()
@@ -248,9 +248,9 @@ def check(runs: Sequence[Planned], out: Path) -> None:
                     f"runs {other} and {run.key} differ in config.bases.{name}, which the runs of a sweep share; give "
                     "each value a sweep of its own"
                 )
-        ready.check_named(run.config, epath.Path(out / run.key), in_suite=True)
     if taken := keys & bases.keys():
         raise UserError(f"run {min(taken)} has the name of a base; rename one of them")
+    ready.check_suite({epath.Path(out / run.key): run.config for run in runs})
 
 
 def check_names(runs: Sequence[Planned], score: str, baseline: str, prune: bool) -> None:
