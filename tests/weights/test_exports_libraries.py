@@ -14,12 +14,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import naturel_jax
+from naturel_jax import config as c
+from naturel_jax import weights
 from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.models import adapters
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import CLIP, SIGLIP, preset
 from naturel_jax.models.two_tower import TwoTowerConfig
@@ -114,6 +118,15 @@ def registered() -> TwoTowerConfig:
     return dataclasses.replace(config, image=preset("siglip2-b32-256").image)
 
 
+def adapter(base: Path) -> weights.Adapter:
+    """Of ``clip()``, whose export is in ``base``."""
+    params, options = clip().params, c.Adapter(rank=3, alpha=6.0, targets=(".*",))
+    rng = np.random.default_rng(0)
+    shapes = adapters.shapes(params, options.rank, options.targets)
+    tree = jax.tree.map(lambda x: np.float32(0.1 * rng.standard_normal(x.shape)), shapes)
+    return weights.Adapter(tree, options, str(base), adapters.digest(params))
+
+
 def sentencepiece() -> processor_files.Text:
     return {"tokenizer": base64.b64encode(sentencepiece_model(captions()[10:], 60)).decode(), "clean": "siglip"}
 
@@ -139,7 +152,7 @@ MODELS: dict[str, tuple[str, Callable[[Path], Loaded]]] = {
 }
 HF = [name for name, (form, _) in MODELS.items() if form == "hf"]
 OPENCLIPS = [name for name, (form, _) in MODELS.items() if form == "openclip"]
-CARDS = ["clip", "siglip", "siglip-16", "openclip", "openclip-siglip", "hub"]  # whose code is run
+CARDS = ["clip", "siglip", "siglip-16", "openclip", "openclip-siglip", "hub", "peft"]  # whose code is run
 
 
 SENTENCES = importlib.util.find_spec("sentence_transformers") is not None
@@ -197,6 +210,8 @@ def session(tmp_path_factory) -> Session:
         (root / f"{name}-files").mkdir()
         folders[name] = root / name
         export.save(folders[name], *make(root / f"{name}-files"), form=form)
+    folders["peft"] = root / "peft"
+    export.save(folders["peft"], *clip(), form="peft", adapter=adapter(folders["clip"]))
     folders["hub"] = root / "hub"
     export.save(folders["hub"], *clip(), form="openclip", repository=HUB)
     folders["hub-siglip"] = root / "hub-siglip"
@@ -260,7 +275,7 @@ def test_embeddings_of_single_towers_are_ours(session, job):
 def probabilities(name: str, logits_IU: np.ndarray) -> np.ndarray:
     """Those of a CLIP over the captions, those of a SigLIP of each pair."""
     logits_IU = logits_IU.astype(np.float64)
-    if name == "clip":
+    if not name.startswith("siglip"):
         return np.exp(logits_IU) / np.exp(logits_IU).sum(axis=1, keepdims=True)
     return 1 / (1 + np.exp(-logits_IU))
 
