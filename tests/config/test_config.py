@@ -25,7 +25,7 @@ def tiny(**changes):
 
 
 DEMOS = {
-    "demo": ["CLIP", "SigLIP", "NegCLIP", "NegCLIP-SP", "NegCLIP-AP", "SigLIP-TP"],
+    "demo": ["CLIP", "SigLIP", "NegCLIP", "NegCLIP-SP", "NegCLIP-AP", "SigLIP-TP", "CLIP-NatuRel", "SigLIP-NatuRel"],
     "demo_bindings": ["CLIP", "NegCLIP-SP", "NegCLIP-SP, bindings", "NegCLIP-SP, positions"],
 }
 
