@@ -259,7 +259,8 @@ def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenize
         if whole.is_file():
             limited.check(whole, text := whole.read_text("utf-8"))
             return tokenizers.Tokenizer.from_str(text)
-        return _from_vocab(read_json(vocab), _merges(merges.read_text("utf-8").splitlines()[1:]), conventions)
+        limited.check_vocab(vocab, ids := read_json(vocab))
+        return _from_vocab(ids, _merges(merges.read_text("utf-8").splitlines()[1:]), conventions)
 
 
 def _token(value: str | Mapping[str, str]) -> str:

@@ -141,6 +141,12 @@ def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, An
     return state | change
 
 
+def _large_id(rng: random.Random, sound: bytes) -> bytes:
+    """An id of a vocabulary, below which the library lists those that no token has."""
+    vocab = json.loads(sound) if sound[:1] == b"{" else {}
+    return json.dumps(vocab | {"a": rng.choice((200_000_000, 4_000_000_000))}).encode()
+
+
 def _tokenizer(rng: random.Random, sound: bytes) -> bytes:
     return json.dumps(hostile_tokenizer(rng, json.loads(sound))).encode()
 
@@ -490,6 +496,7 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "table": (_wide, _many_columns, _long_names, _blank_lines, _many_rows, _long_text),
     "lines": (_deep, _small_values, _blank_lines, _many_rows, _long_text),
     "json": (_deep, _small_values, _equal_keys, _long_key, _many_rows, _long_text),
+    "vocab": (_large_id, _deep, _small_values, _equal_keys, _long_key, _many_rows, _long_text),
     "config": (_large_numbers, _deep, _small_values),
     "tokenizer": (_tokenizer, _small_values),
     "processor": (_processor, _large_numbers),

@@ -430,7 +430,7 @@ def _readers() -> Iterator[tuple[str, Reader]]:
         yield f"model {model_type}", Reader("config", partial(_model_files, model_type), _find)
     yield "model peft", Reader("config", _adapter_files, _find)
     yield "model openclip", Reader("config", partial(_exported, "openclip", False), _find)
-    for name, kind in (("tokenizer.json", "tokenizer"), ("spiece.model", "bytes"), ("vocab.json", "json")):
+    for name, kind in (("tokenizer.json", "tokenizer"), ("spiece.model", "bytes"), ("vocab.json", "vocab")):
         yield f"tokenizer {name}", Reader(kind, partial(_tokenizer_files, name), _find)
     yield f"tokenizer {processor_files.OWN}", Reader("processor", partial(_exported, "hf", True), _find)
     for form in decode._FORMATS:
