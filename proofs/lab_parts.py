@@ -1,6 +1,6 @@
 """What each part of CLIP-NatuRel adds to NegCLIP-AP, on the world that had no part in the recipe's choice.
 
-naturel-sweep --config proofs/lab_parts.py --seeds 5 --baseline CLIP-NatuRel --out build/lab_parts
+naturel-sweep --config proofs/lab_parts.py --seeds 4 --baseline CLIP-NatuRel --out build/lab_parts
 """
 
 from ml_collections import ConfigDict
