@@ -202,7 +202,7 @@ def test_changed_number_is_found(monkeypatch, tmp_path):
         ("README.md", "took 7 min", "took 2 min"),
         ("docs/captions.md", "0.82 and 0.55 of the pairs", "0.55 and 0.82 of the pairs"),
         ("README.md", "| NegCLIP | ", "| Ours | 97 | 9 |\n| NegCLIP | "),
-        ("README.md", "## Build NatuRel", "| Model | NatuRel Simple |\n|---|---|\n| Ours | 97 |\n\n## Build NatuRel"),
+        ("README.md", "## Documentation", "| Model | NatuRel Simple |\n|---|---|\n| Ours | 97 |\n\n## Documentation"),
         ("README.md", "NatuRel Simple", "NatuRel Complex"),
         ("README.md", "| NegCLIP-SP |", "| NegCLIP-AP |"),
     ],
