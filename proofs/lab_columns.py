@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = {"base": {"base": options.sweep / options.base}}
     for row in options.rows:
         name, _, key = row.partition("=")
-        settings[name] = {f"{name} {folder.name}": folder for folder in sorted(options.sweep.glob(f"{key}_seed=*"))}
+        finished = sorted(options.sweep.glob(f"{key}_seed=*/scores.json"))
+        settings[name] = {f"{name} {path.parent.name}": path.parent for path in finished}
     for models in settings.values():
         for model, folder in models.items():
             evaluation.evaluate(
