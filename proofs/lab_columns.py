@@ -1,10 +1,10 @@
 """The laboratory's recipes in columns that no run of it was scored on: bindings, retrieval, rewording, half-truths,
 negation, and the other twins of the demo.
 
-    python -m proofs.lab_columns build/lab_parts --base clip_lab --rows NegCLIP-AP=negclip_ap CLIP-NatuRel=without_0
+    python -m proofs.lab_columns build/lab_parts --base clip_lab --rows CLIP-NatuRel=without_0 NegCLIP-AP=negclip_ap
 
 After ``lab_parts``. Draws the twins for experiments with other images than the laboratory's, evaluates the base and
-every seed of both rows, and prints means, and differences from the first row and from the base, with 95% intervals over
+every seed of the rows, and prints means, and differences from the first row and from the base, with 95% intervals over
 seeds and images.
 """
 
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--base", required=True, help="folder of the base in the sweep")
-    parser.add_argument("--rows", nargs=2, required=True, metavar="NAME=FOLDER", help="the folders without their seeds")
+    parser.add_argument(
+        "--rows", nargs="+", required=True, metavar="NAME=FOLDER", help="the folders without their seeds"
+    )
     options = parser.parse_args(arguments)
     benchmarks = _benchmarks(options.sweep.parent)
     out = options.sweep.parent / f"lab_columns_{options.sweep.name}"
@@ -69,15 +71,18 @@ def _print(settings: dict[str, dict[str, Path]], out: Path) -> None:
         metric: {name: [of[model] for model in models] for name, models in settings.items()}
         for metric, of in read.scored.items()
     }
-    base, first, second = settings
     print(f"\n| score | items | chance | {' | '.join(settings)} |\n| :--- |{' ---: |' * (len(settings) + 2)}")
     for metric, of in scored.items():
         count, incomplete = read.counts[metric]
         means = [f"{seeds.mean(of_row, count, incomplete).value:.3f}" for of_row in of.values()]
         print(f"| {metric} | {count:,} | {read.chance[metric]:.2f} | {' | '.join(means)} |")
-    for setting, baseline, paired in ((second, first, True), (first, base, False), (second, base, False)):
+    base, first, *_ = settings
+    for baseline in (first, base):
         differences = [
-            seeds.difference(setting, metric, of[setting], of[baseline], paired=paired) for metric, of in scored.items()
+            seeds.difference(name, metric, of[name], of[baseline], paired=baseline != base)
+            for name in settings
+            for metric, of in scored.items()
+            if name not in (base, baseline)
         ]
         print(f"\nDifferences from {baseline}:\n\n| {' | '.join(seeds.HEAD)} |\n|{' --- |' * len(seeds.HEAD)}")
         for cells in seeds.cells(seeds.adjust(differences)):
