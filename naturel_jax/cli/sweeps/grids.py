@@ -74,7 +74,8 @@ class Grid:
         planned = []
         for seed in self.seeds:
             config = load(self, setting)
-            rows = config.runs if isinstance(config, Suite) else {"": config}
+            # In the order of the file: a copy of a ConfigDict sorts its names.
+            rows = {row: config.runs[row] for row in self.raw.runs} if isinstance(config, Suite) else {"": config}
             names = row_names(rows)
             for row, one in rows.items():
                 label = ", ".join(f"{_short(field, self.values)}={value}" for field, value in setting.items())

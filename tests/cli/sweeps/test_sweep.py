@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from naturel_jax import config as c
 from naturel_jax import storage
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
@@ -101,6 +102,14 @@ def grid_of(values: dict[str, grids.Values], seeds: tuple[int, ...] = (0,)) -> G
     raw = tiny_config.get_config()
     raw.wandb = "project"
     return Grid(raw, ["--config=tiny.py"], values, seeds, "rates")
+
+
+def test_rows_of_a_suite_keep_their_order():
+    rows = {name: tiny_config.get_config() for name in ("siglip", "clip", "negclip")}
+    for name, row in rows.items():
+        row.name = name
+    grid = Grid(c.suite(rows), ["--config=suite.py"], {}, (0, 1), "rows")
+    assert [run.group for run in grid.runs({})] == [*rows, *rows]
 
 
 def test_points_of_the_grid_with_each_seed():
