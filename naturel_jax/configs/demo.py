@@ -17,7 +17,7 @@ from naturel_jax.configs import (
 
 # Run folder -> (config, minutes). Recipes find their bases by folder name.
 _ROWS = {
-    "clip_scenes": (clip, 1.5),
+    "clip_scenes": (clip, 1),
     "siglip_scenes": (siglip, 1),
     "negclip_scenes": (negclip, 1),
     "negclip_sp_scenes": (negclip_sp, 1),
