@@ -259,8 +259,9 @@ def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenize
         if whole.is_file():
             limited.check(whole, text := whole.read_text("utf-8"))
             return tokenizers.Tokenizer.from_str(text)
-        limited.check_vocab(vocab, ids := read_json(vocab))
-        return _from_vocab(ids, _merges(merges.read_text("utf-8").splitlines()[1:]), conventions)
+        ids, pairs = read_json(vocab), _merges(merges.read_text("utf-8").splitlines()[1:])
+        limited.check(vocab, json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": ids, "merges": pairs}}))
+        return _from_vocab(ids, pairs, conventions)
 
 
 def _token(value: str | Mapping[str, str]) -> str:

@@ -31,7 +31,6 @@ _TOO_LARGE = 3  # exit code
 _MAX_GROWTH = 128  # characters that the normalizers may make of one
 # Most characters that Unicode's mappings make of one. One after another, they make no more than the largest of them.
 _UNICODE = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 4}
-_MAX_ID = 1 << 22  # the library lists the ids below the largest that no token has; Gemma's largest is below 1 << 18
 _MAX_WORD = 100  # characters of a word that is looked up, as in BERT, or of a piece
 _TEXTS = ["", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
 _MOST_WAYS = 200_000  # most ways in which a pattern may match from one position; GPT-4o's has 143,000
@@ -50,12 +49,6 @@ def check(name: object, tokenizer: str) -> None:
     opened at all passes: opening it says why."""
     if reason := _refusal(tokenizer):
         raise UserError(f"{name}: {reason}; refused")
-
-
-def check_vocab(name: object, vocab: Mapping[str, int]) -> None:
-    """Raises UserError, which names ``name``, for a vocabulary with an id that takes too much memory to write."""
-    if (largest := max(vocab.values(), default=0)) > _MAX_ID:
-        raise UserError(f"{name}: has the token id {largest:,}; the limit is {_MAX_ID:,}; refused")
 
 
 @functools.lru_cache(maxsize=8)
