@@ -1,7 +1,7 @@
 """The laboratory's recipes in columns that no run of it was scored on: bindings, retrieval, rewording, half-truths,
 negation, and the other twins of the demo.
 
-    python -m proofs.lab_columns build/lab_parts --base clip_lab --rows CLIP-NatuRel=without_0 NegCLIP-AP=negclip_ap
+    python -m proofs.lab_columns build/lab_parts
 
 After ``lab_parts``. Draws the twins for experiments with other images than the laboratory's, evaluates the base and
 every seed of the rows, and prints means, and differences from the first row and from the base, with 95% intervals over
@@ -25,6 +25,9 @@ from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS, VERSION
 
 WORLD = "scenes_agents"
+BASE = "CLIP"
+FIRST = "CLIP-NatuRel"
+ROWS = {FIRST: "without_0", "NegCLIP-AP": "negclip_ap", "no text term": "without_2"}  # of proofs/lab_parts.py
 SEED = 1  # of the images of the twins for experiments; the laboratory's have seed 0
 ITEMS = 1000
 DEMO = ("vg_relation", "vg_attribution", "sugarcrepe")  # twins that were drawn with the world
@@ -34,16 +37,11 @@ FURTHER = ("sugarcrepe_pp", "hard_positives_swap", "bla", "negbench_synthetic", 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path)
-    parser.add_argument("--base", required=True, help="folder of the base in the sweep")
-    parser.add_argument(
-        "--rows", nargs="+", required=True, metavar="NAME=FOLDER", help="the folders without their seeds"
-    )
     options = parser.parse_args(arguments)
     benchmarks = _benchmarks(options.sweep.parent)
     out = options.sweep.parent / f"lab_columns_{options.sweep.name}"
-    settings = {"base": {"base": options.sweep / options.base}}
-    for row in options.rows:
-        name, _, key = row.partition("=")
+    settings = {BASE: {BASE: options.sweep / "clip_lab"}}
+    for name, key in ROWS.items():
         finished = sorted(options.sweep.glob(f"{key}_seed=*/scores.json"))
         settings[name] = {f"{name} {path.parent.name}": path.parent for path in finished}
     for models in settings.values():
@@ -76,13 +74,12 @@ def _print(settings: dict[str, dict[str, Path]], out: Path) -> None:
         count, incomplete = read.counts[metric]
         means = [f"{seeds.mean(of_row, count, incomplete).value:.3f}" for of_row in of.values()]
         print(f"| {metric} | {count:,} | {read.chance[metric]:.2f} | {' | '.join(means)} |")
-    base, first, *_ = settings
-    for baseline in (first, base):
+    for baseline in (FIRST, BASE):
         differences = [
-            seeds.difference(name, metric, of[name], of[baseline], paired=baseline != base)
+            seeds.difference(name, metric, of[name], of[baseline], paired=baseline != BASE)
             for name in settings
             for metric, of in scored.items()
-            if name not in (base, baseline)
+            if name not in (BASE, baseline)
         ]
         print(f"\nDifferences from {baseline}:\n\n| {' | '.join(seeds.HEAD)} |\n|{' --- |' * len(seeds.HEAD)}")
         for cells in seeds.cells(seeds.adjust(differences)):
