@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import sentencepiece
@@ -16,7 +17,9 @@ import torch
 import transformers
 from flax import traverse_util
 
+from naturel_jax.config import Adapter
 from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.models import adapters
 from naturel_jax.models.families import family_of
 from naturel_jax.models.naflex import Patches
 from naturel_jax.models.presets import preset
@@ -104,6 +107,13 @@ def random_params(config: TwoTowerConfig, seed: int = 0) -> Params:
 
     flat = {path: jnp.asarray(draw(path, leaf.shape)) for path, leaf in tables.flatten(Model(config).shapes()).items()}
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def random_adapter(params: Params, options: Adapter) -> Params:
+    """Random adapters of the layers of ``params`` that ``options`` names, neither half of them zero."""
+    rng = np.random.default_rng(0)
+    shapes = adapters.shapes(params, options.rank, options.targets)
+    return jax.tree.map(lambda x: np.float32(0.1 * rng.standard_normal(x.shape)), shapes)
 
 
 def with_blocks(config: TwoTowerConfig, **fields: Any) -> TwoTowerConfig:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,7 +29,7 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.weights import export, hub, processor_files
 from naturel_jax.weights.sources import Loaded
 from tests.helpers import hub_server, image_files
-from tests.helpers.model_files import gemma_tokenizer, random_params, reduced, sentencepiece_model, tiny
+from tests.helpers.model_files import gemma_tokenizer, random_adapter, random_params, reduced, sentencepiece_model, tiny
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "helpers" / "exports_process.py"
@@ -121,10 +120,7 @@ def registered() -> TwoTowerConfig:
 def adapter(base: Path) -> weights.Adapter:
     """Of ``clip()``, whose export is in ``base``."""
     params, options = clip().params, c.Adapter(rank=3, alpha=6.0, targets=(".*",))
-    rng = np.random.default_rng(0)
-    shapes = adapters.shapes(params, options.rank, options.targets)
-    tree = jax.tree.map(lambda x: np.float32(0.1 * rng.standard_normal(x.shape)), shapes)
-    return weights.Adapter(tree, options, str(base), adapters.digest(params))
+    return weights.Adapter(random_adapter(params, options), options, str(base), adapters.digest(params))
 
 
 def sentencepiece() -> processor_files.Text:

@@ -26,7 +26,7 @@ from naturel_jax.training.start import make_start
 from naturel_jax.weights import export, verify
 from naturel_jax.weights.tables import flatten
 from tests.helpers import hub_server
-from tests.helpers.model_files import assert_same, inputs, tiny
+from tests.helpers.model_files import assert_same, inputs, random_adapter, tiny
 from tests.helpers.worlds import write_checkpoints
 from tfds_naturel.common.errors import UserError
 
@@ -45,9 +45,7 @@ def saved_run(folder: Path, family: str, base: str, init: str = "", **fields: An
     """The checkpoint of a run, as if it had trained adapters of ``base`` to random values, and the logit scale."""
     config, params, processor = tiny(PRESETS[family])
     options = c.Adapter(**{"rank": 3, "alpha": 6.0, "targets": EVERYWHERE} | fields)
-    rng = np.random.default_rng(0)
-    tree = adapters.shapes(params, options.rank, options.targets)
-    tree = jax.tree.map(lambda x: np.float32(0.1 * rng.standard_normal(x.shape)), tree)
+    tree = random_adapter(params, options)
     tree |= {name: params[name] + np.float32(0.1) for name in params if name.startswith("logit_")}
     adapter = weights.Adapter(tree, options, base, adapters.digest(params))
     recipe = to_json(c.Config(name="tuned", init=init or base, adapter=options))
