@@ -21,9 +21,9 @@ from naturel_jax.cli import compilation_cache
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.config.settings import parse
 from naturel_jax.devices import preemption, processes
+from naturel_jax.evaluators import fingerprints
 from naturel_jax.evaluators.embed import load_encoder
 from naturel_jax.evaluators.pool import embedding, files, images
-from naturel_jax.evaluators.results import model_fingerprint
 from tfds_naturel.common import cli
 
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
             "split": options.split,
             "fields": dataclasses.asdict(fields),
             "files": pool.digest(),
-            "model": model_fingerprint(encoder.model, params, encoder.processor),
+            "model": fingerprints.of_model(encoder.model, params, encoder.processor),
             "dtype": options.store,
         }
         output = files.Output(options.out, pool, made_from)

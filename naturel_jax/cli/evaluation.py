@@ -11,7 +11,7 @@ from naturel_jax import storage, weights
 from naturel_jax.benchmarks import blind
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.devices import machine, preemption
-from naturel_jax.evaluators import examples, mistakes, results
+from naturel_jax.evaluators import examples, fingerprints, mistakes, results, scoring
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
 from naturel_jax.evaluators.held_out import count_overlaps, hold_out
@@ -102,14 +102,14 @@ def evaluate(
     out = mirror.local
     with preemption.interruptible():
         encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
-        fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
+        fingerprint = fingerprints.of_model(encoder.model, params, encoder.processor)
         trained_on = weights.trained_on(source)
     cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / fingerprint)
     scored: list[tuple[Benchmark, results.Result]] = []
     shown = examples.per_benchmark(len(benchmarks))
     for whole in benchmarks:
         benchmark = hold_out(whole, trained_on)
-        pair = results.pair_fingerprint(fingerprint, benchmark)
+        pair = fingerprints.of_pair(fingerprint, benchmark)
         done = results.finished(out, name, benchmark.name, pair)
         complete = done and done.chance is not None and (done.shortcuts is not None or not shortcuts)
         if done and complete:  # one of an earlier version is evaluated again, from cached embeddings
@@ -120,7 +120,7 @@ def evaluate(
         embedded = preemption.abandonable(functools.partial(cosines, benchmark.whole.items, cached))
         norms, known = _text_norms(benchmark, encoder, params), count_overlaps(whole, trained_on)
         ztxt = dict(zip(norms, cached.captions(list(norms)), strict=True)) if shortcuts else None
-        result = results.save(out, name, benchmark, pair, embedded, norms, known, shown, ztxt)
+        result = scoring.save(out, name, benchmark, pair, embedded, norms, known, shown, ztxt)
         scored.append((benchmark, result))
         mirror.publish(without=_EMBEDDINGS)
         print(

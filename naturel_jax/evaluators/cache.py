@@ -31,7 +31,7 @@ class CachedEncoder:
     rows, a key and an embedding.
 
     Keys are hashes of contents: the bytes and box of an image, the tokens of a caption. ``folder`` must identify the
-    parameters and the processor (see ``results.model_fingerprint``).
+    parameters and the processor (see ``fingerprints.of_model``).
 
     Rows of a damaged file are embedded again, and if the folder cannot be written the embeddings are kept in memory
     only; both are logged, and neither ends an evaluation.

@@ -17,7 +17,7 @@ from naturel_jax.data import datasets
 from naturel_jax.data.items.records import existing
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
-from naturel_jax.evaluators import examples, held_out, results
+from naturel_jax.evaluators import examples, fingerprints, held_out, results, scoring
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
@@ -72,12 +72,12 @@ class Evaluator:
         scores: dict[str, float] = {}
         bounds: Intervals = {}
         for benchmark, items, matrices, problems in self._evaluated(params, None, whole=True):
-            pair = results.pair_fingerprint(identity, benchmark)
-            result, table = results.score(model, benchmark, pair, (items, matrices, problems))
+            pair = fingerprints.of_pair(identity, benchmark)
+            result, table = scoring.score(model, benchmark, pair, (items, matrices, problems))
             scores |= {name: score["value"] for name, score in result.scores.items()}
             bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
             if out is not None and jax.process_index() == 0:
-                picked = results.pick(benchmark, table, examples.per_benchmark(len(self._benchmarks)))
+                picked = scoring.pick(benchmark, table, examples.per_benchmark(len(self._benchmarks)))
                 results.write(results.folder_of(out, model, benchmark.name), result, table, picked)
         return scores, bounds
 

@@ -22,7 +22,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Outcomes
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.data.text.tokenizer import padded
 from naturel_jax.devices.sharding import make_mesh, param_sharding
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import fingerprints, results, scoring
 from naturel_jax.evaluators.embed import Embedder, Encoder, Sides, cosines
 from naturel_jax.models.families import FAMILIES, family_of
 from naturel_jax.weights import processor_files, runs
@@ -276,11 +276,11 @@ def evaluate(
             continue
         # A blind baseline reads captions as they are: no mistake changes it.
         wrong = dataclasses.replace(wrong, true_captions=0)
-        pair = results.pair_fingerprint(f"{fingerprint}, mistake: {name}", wrong)
+        pair = fingerprints.of_pair(f"{fingerprint}, mistake: {name}", wrong)
         done = results.finished(folder, label, wrong.name, pair)
         if done is None:
             if (made := embedder()) is None:
                 return None
-            done = results.save(folder, label, wrong, pair, cosines(wrong.whole.items, made), {})
+            done = scoring.save(folder, label, wrong, pair, cosines(wrong.whole.items, made), {})
         found.append(done)
     return found or None

@@ -4,14 +4,13 @@ only these, never a model.
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,20 +19,14 @@ import xxhash
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.benchmarks import blind, shortcuts
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
-from naturel_jax.evaluators import confidence, examples
+from naturel_jax.benchmarks.benchmark import Item, Metric
+from naturel_jax.evaluators import examples, fingerprints
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.storage import once
-from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_arrow
-
-if TYPE_CHECKING:
-    from naturel_jax.data.text.processor import Processor
-    from naturel_jax.models.two_tower import Model, Params
 
 # The version of both files. A file without one is version 0, which reads like version 1; version 2 added what was left
 # out, version 3 how it was found, version 4 ties and chance, version 5 the checksum of the rows and the scores without
@@ -99,123 +92,24 @@ class LeftOut(NamedTuple):
     found: Mapping[str, int] | None
 
 
-def save(
-    out: Path,
-    model: str,
-    benchmark: Benchmark,
-    fingerprint: str,
-    embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
-    norms: Mapping[str, float],
-    found: Mapping[str, int] | None = None,
-    shown: int = 0,
-    embeddings: Mapping[str, np.ndarray] | None = None,
-) -> Result:
-    """Scores what ``embed.cosines`` returned for the items of ``benchmark.whole``, and writes both files to the folder
-    of (model, benchmark).
-
-    Each replaces the old one atomically, and both hold the fingerprint, so that the rows of one evaluation are never
-    taken for those of another, even after a crash or if two processes evaluate at the same time (they write in turn).
-
-    ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``. ``shown``: see
-    ``pick``. ``embeddings``: see ``score``.
-    """
-    result, table = score(model, benchmark, fingerprint, embedded, norms, found, embeddings)
-    picked = pick(benchmark, table, shown)
-    folder = folder_of(out, model, benchmark.name)
-    folder.mkdir(parents=True, exist_ok=True)  # for the lock
-    with locked(folder / ".lock"):
-        write(epath.Path(folder), result, table, picked)
-    return result
-
-
-def pick(benchmark: Benchmark, table: pa.Table, number: int) -> list[Example]:
-    """``number`` items that are right by the outcome of the benchmark's first metric, and as many that are wrong."""
-    outcome = OUTCOME + benchmark.metrics[0].outcome if benchmark.metrics else ""
-    return examples.choose(benchmark, table, outcome, number) if outcome in table.column_names else []
-
-
-def score(
-    model: str,
-    benchmark: Benchmark,
-    fingerprint: str,
-    embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
-    norms: Mapping[str, float] | None = None,
-    found: Mapping[str, int] | None = None,
-    embeddings: Mapping[str, np.ndarray] | None = None,
-) -> tuple[Result, pa.Table]:
-    """The scores and the table of items that ``save`` writes; without ``norms``, there are no blind baselines. With
-    ``embeddings``, of the captions of a benchmark with ``true_captions``, also the scores without shortcuts."""
-    every_item, every_matrix, problems = embedded
-    trained_on = {item.id for item in benchmark.left_out}
-    scored = [row for row in zip(every_item, every_matrix, strict=True) if row[0].id not in trained_on]
-    items, matrices = [item for item, _ in scored], [matrix for _, matrix in scored]
-    with_trained_on = benchmark.whole.score(every_item, every_matrix) if trained_on else {}
-    outcomes = benchmark.outcomes(items, matrices) if items else {}
-    scores = _scores(benchmark, items, outcomes)
-    baselines = {} if norms is None else blind.baselines(benchmark, items, matrices, norms)
-    if embeddings and norms and items:
-        values = blind.embedded(items, benchmark.true_captions, embeddings, norms)
-        guessed = blind.outcomes(benchmark, items, values, matrices)
-        baselines[blind.EMBEDDING] = blind.scores(benchmark, items, guessed)
-    result = Result(
-        model=model,
-        benchmark=benchmark.name,
-        fingerprint=fingerprint,
-        items=len(items),
-        published=benchmark.published,
-        unreadable=len(benchmark.items) - len(items),
-        problems=(*benchmark.problems, *problems),
-        scores=scores,
-        blind=baselines,
-        metrics={metric.name: metric for metric in benchmark.metrics if metric.name in scores},
-        left_out=len(benchmark.left_out),
-        with_trained_on={name: score.value for name, score in with_trained_on.items()},
-        found=found,
-        ties=int(np.nansum(outcomes.get("tie", 0))),
-        chance={name: value for name, value in benchmark.guess(items).items() if name in scores},
-        shortcuts=None if embeddings is None else _without_shortcuts(benchmark, items, matrices, outcomes),
-    )
-    return result, _table(items, matrices, outcomes, fingerprint)
-
-
-def _without_shortcuts(
-    benchmark: Benchmark, items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Outcomes
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Part -> ``_scores`` on its items; empty for retrieval and classification, which have no such parts."""
-    if not items or not shortcuts.is_compared(benchmark):
-        return {}
-    parts = shortcuts.parts(benchmark, items, matrices).items()
-    return {part: _scores(benchmark, items, shortcuts.masked(outcomes, kept)) for part, kept in parts}
-
-
-def _scores(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes) -> dict[str, dict[str, float]]:
-    """Metric -> {value, count, low, high}."""
-    if not items:
-        return {}
-    bounds = confidence.intervals(benchmark, items, outcomes)
-    return {
-        name: {"value": score.value, "count": score.count, "low": bounds[name][0], "high": bounds[name][1]}
-        for name, score in benchmark.means(benchmark.metrics, items, outcomes).items()
-    }
-
-
-def write(folder: epath.Path, result: Result, table: pa.Table, picked: Sequence[Example] = ()) -> None:
+def write(folder: epath.Path, result: Result, rows: pa.Table, picked: Sequence[Example] = ()) -> None:
     """Writes both files, and the examples, to ``folder``, which this process alone writes to."""
     if not in_store(folder):
         folder.mkdir(parents=True, exist_ok=True)
     examples.write(folder, picked)  # first: with scores, an evaluation is finished
-    rows = io.BytesIO()
-    pq.write_table(table, rows, compression="zstd", write_page_checksum=True)
-    storage.write(folder / "items.parquet", rows.getvalue())
-    result = dataclasses.replace(result, rows=xxhash.xxh3_64_hexdigest(rows.getvalue()))
+    parquet = io.BytesIO()
+    pq.write_table(rows, parquet, compression="zstd", write_page_checksum=True)
+    storage.write(folder / "items.parquet", parquet.getvalue())
+    result = dataclasses.replace(result, rows=xxhash.xxh3_64_hexdigest(parquet.getvalue()))
     storage.write_json(folder / "scores.json", {"version": VERSION, **dataclasses.asdict(result)})
 
 
-def _table(
+def table(
     items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapping[str, np.ndarray], fingerprint: str
 ) -> pa.Table:
+    """What ``items.parquet`` holds: a row per item, with a column per outcome."""
     small = [len(item.captions) <= MAX_CAPTIONS for item in items]
-    digests = _digests(items)
+    digests = fingerprints.of_captions(items)
     columns = {
         "id": pa.array([item.id for item in items], pa.string()),
         "images": pa.array([[image.key for image in item.images] for item in items], pa.list_(pa.string())),
@@ -242,8 +136,8 @@ def _table(
         "tags": pa.array([json.dumps(dict(item.tags)) for item in items], pa.string()),
         "weight": pa.array([item.weight for item in items], pa.float32()),
     }
-    table = pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
-    return table.replace_schema_metadata({"version": str(VERSION), "fingerprint": fingerprint})
+    made = pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
+    return made.replace_schema_metadata({"version": str(VERSION), "fingerprint": fingerprint})
 
 
 def load(out: Path) -> list[Result]:
@@ -436,42 +330,3 @@ def file_name(model: str) -> str:
     """A model's name in characters allowed in file names; a name that had to be changed gets a digest at its end."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_MAX_NAME] or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
-
-
-def model_fingerprint(model: "Model", params: "Params", processor: "Processor") -> str:
-    """Identifies everything an embedding depends on: sizes, dtype, every parameter's bits, and the processor. What a
-    training step recomputes and what it freezes do not count."""
-    import jax  # slow to import, and reports do not need it
-
-    digest = hashlib.blake2b(digest_size=16)
-    compute = {"dtype": model.compute.dtype, "remat": "none", "attention": model.compute.attention}
-    config = dataclasses.asdict(model.config)
-    if not config["image"]["naflex"]:
-        del config["image"]["naflex"]  # results from before there was one are of the same model
-    described = {"config": config, "compute": compute}
-    digest.update(json.dumps([described, processor.to_dict()], sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
-
-
-def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
-    """Identifies everything a result depends on: ``model_fingerprint``, the items, the sizes and times of their
-    images' files (``Image.version``), and this package's version."""
-    digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
-    if benchmark.left_out:
-        digest.update(f"{len(benchmark.items)} scored".encode())
-    captions = _digests(benchmark.whole.items)
-    for item in benchmark.whole.items:
-        images = [(image.key, image.box, *filter(None, [image.version])) for image in item.images]
-        weight = (item.weight,) if item.weight != 1 else ()
-        fields = (item.id, images, sorted(item.tags.items()), *weight)
-        digest.update(repr(fields).encode() + captions[id(item.captions)])
-    return digest.hexdigest()
-
-
-def _digests(items: Sequence[Item]) -> dict[int, bytes]:
-    """The digest of each item's captions, by their identity: those of retrieval and classification share one tuple."""
-    captions = {id(item.captions): item.captions for item in items}
-    return {key: hashlib.blake2b(repr(texts).encode()).digest() for key, texts in captions.items()}

@@ -18,7 +18,7 @@ from naturel_jax.checkpoints import checkpoint, finished, manifest
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, param_sharding
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import fingerprints, results
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.transformer import Compute
@@ -51,7 +51,7 @@ def watch(
         path = out / f"{step}.json"
         if (identity := _unless_removed(workdir, step, functools.partial(_identity, workdir, step))) is None:
             continue
-        inputs = {benchmark.name: results.pair_fingerprint(dtype, benchmark) for benchmark in benchmarks}
+        inputs = {benchmark.name: fingerprints.of_pair(dtype, benchmark) for benchmark in benchmarks}
         missing = [name for name in inputs if name not in _read(path, workdir, identity, inputs)["benchmarks"]]
         if not missing:
             print(f"step {step}: already done", flush=True)

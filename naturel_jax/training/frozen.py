@@ -34,7 +34,7 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.data.text.texts import trimmed
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import batch_sharding, batch_shards, path_string
-from naturel_jax.evaluators.results import model_fingerprint
+from naturel_jax.evaluators import fingerprints
 from naturel_jax.models.two_tower import Encode, Params, of_pixels
 from naturel_jax.storage import object_folders, once, staging
 from naturel_jax.training import optim
@@ -116,7 +116,7 @@ def _make_tower(start: Start, name: str, encode: Encode, mesh: Mesh) -> _Tower:
         start.model.config.embed_dim,
         batch_sharding(mesh),
         math.ceil(_ROWS / shards) * shards,
-        model_fingerprint(start.model, whole, start.processor),
+        fingerprints.of_model(start.model, whole, start.processor),
     )
 
 

@@ -15,7 +15,7 @@ from naturel_jax.benchmarks import blind, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli import suite
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import results, scoring
 from naturel_jax.training import run as training_run
 from tests.helpers import tiny_config
 from tests.helpers.worlds import data_dir
@@ -72,7 +72,7 @@ def test_report_of_runs_is_that_of_their_items(tmp_path, monkeypatch, capsys):
         for benchmark in (naturel, mine.held_out({str(n) for n in range(10)})):
             matrices = [np.array([[0.2, 0.1 if n < right[config.name] else 0.3]]) for n in range(400)]
             matrices[-3:] = [np.array([[0.2, 0.2]])] * 3
-            result = results.save(folder / results.FOLDER, config.name, benchmark, "f", (items, matrices, []), {})
+            result = scoring.save(folder / results.FOLDER, config.name, benchmark, "f", (items, matrices, []), {})
             scores |= {name: score["value"] for name, score in result.scores.items()}
             intervals |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
         return Finished(scores, intervals, {}, {}, {})

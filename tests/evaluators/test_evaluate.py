@@ -20,7 +20,7 @@ from PIL import Image
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import benchmark, registry
 from naturel_jax.data.text.processor import Processor
-from naturel_jax.evaluators import embed, results
+from naturel_jax.evaluators import embed, fingerprints, results
 from naturel_jax.report import compare, published
 from tests.helpers import benchmark_files as files
 from tests.helpers import hub_server
@@ -145,7 +145,7 @@ def test_other_photos_in_an_archive_make_another_fingerprint(tmp_path):
     archive = tmp_path / "winoground" / "images.zip"
 
     def fingerprint() -> str:
-        return results.pair_fingerprint("m", registry.read(["winoground"], files=tmp_path)[0])
+        return fingerprints.of_pair("m", registry.read(["winoground"], files=tmp_path)[0])
 
     before = fingerprint()
     archive.write_bytes(archive.read_bytes())

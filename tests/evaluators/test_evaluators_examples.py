@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image as PilImage
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
-from naturel_jax.evaluators import examples, results
+from naturel_jax.evaluators import examples, scoring
 from tests.helpers import benchmark_files as files
 from tfds_naturel.common.errors import UserError
 
@@ -38,7 +38,7 @@ def save(out, name: str, number: int = 16) -> None:
     metrics = (Metric(f"{name}/all", "right"),)
     benchmark = Benchmark(name, tuple(items), first, metrics, true_captions=1)
     norms, shown = {text: 1.0 for item in items for text in item.captions}, examples.per_benchmark(2)
-    results.save(out, "CLIP", benchmark, "f", (items, matrices, []), norms, shown=shown)
+    scoring.save(out, "CLIP", benchmark, "f", (items, matrices, []), norms, shown=shown)
 
 
 def test_half_are_right_and_benchmarks_take_turns(tmp_path):

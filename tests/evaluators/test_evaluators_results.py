@@ -19,7 +19,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks import benchmark, registry, rules
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import fingerprints, results, scoring
 from naturel_jax.storage import once
 from tests.helpers import benchmark_files as files
 from tests.helpers.tiny_models import tiny
@@ -33,20 +33,20 @@ def test_fingerprint_changes_with_anything_that_affects_scores(tmp_path):
     files.winoground(tmp_path)
     files.sugarcrepe(tmp_path)
     model, params, processor = tiny()
-    base = results.model_fingerprint(model, params, processor)
+    base = fingerprints.of_model(model, params, processor)
     changed = jax.tree.map(lambda x: x, params)
     changed["logit_scale"] = changed["logit_scale"] + 1
-    assert base == results.model_fingerprint(model, params, processor)
-    assert base != results.model_fingerprint(model, changed, processor)
+    assert base == fingerprints.of_model(model, params, processor)
+    assert base != fingerprints.of_model(model, changed, processor)
     halved, recomputing = (
         dataclasses.replace(model, compute=dataclasses.replace(model.compute, **how))
         for how in ({"dtype": "bfloat16"}, {"remat": "full"})
     )
-    assert base != results.model_fingerprint(halved, params, processor)
-    assert base == results.model_fingerprint(recomputing, params, processor), "values do not depend on it"
+    assert base != fingerprints.of_model(halved, params, processor)
+    assert base == fingerprints.of_model(recomputing, params, processor), "values do not depend on it"
     winoground, sugarcrepe = registry.read(["winoground", "sugarcrepe"], files=tmp_path)
-    assert results.pair_fingerprint(base, winoground) != results.pair_fingerprint(base, sugarcrepe)
-    assert results.pair_fingerprint(base, winoground) != results.pair_fingerprint("other", winoground)
+    assert fingerprints.of_pair(base, winoground) != fingerprints.of_pair(base, sugarcrepe)
+    assert fingerprints.of_pair(base, winoground) != fingerprints.of_pair("other", winoground)
 
 
 def test_default_weights_do_not_change_the_fingerprint():
@@ -54,18 +54,18 @@ def test_default_weights_do_not_change_the_fingerprint():
     items = (benchmark.Item("0", (), ("a", "b")), benchmark.Item("1", (), ("c", "d")))
     plain = benchmark.Benchmark("b", items, rules.pair, (benchmark.Metric("b/all", "right"),))
     weighted = dataclasses.replace(plain, items=(items[0], dataclasses.replace(items[1], weight=5)))
-    assert results.pair_fingerprint("m", plain) != results.pair_fingerprint("m", weighted)
+    assert fingerprints.of_pair("m", plain) != fingerprints.of_pair("m", weighted)
     digest = hashlib.blake2b(f"m {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
     for item in items:
         digest.update(repr((item.id, [], [])).encode() + hashlib.blake2b(repr(item.captions).encode()).digest())
-    assert results.pair_fingerprint("m", plain) == digest.hexdigest()
+    assert fingerprints.of_pair("m", plain) == digest.hexdigest()
 
 
 def save(out, model="CLIP") -> results.Result:
     items = (benchmark.Item("0", (), ("a", "b"), weight=3), benchmark.Item("1", (), ("c", "d")))
     bench = benchmark.Benchmark("bench", items, rules.pair, (benchmark.Metric("bench/all", "right"),))
     matrices = [np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])]
-    return results.save(out, model, bench, "fingerprint", (items, matrices, []), {})
+    return scoring.save(out, model, bench, "fingerprint", (items, matrices, []), {})
 
 
 def test_save_and_load_round_trip(tmp_path):
@@ -83,7 +83,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from naturel_jax.benchmarks import benchmark, rules
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import scoring
 from naturel_jax.storage import once
 
 out, name = Path(sys.argv[1]), sys.argv[2]
@@ -93,7 +93,7 @@ matrices = [np.array([[1.0, 0.0]])] * len(items)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(40):
-    results.save(out, "CLIP", bench, name, (items, matrices, []), {})
+    scoring.save(out, "CLIP", bench, name, (items, matrices, []), {})
 """
 
 
@@ -256,13 +256,13 @@ def test_left_out_items_are_counted_and_scored_separately(tmp_path):
     assert [item.id for item in held_out.items] == ["0", "1"]
     assert held_out.whole == full and full.held_out(()) is full
     matrices = [np.array([[float(n % 2), 0.5]]) for n in range(4)]  # 1 and 3 are right
-    result = results.save(tmp_path, "M", held_out, "f", (items, matrices, []), {})
+    result = scoring.save(tmp_path, "M", held_out, "f", (items, matrices, []), {})
     assert (result.items, result.left_out, result.unreadable, result.incomplete) == (2, 2, 0, True)
     assert result.scores.keys() == {"bench/all"} and result.scores["bench/all"]["value"] == 0.5
     assert result.with_trained_on == {"bench/all": 0.5, "bench/b": 0.5}
     assert [row["id"] for row in results.load_items(tmp_path, "M", "bench")] == ["0", "1"]
     assert results.load(tmp_path) == [result]
-    prints = {results.pair_fingerprint("m", b) for b in (full, held_out, full.held_out({"2"}), full.held_out({"0"}))}
+    prints = {fingerprints.of_pair("m", b) for b in (full, held_out, full.held_out({"2"}), full.held_out({"0"}))}
     assert len(prints) == 4
 
 

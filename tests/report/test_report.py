@@ -17,7 +17,7 @@ from naturel_jax import config as c
 from naturel_jax import storage
 from naturel_jax.benchmarks import rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
-from naturel_jax.evaluators import confidence, examples, results
+from naturel_jax.evaluators import confidence, examples, results, scoring
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import known_scores, page, published, report, ties
 from naturel_jax.report.contents import Report
@@ -54,7 +54,7 @@ def save(
     benchmark = Benchmark(name, items, rules.pair, metrics, problems=problems, true_captions=1, chance=rules.PAIR)
     matrices = [np.array([[0.3, 0.2] if is_right else [0.2, 0.3]]) for is_right in right]
     norms = {caption: 1.0 for item in items for caption in item.captions}
-    results.save(out, model, benchmark, "f", (items, matrices, []), norms)
+    scoring.save(out, model, benchmark, "f", (items, matrices, []), norms)
 
 
 def rows_of(right: np.ndarray) -> ties.Items:
@@ -160,7 +160,7 @@ def test_other_photos_and_prompts_are_not_compared_by_their_ids(tmp_path):
         photos = [Image(f"{folder}/{n + first}.png", bytes) for n in range(4)]
         items = tuple(Item(str(n), (photo,), prompts, {"label": "0"}) for n, photo in enumerate(photos))
         benchmark = Benchmark("birds", items, zeroshot.outcomes, (Metric("birds/top1", "top1"),))
-        results.save(tmp_path, model, benchmark, "f", (items, [np.eye(1, 65)] * 4, []), {})
+        scoring.save(tmp_path, model, benchmark, "f", (items, [np.eye(1, 65)] * 4, []), {})
     report.write(tmp_path)
     left_out = re.findall(r"(\w+) on birds: 4 items have the ids of other", (tmp_path / "report.md").read_text())
     assert left_out == ["photo", "prompts"]

@@ -8,7 +8,7 @@ from scipy import stats
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import results, scoring
 from naturel_jax.report import compare, groups, plots, seeds
 from tfds_naturel.common.errors import UserError
 
@@ -30,7 +30,7 @@ def save(folder: Path, right_N: np.ndarray, first: int = 0, others: int = 0) -> 
     )
     benchmark = Benchmark("naturel", items, rules.pair, METRICS, chance=rules.PAIR)
     matrices = [np.array([[0.3, 0.2] if right else [0.2, 0.3]]) for right in right_N]
-    results.save(folder / results.FOLDER, "tiny", benchmark, "f", (items, matrices, []), {})
+    scoring.save(folder / results.FOLDER, "tiny", benchmark, "f", (items, matrices, []), {})
     return seeds.of_run(folder)
 
 

@@ -16,7 +16,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.checkpoints import finished
 from naturel_jax.cli.sweeps import grids
 from naturel_jax.cli.sweeps import table as sweep_table
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import results, scoring
 from naturel_jax.report import report, text_alone
 from tests.helpers import tiny_config
 from tests.helpers.open_images_files import write_world
@@ -60,7 +60,7 @@ def save(out, pairs, name="naturel"):
     items.append(Item("simple", (Image("s", bytes),), ("a cat", "no cat"), {"kind": "simple"}))
     benchmark = Benchmark(name, tuple(items), rules.pair, METRICS, true_captions=1, chance=rules.PAIR)
     norms = {caption: 1.0 for item in items for caption in item.captions}
-    return results.save(out, "CLIP", benchmark, "f", (items, [np.array([[0.2, 0.1]])] * len(items), []), norms)
+    return scoring.save(out, "CLIP", benchmark, "f", (items, [np.array([[0.2, 0.1]])] * len(items), []), norms)
 
 
 def row_of(out):
@@ -160,7 +160,7 @@ def test_a_dataset_of_photos_has_the_row(tmp_path):
     for split, name in (("test", "naturel"), ("test_unseen_triplets", "naturel_unseen")):
         benchmark = naturel_pairs.read(tmp_path / "naturel" / "photos" / "4.1.0", split, name)
         matrices = [np.array([[0.2, 0.1]])] * len(benchmark.items)
-        results.save(tmp_path / "out", "CLIP", benchmark, "f", (benchmark.items, matrices, []), defaultdict(float))
+        scoring.save(tmp_path / "out", "CLIP", benchmark, "f", (benchmark.items, matrices, []), defaultdict(float))
     row = row_of(tmp_path / "out")
     assert {"naturel/complex", "naturel_unseen/complex"} <= row.keys() and not any("simple" in name for name in row)
 

@@ -67,11 +67,11 @@ class Model(NamedTuple):
 def load(source: str, dtype: str, batch_size: int, pool: Path | None = None) -> Model:
     """The model at ``source``. Raises UserError if it is not the one that embedded the ``pool``, and whatever
     ``weights.load`` raises."""
+    from naturel_jax.evaluators import fingerprints
     from naturel_jax.evaluators.embed import load_encoder  # takes seconds, and images in pools do not need it
-    from naturel_jax.evaluators.results import model_fingerprint
 
     encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
-    fingerprint = model_fingerprint(encoder.model, params, encoder.processor)
+    fingerprint = fingerprints.of_model(encoder.model, params, encoder.processor)
     if pool and files.model_of(pool) != fingerprint:
         raise UserError(
             f"{pool} was not embedded by --model {source} in --dtype {dtype}; captions are compared with its images, "

@@ -23,7 +23,7 @@ from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import grids, runs, search, table
 from naturel_jax.cli.sweeps.grids import Grid
 from naturel_jax.devices import processes
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import results, scoring
 from tests.helpers import tiny_config
 from tests.helpers.processes import wait_until
 from tests.helpers.worlds import ROOT, compiled_once, data_dir
@@ -284,7 +284,7 @@ def test_report_marks_the_best_and_items_that_were_trained_on(tmp_path):
     for run, number in zip(planned, itertools.chain(*right.values()), strict=True):
         matrices, folder = [np.array([[0.2, 0.1 if n < number else 0.3]]) for n in range(400)], tmp_path / run.key
         held_out = mine.held_out({str(n) for n in range(10)})
-        result = results.save(folder / results.FOLDER, run.config.name, held_out, "f", (items, matrices, []), {})
+        result = scoring.save(folder / results.FOLDER, run.config.name, held_out, "f", (items, matrices, []), {})
         scores = {name: score["value"] for name, score in result.scores.items()}
         finished.write(epath.Path(folder), finished.Saved(Finished(scores, {}, {}, {}, {}), {}))
     text = table.write(tmp_path, planned, "mine/accuracy", "lr=1e-4").partition("\n## ")[0]
