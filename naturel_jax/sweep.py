@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     share = "train only each COUNT-th run. Default: all, or those of this task of a SLURM array"
     parser.add_argument("--share", default="", metavar="INDEX/COUNT", help=share)
     parser.add_argument("--baseline", default="", metavar="SETTING", help="row of the table to compare the others with")
-    parser.add_argument("--score", default="", metavar="METRIC", help="the best run is that with the highest")
+    parser.add_argument("--score", default="", metavar="METRIC", help="the best run is the best in this score")
     parser.add_argument("--search", choices=("random", "bayes"), help="draw settings, in place of the whole grid")
     parser.add_argument("--trials", type=int, default=0, help="with --search: number of settings")
     parser.add_argument("--prune", action="store_true", help="with --search: stop runs below the median of the others")

@@ -105,6 +105,14 @@ class Metric:
         return np.array([items[n].weight for n in index_M]) if self.weighted else np.ones(len(index_M))
 
 
+_LESS_IS_BETTER = ("brittleness", "no_op", "ties")
+
+
+def sign(metric: str) -> int:
+    """-1 for a score of which less is better, otherwise 1: the best of several is that with the highest product."""
+    return -1 if any(part in _LESS_IS_BETTER for part in metric.split("/")[1:]) else 1
+
+
 def headlines(metrics: Iterable[str]) -> list[str]:
     """The metrics that tables and logs show: of each benchmark those with the fewest parts, such as ``winoground/text``
     without ``winoground/text/Object``, and ``zeroshot/birds/top1``."""

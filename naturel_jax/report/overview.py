@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, headlines
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, headlines, sign
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.results import OUTCOME, Result
 from naturel_jax.report import plots, tables, ties
@@ -42,8 +42,9 @@ COLUMN_FAMILIES = (
 FEW = 4  # benchmarks: those of the poster, whose two tables are enough
 _FORGETTING = "Forgetting against gain"
 _CHANGED = (
-    "Change of the mean score over the columns that a model and its base both have. In brackets: its 95% interval, by "
-    "a paired bootstrap over the images of all benchmarks, and the number of columns."
+    "Change of the mean score over the columns that a model and its base both have, but for those of which less is "
+    "better. In brackets: its 95% interval, by a paired bootstrap over the images of all benchmarks, and the number of "
+    "columns."
 )
 _RESAMPLES = 1000
 _AGREEMENT = (
@@ -72,7 +73,7 @@ def families(rows: Sequence[ModelRow]) -> list[Section]:
     every = [metric for row in models for metric in row.cells]
     if len({metric.split("/")[0] for metric in every}) <= FEW:
         return []
-    marks = {"chance": _highest(rows, CHANCE), "best blind": _highest(rows, BLIND)}
+    marks = {"chance": _best(rows, CHANCE), "best blind": _best(rows, BLIND)}
     return [
         Section(
             family.title,
@@ -104,11 +105,11 @@ def relations(rows: Sequence[ModelRow]) -> list[Section]:
     return sections
 
 
-def _highest(rows: Sequence[ModelRow], kind: str) -> dict[str, Cell]:
-    """Metric -> the highest score of the rows of a kind."""
+def _best(rows: Sequence[ModelRow], kind: str) -> dict[str, Cell]:
+    """Metric -> the best score of the rows of a kind."""
     found: dict[str, Cell] = {}
     for metric, cell in itertools.chain.from_iterable(row.cells.items() for row in rows if row.kind == kind):
-        found[metric] = max(cell, found.get(metric, cell), key=lambda one: one.value)
+        found[metric] = max(cell, found.get(metric, cell), key=lambda one: sign(metric) * one.value)
     return found
 
 
@@ -132,7 +133,7 @@ def forgetting(
     models = {row.name: row.cells for row in rows if row.kind == MEASURED}
     pairs = {name: base for name, base in bases.items() if name in models and base in models and name != base}
     names = {name: f"{name} since {pairs[name]}" for name in pairs} or {name: name for name in models}
-    found = columns([metric for cells in models.values() for metric in cells])
+    found = columns([metric for cells in models.values() for metric in cells if sign(metric) > 0])
     shared: dict[str, dict[ColumnFamily, list[str]]] = {}
     for name in names:
         compared = [models[name], models[pairs[name]]] if pairs else [*models.values()]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, sign
 from naturel_jax.evaluators import confidence, results
 from naturel_jax.evaluators.results import OUTCOME, Result
 from naturel_jax.report import pairs, tables, ties
@@ -133,13 +133,13 @@ def mean(runs: Sequence[Scored], count: int, incomplete: bool, with_trained_on: 
     return Cell(value, confidence.bounds(resampled_R), count, incomplete, with_trained_on=whole)
 
 
-def best(settings: Mapping[str, Sequence[Scored]]) -> set[str]:
-    """Names of the setting with the highest mean and of those whose difference from it has a 95% interval, over seeds
-    and images, that includes 0; none of a single setting."""
-    top = max(settings, key=lambda name: np.mean([run.value for run in settings[name]]))
+def best(metric: str, settings: Mapping[str, Sequence[Scored]]) -> set[str]:
+    """Names of the setting with the best mean of ``metric`` and of those whose difference from it has a 95% interval,
+    over seeds and images, that includes 0; none of a single setting."""
+    top = max(settings, key=lambda name: sign(metric) * np.mean([run.value for run in settings[name]]))
     others = (name for name in settings if name != top and len(settings) > 1)
     differences = [difference(name, "", settings[name], settings[top], paired=False) for name in others]
-    return {top, *(one.setting for one in differences if one.high >= 0)} if len(settings) > 1 else set()
+    return {top, *(one.setting for one in differences if one.low <= 0 <= one.high)} if len(settings) > 1 else set()
 
 
 class Difference(NamedTuple):

@@ -1,4 +1,4 @@
-"""The best models of a column: the one with the highest score, and those that the items cannot tell apart from it.
+"""The best models of a column: the one with the best score, and those that the items cannot tell apart from it.
 
 Shape letters: N items.
 """
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, sign
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import OUTCOME
@@ -25,12 +25,12 @@ class Scored(NamedTuple):
 
 
 def best(scored: Mapping[str, Mapping[str, Scored]], items: Mapping[str, Items]) -> set[tuple[str, str]]:
-    """The (model, metric) pairs, of metric -> model -> score, whose score is the highest of the metric, or whose
+    """The (model, metric) pairs, of metric -> model -> score, whose score is the best of the metric, or whose
     difference from it has a 95% interval that includes 0. ``items``: model -> the items behind its scores."""
     found: set[tuple[str, str]] = set()
     undecided: dict[tuple[str, str], dict[str, Metric]] = {}  # best model, other -> metrics that the items decide
     for name, models in scored.items():
-        top = max(models, key=lambda model: models[model].cell.value)
+        top = max(models, key=lambda model: sign(name) * models[model].cell.value)
         for model, one in models.items():
             if one.cell.value == models[top].cell.value:
                 found.add((model, name))
@@ -46,9 +46,9 @@ def best(scored: Mapping[str, Mapping[str, Scored]], items: Mapping[str, Items])
 
 
 def _are_apart(a: Cell, b: Cell) -> bool:
-    """Whether the interval of ``a`` is above that of ``b``: whatever their correlation, the difference is then more
-    than its own 95% interval."""
-    return bool(a.interval and b.interval and a.interval[0] > b.interval[1])
+    """Whether the intervals do not overlap: whatever the correlation of the scores, their difference is then more than
+    its own 95% interval."""
+    return bool(a.interval and b.interval and max(a.interval[0], b.interval[0]) > min(a.interval[1], b.interval[1]))
 
 
 def differences(a: Items, b: Items, metrics: Sequence[Metric]) -> Intervals:

@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from naturel_jax import storage, weights
-from naturel_jax.benchmarks.benchmark import headlines
+from naturel_jax.benchmarks.benchmark import headlines, sign
 from naturel_jax.checkpoints import recorded
 from naturel_jax.config import Config
 from naturel_jax.devices.sharding import param_sharding
@@ -21,8 +21,8 @@ def curve(
     config: Config, folder: epath.Path, params: Params, scores: Mapping[str, float], evaluator: Evaluator
 ) -> None:
     """Writes the headline scores, and that of ``interpolate_by``, at each share of ``config.eval.interpolate`` to
-    ``recorded.INTERPOLATED`` in the run's folder, and the best share: the highest ``config.eval.interpolate_by``, of
-    equals that nearest to the base. ``scores``: those of ``params``, the share 1. Raises what ``weights.started_from``
+    ``recorded.INTERPOLATED`` in the run's folder, and the best share by ``config.eval.interpolate_by``, of equals that
+    nearest to the base. ``scores``: those of ``params``, the share 1. Raises what ``weights.started_from``
     raises."""
     base = weights.started_from(folder, sharding_for=param_sharding(params["logit_scale"].sharding.mesh))
     mixed, found, by = jax.jit(weights.interpolate), {}, config.eval.interpolate_by
@@ -31,7 +31,7 @@ def curve(
         found[share] = {name: at[name] for name in headlines(at)} | ({by: at[by]} if by in at else {})
     best = None
     if by in scores:
-        best = max(found, key=lambda share: (found[share][by], -share))
+        best = max(found, key=lambda share: (sign(by) * found[share][by], -share))
         points = ", ".join(f"{share:g}: {at[by]:.3f}" for share, at in found.items())
         _LOG.info("%s interpolated with its base: %s is %s; the best is %g", config.name, by, points, best)
     elif by:

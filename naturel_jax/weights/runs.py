@@ -1,7 +1,7 @@
 """Our own runs as checkpoints to start from, evaluate or export.
 
 A run is named by its workdir, which stands for its newest checkpoint, by ``WORKDIR@STEP``, or by
-``WORKDIR@best:SCORE``: of the checkpoints that are kept, the one at whose step the run recorded the highest SCORE.
+``WORKDIR@best:SCORE``: of the checkpoints that are kept, the one at whose step the run recorded the best SCORE.
 ``WORKDIR@interpolated:SHARE`` is its newest one interpolated with what the run started from.
 """
 
@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.benchmarks.benchmark import sign
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest, recorded
 from naturel_jax.checkpoints.restore import read
 from naturel_jax.config import check_folder
@@ -108,7 +109,7 @@ def _best(workdir: epath.Path, score: str) -> int:
         (score,) = names
     value_at = {step: found[step][score] for step in steps if score in found.get(step, ())}
     if value_at:
-        return max(value_at, key=lambda step: (value_at[step], -step))
+        return max(value_at, key=lambda step: (sign(score) * value_at[step], -step))
     listed = f"{workdir / recorded.FILE} has the scores {', '.join(names) or 'of no evaluation'}"
     if score not in names:
         raise UserError(f"run:{workdir}@best{score and ':'}{score}: expected @best:SCORE; {listed}")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,19 @@ def test_families_have_chance_and_the_best_blind_baseline():
     assert overview.families([row("CLIP", **scores)]) == [], "the tables of a few are enough"
     rows = [row("CLIP", **scores, vsr__accuracy=0.7), row("chance", CHANCE, vsr__accuracy=0.5)]
     rows += [row("n-grams", BLIND, vsr__accuracy=0.6), row("longer caption", BLIND, vsr__accuracy=0.4)]
+    rows = [replace(one, cells=one.cells | {"order/ties": one.cells["vsr/accuracy"]}) for one in rows]
     (pairs,) = overview.families(rows)
     assert pairs.head == ("score", "items", "CLIP", "chance", "best blind") and pairs.plot
-    assert [cell.value for cell in pairs.rows[-1][2:]] == [0.7, 0.5, 0.6]
+    assert [cell.value for cell in pairs.rows[-2][2:]] == [0.7, 0.5, 0.6]
+    assert [cell.value for cell in pairs.rows[-1][2:]] == [0.7, 0.5, 0.4], "of ties, less is better"
 
 
 def test_forgetting_is_the_change_since_the_base_in_the_columns_of_both():
     clip = row("CLIP", zeroshot__dtd__top1=0.5, vsr__accuracy=0.5, bla__accuracy=0.5)
     tuned = row("NegCLIP", zeroshot__dtd__top1=0.4, vsr__accuracy=0.6, bla__accuracy=0.8, cola__group=0.9)
+    clip, tuned = (  # more ties are no gain
+        replace(one, cells=one.cells | {"coco_order/ties": Cell(value)}) for one, value in ((clip, 0.0), (tuned, 0.9))
+    )
     (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP", "CLIP": "elsewhere"}, {})
     assert section.head == ("family", "NegCLIP since CLIP") and section.plot
     assert dict(section.rows)["Pairs and choices"] == "+0.200 (2)"

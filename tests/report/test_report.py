@@ -104,6 +104,10 @@ def test_pairing_tells_apart_what_intervals_do_not(monkeypatch):
     assert best_of("m", a=first, b=other) == {("a", "m"), ("b", "m")}
     assert best_of("m", a=first, b=first) == {("a", "m"), ("b", "m")}
     assert best_of() == set()
+    assert best_of("hard_positives_swap/brittleness", "m", a=first, b=second) == {
+        ("a", "hard_positives_swap/brittleness"),
+        ("b", "m"),
+    }, "less of it is better"
 
 
 def test_report_marks_the_best_in_every_format(tmp_path):

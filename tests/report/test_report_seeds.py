@@ -69,9 +69,11 @@ def test_best_settings_are_those_that_seeds_and_images_cannot_tell_apart(runs):
     scores = seeds.read(runs)
     of_runs = scores.scored["naturel/complex"]
     settings = {setting: [of_runs[f"{setting}{n}"] for n in range(3)] for setting in "AB"}
-    assert seeds.best(settings) == {"B"}
-    assert seeds.best(settings | {"first two of B": settings["B"][:2]}) == {"B", "first two of B"}
-    assert seeds.best({"A": settings["A"]}) == set(), "nothing to compare"
+    assert seeds.best("naturel/complex", settings) == {"B"}
+    more = settings | {"first two of B": settings["B"][:2]}
+    assert seeds.best("naturel/complex", more) == {"B", "first two of B"}
+    assert seeds.best("hard_positives_replace/brittleness", more) == {"A"}, "less is better"
+    assert seeds.best("naturel/complex", {"A": settings["A"]}) == set(), "nothing to compare"
     assert scores.chance["naturel/complex"] == 0.5 and scores.ties[0] == ("A0", "naturel", 0, NUMBER)
 
 

@@ -48,13 +48,14 @@ def run(tmp_path_factory) -> str:
     meta = checkpoint_meta.make_meta({"name": "mine", "init": ""}, model.config, processor, trained_on.meta())
     write_checkpoints(folder, {step: params_of(step) for step in STEPS}, meta)
     rows = [{"step": step, "wall_time": 1.0, "naturel/complex": score} for step, score in SCORES.items()]
+    rows += [{"step": step, "coco_order/ties": score} for step, score in SCORES.items()]
     rows += [{"step": 2, "train/loss": 9.0}, {"step": 2, "coco_retrieval/text@1": 0.4}, {"step": 4, "nan/score": None}]
     lines = [json.dumps(row).replace("null", "NaN") for row in rows]
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     return os.fspath(folder)
 
 
-NAMED = {"": 6, "@2": 2, "@best:naturel/complex": 4, "@best:coco_retrieval/text@1": 2}
+NAMED = {"": 6, "@2": 2, "@best:naturel/complex": 4, "@best:coco_retrieval/text@1": 2, "@best:coco_order/ties": 2}
 
 
 @pytest.mark.parametrize(("which", "step"), NAMED.items())
@@ -84,8 +85,8 @@ def test_every_command_takes_the_names(run, tmp_path):
     ("which", "expected"),
     [
         ("@3", r"mine is not a run directory with a checkpoint of step 3; steps found in .*: \[2, 4, 6\]"),
-        ("@best", r"expected @best:SCORE; .*metrics\.jsonl has the scores coco_retrieval/text@1, naturel/complex$"),
-        ("@best:naturel/hard", r"@best:naturel/hard: expected @best:SCORE; .* has the scores coco_retrieval/text@1, n"),
+        ("@best", r"expected @best:SCORE; .*metrics\.jsonl has the scores coco_order/ties, .*/text@1, naturel/complex$"),
+        ("@best:naturel/hard", r"@best:naturel/hard: expected @best:SCORE; .* has the scores coco_order/ties, coco_r"),
         ("@latest", r"mine@latest is not a run directory .* expected WORKDIR, WORKDIR@STEP, WORKDIR@best:SCORE or "),
     ],
 )

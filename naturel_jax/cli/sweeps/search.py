@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.benchmarks.benchmark import sign
 from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.grids import Grid, Planned, Range, Setting, Values
@@ -31,13 +32,18 @@ _DIGITS = 3  # significant ones of a number that is drawn
 
 
 class Search(NamedTuple):
-    """``method``: a key of ``SAMPLERS``; ``score``: the metric to maximize, the mean over a setting's seeds."""
+    """``method``: a key of ``SAMPLERS``; ``score``: the metric to optimize, the mean over a setting's seeds."""
 
     grid: Grid
     method: str
     trials: int
     score: str
     prune: bool
+
+    @property
+    def direction(self) -> str:
+        """Optuna's name for it."""
+        return "maximize" if sign(self.score) > 0 else "minimize"
 
 
 def corners(grid: Grid) -> Iterator[Setting]:
@@ -102,7 +108,7 @@ def _suggest(search: Search, out: Path, number: int) -> Setting:
     if not storage.exists(path):
         optuna = _optuna()
         sampler = getattr(optuna.samplers, SAMPLERS[search.method])(seed=number)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study = optuna.create_study(direction=search.direction, sampler=sampler)
         space = _space(search.grid)
         for setting in _trials(search, out).values():
             study.add_trials(_finished(search, out, setting, space))
@@ -157,7 +163,7 @@ def _pruner(search: Search, out: Path, planned: Planned, number: int) -> Watch:
     def watch(step: int, scores: Mapping[str, float]) -> None:
         if not search.prune or search.score not in scores:
             return
-        study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
+        study = optuna.create_study(direction=search.direction, pruner=optuna.pruners.MedianPruner())
         for other, setting in _trials(search, out).items():
             (same,) = (run for run in search.grid.runs(setting) if run.seed == planned.seed)
             if other != number and runs_lib.state(same, out) == runs_lib.FINISHED:

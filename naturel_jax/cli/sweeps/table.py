@@ -8,6 +8,7 @@ from pathlib import Path
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.benchmarks.benchmark import sign
 from naturel_jax.checkpoints import finished
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import runs as runs_lib
@@ -92,7 +93,7 @@ def _rows(groups: Groups, scores: seeds.Scores) -> list[ModelRow]:
     for metric, scored in scores.scored.items():
         keys = {group: [run.key for run in done if run.key in scored] for group, done in groups.items()}
         settings = {group: [scored[key] for key in of_group] for group, of_group in keys.items() if of_group}
-        best, whole = seeds.best(settings), scores.with_trained_on[metric]
+        best, whole = seeds.best(metric, settings), scores.with_trained_on[metric]
         for group, of_group in settings.items():
             known = [whole[key] for key in keys[group] if key in whole]
             cell = seeds.mean(of_group, *scores.counts[metric], known)
@@ -144,7 +145,7 @@ def _difference_section(differences: Sequence[seeds.Difference], baseline: str) 
 
 
 def _best(groups: Groups, found: Mapping[str, Finished], score: str) -> list[Section]:
-    """The setting with the highest mean, its best run, and the command that trains it again."""
+    """The setting with the best mean, its best run, and the command that trains it again."""
     means = {
         group: sum(found[run.key].scores[score] for run in done) / len(done)
         for group, done in groups.items()
@@ -152,12 +153,12 @@ def _best(groups: Groups, found: Mapping[str, Finished], score: str) -> list[Sec
     }
     if not means:
         return []
-    best = max(means, key=lambda group: means[group])
-    run = max(groups[best], key=lambda run: found[run.key].scores[score])
+    best = max(means, key=lambda group: sign(score) * means[group])
+    run = max(groups[best], key=lambda run: sign(score) * found[run.key].scores[score])
     text = [
-        f"{best} has the highest mean of {len(means)} settings, {means[best]:.3f} (number of seeds: "
+        f"{best} has the best mean of {len(means)} settings, {means[best]:.3f} (number of seeds: "
         f"{len(groups[best])}). Its best run is {run.key}, {found[run.key].scores[score]:.3f}. Both were chosen for "
-        "being high, so expect less of a new seed."
+        "being good, so expect less of a new seed."
     ]
     return [Section(f"Best {score}", text=text, command=run.command)]
 
