@@ -3,7 +3,7 @@ about models, devices or batching.
 
 A new benchmark is one file with ``read(folder) -> Benchmark`` and ``SOURCE: Source``, and one line in ``registry.py``.
 
-Shape letters: N items, M items that a mean is over, G groups, R resamples.
+Shape letters: N items, S items that are scored, M items that a mean is over, G groups, R resamples.
 """
 
 import dataclasses
@@ -154,8 +154,10 @@ class Benchmark:
     score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
     first ``true_captions`` captions of an item are true of its first image and the others false (0: the order says
     nothing). ``left_out``: items that are not scored, since the model was trained on their images; items that share the
-    tag ``together`` are scored together, or all left out. ``chance``: what a model is expected to get whose cosines are
-    independent draws from one continuous distribution; an outcome without it has no chance level.
+    tag ``together`` are scored together, or all left out. ``gallery``: an item is compared with all others, as in
+    retrieval, so those that are left out stay candidates. ``chance``: what a model is expected to get whose cosines are
+    independent draws from one continuous distribution, or a function of the embedded items that says so; an outcome
+    without it has no chance level.
     """
 
     name: str
@@ -167,7 +169,8 @@ class Benchmark:
     true_captions: int = 0
     left_out: tuple[Item, ...] = ()
     together: str = ""
-    chance: Chance = dataclasses.field(default_factory=dict)
+    gallery: bool = False
+    chance: Chance | Callable[[Sequence[Item]], Chance] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("items", "metrics", "problems"):  # readers collect lists
@@ -177,15 +180,30 @@ class Benchmark:
         """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without items are
         left out.
         """
-        return self.means(self.metrics, items, self.outcomes(items, cosines)) if items else {}
+        scored, _, outcomes = self.judge(items, cosines)
+        return self.means(self.metrics, scored, outcomes) if scored else {}
 
-    def guess(self, items: Sequence[Item]) -> dict[str, float]:
+    def judge(
+        self, items: Sequence[Item], cosines: Sequence[np.ndarray]
+    ) -> tuple[list[Item], list[np.ndarray], Outcomes]:
+        """Those of the embedded ``items`` that are scored, their matrices and outcomes; no outcomes without items."""
+        left_out = {item.id for item in self.left_out}
+        scored_S = [n for n, item in enumerate(items) if item.id not in left_out]
+        scored, matrices = [items[n] for n in scored_S], [cosines[n] for n in scored_S]
+        if not scored:
+            return [], [], {}
+        if not self.gallery:
+            return scored, matrices, self.outcomes(scored, matrices)
+        return scored, matrices, {name: x_N[scored_S] for name, x_N in self.outcomes(items, cosines).items()}
+
+    def guess(self, items: Sequence[Item], embedded: Sequence[Item] | None = None) -> dict[str, float]:
         """Metric name -> the score that a guess is expected to get over ``items``; metrics without ``chance`` are left
-        out.
+        out. ``embedded``: these and those that are left out.
         """
+        chance = self.chance(items if embedded is None else embedded) if callable(self.chance) else self.chance
         expected = {
             outcome: np.array([value(item) if callable(value) else value for item in items])
-            for outcome, value in self.chance.items()
+            for outcome, value in chance.items()
         }
         metrics = [metric for metric in self.metrics if metric.outcome in expected]
         return {name: score.value for name, score in self.means(metrics, items, expected).items()}

@@ -38,11 +38,12 @@ def benchmark(
     items = tuple(Item(key, (image,), captions, weight=len(own)) for key, image, own in images)
     metrics = [Metric(f"{name}/image_to_text@{k}", f"image_to_text@{k}") for k in RANKS]
     metrics += [Metric(f"{name}/text_to_image@{k}", f"text_to_image@{k}", weighted=True) for k in RANKS]
-    return Benchmark(name, items, recalls(owners, owner_C), metrics, published, problems, chance=_chance(items))
+    rule = recalls(owners, owner_C)
+    return Benchmark(name, items, rule, metrics, published, problems, gallery=True, chance=_chance)
 
 
 def _chance(items: Sequence[Item]) -> Chance:
-    """Chance of each outcome of ``recalls``."""
+    """Chance of each outcome of ``recalls``, over ``items``."""
 
     def first(rank: int, candidates: int) -> Callable[[Item], float]:
         """Chance that one of an image's captions is among the first ``rank`` of all."""

@@ -97,11 +97,12 @@ class Evaluator:
         self, params: Params, names: Collection[str] | None, whole: bool = False
     ) -> Iterator[tuple[Benchmark, Sequence[Item], Sequence[np.ndarray], Sequence[str]]]:
         """Each benchmark, its items whose images can be read, their cosines, and what could not be read. ``whole``:
-        also of the items that are left out of its scores."""
+        also of the items that are left out of its scores; a gallery always has them."""
         embedder = self._encoder.with_params(params)
         for name, benchmark in self._benchmarks.items():
             if names is None or name in names:
-                kept, matrices, problems = cosines((benchmark.whole if whole else benchmark).items, embedder)
+                every = benchmark.whole if whole or benchmark.gallery else benchmark
+                kept, matrices, problems = cosines(every.items, embedder)
                 for problem in problems:
                     _LOG.warning("%s: %s", name, problem)
                 yield benchmark, kept, matrices, problems

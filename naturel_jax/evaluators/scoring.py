@@ -62,11 +62,8 @@ def score(
     """The scores and the table of items that ``save`` writes; without ``norms``, there are no blind baselines. With
     ``embeddings``, of the captions of a benchmark with ``true_captions``, also the scores without shortcuts."""
     every_item, every_matrix, problems = embedded
-    trained_on = {item.id for item in benchmark.left_out}
-    scored = [row for row in zip(every_item, every_matrix, strict=True) if row[0].id not in trained_on]
-    items, matrices = [item for item, _ in scored], [matrix for _, matrix in scored]
-    with_trained_on = benchmark.whole.score(every_item, every_matrix) if trained_on else {}
-    outcomes = benchmark.outcomes(items, matrices) if items else {}
+    items, matrices, outcomes = benchmark.judge(every_item, every_matrix)
+    with_trained_on = benchmark.whole.score(every_item, every_matrix) if benchmark.left_out else {}
     scores = _scores(benchmark, items, outcomes)
     baselines = {} if norms is None else blind.baselines(benchmark, items, matrices, norms)
     if embeddings and norms and items:
@@ -88,7 +85,7 @@ def score(
         with_trained_on={name: score.value for name, score in with_trained_on.items()},
         found=found,
         ties=int(np.nansum(outcomes.get("tie", 0))),
-        chance={name: value for name, value in benchmark.guess(items).items() if name in scores},
+        chance={name: value for name, value in benchmark.guess(items, every_item).items() if name in scores},
         shortcuts=None if embeddings is None else _without_shortcuts(benchmark, items, matrices, outcomes),
     )
     return result, results.table(items, matrices, outcomes, fingerprint)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from naturel_jax.benchmarks import hard_positives, retrieval, rules, vsr, whatsup, zeroshot
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from tests.helpers.properties import given, settings, st
 from tfds_naturel.captions.word_order import clean, shuffles
 
@@ -194,6 +194,15 @@ def test_retrieval_ignores_captions_of_missing_images():
     actual = rule([items(3)[0], items(3)[2]], s)
     np.testing.assert_array_equal(actual["image_to_text@1"], [1, 1])
     np.testing.assert_array_equal(actual["text_to_image@1"], [1, 1])
+
+
+def test_guess_of_retrieval_is_over_the_images_that_are_candidates():
+    images = [(str(n), Image(str(n), bytes), [f"caption {n}"]) for n in range(10)]
+    full = retrieval.benchmark("r", images, None, [])
+    one = full.held_out({str(n) for n in range(5)})
+    left_out_are, unreadable_are_not = one.guess(one.items, full.items), full.guess(full.items[:5])
+    assert [*left_out_are.values()] == pytest.approx([0.1, 0.5, 1.0] * 2)
+    assert [*unreadable_are_not.values()] == pytest.approx([0.2, 1.0, 1.0] * 2)
 
 
 @given(matrices(1, 7))

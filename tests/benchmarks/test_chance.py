@@ -51,7 +51,8 @@ def check(benchmark: Benchmark, grouped: int) -> None:
     repeats = math.ceil(CASES / len(items))
     cosines = [[random_cosines(item, rng) for item in items] for _ in range(repeats)]
     drawn = [benchmark.outcomes(items, matrices) for matrices in cosines]
-    for outcome, expected in benchmark.chance.items():
+    chances = benchmark.chance(items) if callable(benchmark.chance) else benchmark.chance
+    for outcome, expected in chances.items():
         expected_N = np.array([expected(item) if callable(expected) else expected for item in items])
         judged_N = ~np.isnan(drawn[0][outcome])
         mean, chance = np.nanmean([outcomes[outcome] for outcomes in drawn]), expected_N[judged_N].mean()

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks import retrieval, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.data.seen import identity
 from naturel_jax.data.seen.trained_on import TrainedOn
@@ -14,7 +14,7 @@ from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.held_out import hold_out
 from tests.helpers import benchmark_files
-from tests.helpers.tiny_models import items, tiny
+from tests.helpers.tiny_models import CAPTIONS, items, tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -36,6 +36,20 @@ def test_scores_follow_from_the_cosines(caplog):
         assert scores[f"{name}/all"] == pytest.approx(np.mean(right))
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and "second: item bad: image broken: not a readable" in warnings[0]
+
+
+def test_images_that_are_left_out_stay_in_the_gallery():
+    """Otherwise a model that was trained on some of the images would have an easier task than its base."""
+    model, params, processor = tiny()
+    images = [(str(n), Image(f"image {n}", lambda n=n: benchmark_files.png(n)), [CAPTIONS[n % 4]]) for n in range(4)]
+    whole = retrieval.benchmark("photos", images, None, [])
+    embedder = Encoder(model, processor, batch_size=4).with_params(params)
+    outcomes = whole.outcomes(whole.items, cosines(whole.items, embedder)[1])
+    evaluator = Evaluator(model, processor, [whole.held_out({"0", "1"})], batch_size=4)
+    scores, _ = evaluator.scores_with_intervals(params)
+    assert evaluator.scores(params) == scores and scores.keys() == {metric.name for metric in whole.metrics}
+    for name, score in scores.items():
+        assert score == pytest.approx(np.mean(outcomes[name.removeprefix("photos/")][2:]))
 
 
 def test_how_items_left_out_were_found():

@@ -85,7 +85,10 @@ def test_every_command_takes_the_names(run, tmp_path):
     ("which", "expected"),
     [
         ("@3", r"mine is not a run directory with a checkpoint of step 3; steps found in .*: \[2, 4, 6\]"),
-        ("@best", r"expected @best:SCORE; .*metrics\.jsonl has the scores coco_order/ties, .*/text@1, naturel/complex$"),
+        (
+            "@best",
+            r"expected @best:SCORE; .*metrics\.jsonl has the scores coco_order/ties, .*/text@1, naturel/complex$",
+        ),
         ("@best:naturel/hard", r"@best:naturel/hard: expected @best:SCORE; .* has the scores coco_order/ties, coco_r"),
         ("@latest", r"mine@latest is not a run directory .* expected WORKDIR, WORKDIR@STEP, WORKDIR@best:SCORE or "),
     ],
