@@ -25,6 +25,9 @@ from tfds_naturel.common.errors import UserError
 
 _NEVER = "never recorded"
 _COMMIT = re.compile(r"^\| Commit \| ([0-9a-f]{40})(.*) \|$", re.MULTILINE)
+# A sweep finds runs that are finished, and reports on them: they may have been trained long before.
+_SWEEP = re.compile(r"^\$ .*naturel-sweep ", re.MULTILINE)
+_TRAINED = re.compile(r"^trained by naturel_jax \S+ commit ([0-9a-f]{40})([^;]*);", re.MULTILINE)
 
 
 class Proof(NamedTuple):
@@ -54,15 +57,23 @@ def _why_old(folder: Path, name: str, measures: Sequence[str]) -> str:
     path = folder / f"{name}.md"
     if not path.exists():
         return _NEVER
-    found = _COMMIT.search(path.read_text("utf-8"))
-    if not found or found[2]:
-        return "recorded with uncommitted changes" if found else "names no commit"
-    try:
-        changed = record.git(folder.parent, "diff", "--name-only", "--no-renames", found[1], "HEAD", "--", *measures)
-    except UserError:
-        return f"its commit {found[1][:7]} is not in this history"
-    files = [file for file in changed.splitlines() if not _same_code(folder.parent, file, found[1], "HEAD")]
-    return f"other code in {len(files)} files, such as {files[0]}" if files else ""
+    text = path.read_text("utf-8")
+    trained = _TRAINED.findall(text)
+    if _SWEEP.search(text) and not trained:
+        return "does not say which code trained its runs"
+    if not (found := _COMMIT.findall(text)):
+        return "names no commit"
+    for commit, changes in [*found, *trained]:
+        if changes:
+            return "recorded with uncommitted changes"
+        try:
+            changed = record.git(folder.parent, "diff", "--name-only", "--no-renames", commit, "HEAD", "--", *measures)
+        except UserError:
+            return f"its commit {commit[:7]} is not in this history"
+        files = [file for file in changed.splitlines() if not _same_code(folder.parent, file, commit, "HEAD")]
+        if files:
+            return f"other code in {len(files)} files, such as {files[0]}"
+    return ""
 
 
 def _same_code(root: Path, file: str, *commits: str) -> bool:

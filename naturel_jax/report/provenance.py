@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +43,21 @@ def sections(runs: Mapping[str, RunFolder], recipe: Sequence[str] = (), accelera
             configs[name] = versions.from_json(record["config"])
     made = _made(saved, runs, accelerators)
     return [made, _config(configs, recipe), _data(configs, runs)] if configs else [made]
+
+
+def trained_by(folders: Iterable[epath.Path]) -> list[str]:
+    """A line for each code and machine that began some of the runs in ``folders``: they may have been trained long
+    before a report is written. Raises UserError for a damaged file."""
+    numbers: Counter[tuple[str, ...]] = Counter()
+    for folder in folders:
+        record = _read(folder / CONFIG) or {}
+        with _reading(folder / CONFIG):
+            made = record.get(MADE_BY, {})
+            numbers[tuple(str(made.get(key, _NOT_RECORDED)) for key in ("code", "processor", "accelerators"))] += 1
+    return [
+        f"trained by naturel_jax {code}; {processor}; accelerators: {accelerators}: {number} runs"
+        for (code, processor, accelerators), number in sorted(numbers.items())
+    ]
 
 
 @contextlib.contextmanager

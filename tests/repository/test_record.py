@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,22 @@ def test_stale_results_are_named_and_recorded_again(repository, capsys):
     (repository.parent / "code.py").unlink()
     with pytest.raises(UserError, match=r"\[one\] measures 'code\.py', which does not exist"):
         stale.main([folder])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_result_of_a_sweep_is_as_old_as_what_trained_its_runs(known, repository):
+    """They may have been finished long before the report that is recorded."""
+    (repository / "proofs.toml").write_text("[sweep]\nmeasures = ['code.py']\n")
+    trained = git(repository, "rev-parse", "HEAD")
+    (repository.parent / "code.py").write_text("x = 2\n")
+    git(repository.parent, "add", ".")
+    git(repository.parent, "commit", "-qm", "other code")
+    line = f"trained by naturel_jax 0.1.0, commit {trained}; a processor; accelerators: none: 2 runs" if known else ""
+    command = f"echo {shlex.quote(line)} # naturel-sweep --out sweep"
+    assert record.main(["sweep", f"--folder={repository}", "--", "sh", "-c", command]) is None
+    (proof,) = stale.read(repository)
+    old = "other code in 1 files, such as code.py" if known else "does not say which code trained its runs"
+    assert proof.why == old
 
 
 def test_every_proof_has_a_command():

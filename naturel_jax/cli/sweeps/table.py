@@ -15,7 +15,7 @@ from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.grids import Planned
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import leakage, report, seeds, text_alone
+from naturel_jax.report import leakage, provenance, report, seeds, text_alone
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from naturel_jax.storage.locks import locked
@@ -26,8 +26,8 @@ Groups = Mapping[str, Sequence[Planned]]  # row -> its finished runs
 
 
 def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
-    """Writes the report on what is finished to ``out``; returns the tables in Markdown. Processes of one sweep write in
-    turn. Raises UserError for a damaged file."""
+    """Writes the report on what is finished to ``out``; returns the tables in Markdown, and what
+    trained the runs. Processes of one sweep write in turn. Raises UserError for a damaged file."""
     with locked(out / ".report.lock"):
         states = {run.key: runs_lib.state(run, out) for run in runs}
         groups: dict[str, list[Planned]] = {}
@@ -53,7 +53,9 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
         text = report.save(epath.Path(out), report.with_runs(made, folders))
         storage.write(epath.Path(out / "differences.csv"), escape.table(seeds.Difference._fields, differences))
         storage.write(epath.Path(out / "runs.csv"), _runs_csv(runs, states, scores))
-    return text
+        begun = dict.fromkeys(name for run in done for name in (*run.config.bases, run.key))
+        lines = provenance.trained_by(epath.Path(out / name) for name in begun)
+    return "\n".join([text, *lines, ""])
 
 
 def _unfinished(runs: Sequence[Planned], states: Mapping[str, str]) -> list[str]:
