@@ -25,9 +25,11 @@ from tfds_naturel.common.errors import UserError
 
 _NEVER = "never recorded"
 _COMMIT = re.compile(r"^\| Commit \| ([0-9a-f]{40})(.*) \|$", re.MULTILINE)
-# A sweep finds runs that are finished, and reports on them: they may have been trained long before.
+# A sweep finds runs that are finished, and reports on them: they may have been trained long before. It refuses those
+# of another config, so configs count from the report on.
 _SWEEP = re.compile(r"^\$ .*naturel-sweep ", re.MULTILINE)
 _TRAINED = re.compile(r"^trained by naturel_jax \S+ commit ([0-9a-f]{40})([^;]*);", re.MULTILINE)
+_CONFIGS = ("naturel_jax/configs/", "proofs/")
 
 
 class Proof(NamedTuple):
@@ -61,19 +63,25 @@ def _why_old(folder: Path, name: str, measures: Sequence[str]) -> str:
     trained = _TRAINED.findall(text)
     if _SWEEP.search(text) and not trained:
         return "does not say which code trained its runs"
-    if not (found := _COMMIT.findall(text)):
+    if not (found := _COMMIT.search(text)):
         return "names no commit"
-    for commit, changes in [*found, *trained]:
-        if changes:
-            return "recorded with uncommitted changes"
-        try:
-            changed = record.git(folder.parent, "diff", "--name-only", "--no-renames", commit, "HEAD", "--", *measures)
-        except UserError:
-            return f"its commit {commit[:7]} is not in this history"
-        files = [file for file in changed.splitlines() if not _same_code(folder.parent, file, commit, "HEAD")]
-        if files:
-            return f"other code in {len(files)} files, such as {files[0]}"
-    return ""
+    code = [path for path in measures if not path.startswith(_CONFIGS)]
+    whys = (
+        _why_old_since(folder.parent, *at) for at in [(*found.groups(), measures), *((*one, code) for one in trained)]
+    )
+    return next(filter(None, whys), "")
+
+
+def _why_old_since(root: Path, commit: str, changes: str, measures: Sequence[str]) -> str:
+    """Why a result of ``commit``, with uncommitted ``changes`` if there are any, is old, or empty."""
+    if changes:
+        return "recorded with uncommitted changes"
+    try:
+        changed = record.git(root, "diff", "--name-only", "--no-renames", commit, "HEAD", "--", *measures)
+    except UserError:
+        return f"its commit {commit[:7]} is not in this history"
+    files = [file for file in changed.splitlines() if not _same_code(root, file, commit, "HEAD")]
+    return f"other code in {len(files)} files, such as {files[0]}" if files else ""
 
 
 def _same_code(root: Path, file: str, *commits: str) -> bool:
