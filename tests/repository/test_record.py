@@ -1,5 +1,6 @@
 """Recorded results contain the commit, machine and command, and a dirty tree is rejected."""
 
+import itertools
 import os
 import re
 import shlex
@@ -130,6 +131,21 @@ def test_result_of_a_sweep_is_as_old_as_what_trained_its_runs(known, repository)
     (proof,) = stale.read(repository)
     old = "other code in 1 files, such as code.py" if known else "does not say which code trained its runs"
     assert proof.why == old
+
+
+def test_every_test_that_is_a_proof_is_run_by_a_command():
+    """Of ``proofs.toml`` or the Makefile; that of the rehearsal runs what its own result does."""
+    root = record.FOLDER.parent
+    commands = [proof.settings.get("command", "") for proof in stale.read()] + [(root / "Makefile").read_text()]
+    named, ignored = set[str](), set[str]()
+    lines = [line for command in commands for line in command.replace("\\\n", "").splitlines() if "-m proof" in line]
+    for line in lines:
+        for before, word in itertools.pairwise(line.split()):
+            if word.startswith("tests/"):
+                (ignored if before == "--ignore" else named).add(word)
+    left = [str(path.relative_to(root)) for path in root.glob("tests/**/test_*.py") if "mark.proof" in path.read_text()]
+    left = [path for path in left if any(path.startswith(other) for other in ignored) and path not in named]
+    assert left == ["tests/reproduce/test_reproduce_rehearsal.py"]
 
 
 def test_every_proof_has_a_command():
