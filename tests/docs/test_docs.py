@@ -1,6 +1,7 @@
 """What the documentation names exists: commands with their flags, config fields, files, tests, links."""
 
 import argparse
+import ast
 import dataclasses
 import fnmatch
 import importlib
@@ -395,6 +396,19 @@ def test_ruff_finds_the_blocks_clean(tmp_path):
     select = ["--isolated", "--select", "E,F,W", "--ignore", "F821,F401,E402", "--line-length", "120"]
     done = subprocess.run([ruff, "check", *select, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_quoted_messages_are_those_of_the_code():
+    """What the first column of the table of trouble quotes, between its "..." and values."""
+    texts = [(ROOT / "Makefile").read_text()]
+    for path in (path for package in ("naturel_jax", "tfds_naturel") for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts.append("\0".join(p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str)))
+    rows = [line.split("|")[1] for line in (ROOT / "docs/trouble.md").read_text().splitlines() if line.startswith("|")]
+    quoted = [part for row in rows for quote in re.findall("`(.+?)`", row) for part in re.split(r"\.{3}|'.*?'", quote)]
+    assert len(quoted) > 8
+    assert [part for part in quoted if not any(part.strip() in text for text in texts)] == []
 
 
 def test_every_mistake_is_described():
