@@ -27,7 +27,7 @@ from tests.helpers.documents import PAGES, ROOT
 
 _MARK = re.compile(r"<!-- (proof|source|test): (\S+?)(?::\s+([^>]+?))? -->")
 _VALUE = r"\d+\smin\s\d+\ss|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?"
-_UNITS = r"us|ms|s|min|minutes|hours|[KMGT]i?B|%|times|(?:items|images)(?:/s| a second)"
+_UNITS = r"us|ms|s|min|minutes|hours|[KMGT]i?B|%|times|(?:items|images)(?:/s| a second)|points?|kills|stops"
 _NUMBER = re.compile(rf"(?<![\w.,:/-])({_VALUE})(?:\s?({_UNITS})(?![\w/])|(?!\w|\.\d))")
 _UNREAD = re.compile(
     r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|<[^>]*>"

@@ -17,6 +17,7 @@ from naturel_jax import storage
 from tests.helpers.worlds import SPEED, Run, parameters, two_processes
 from tfds_naturel.common import cli
 
+ROOT = Path(__file__).parents[2]
 PARTS = {"base": 6, "tuned": 6, "untrained": 0}  # of suite_config: steps trained
 _WAIT_S = 300
 
@@ -133,6 +134,12 @@ def check(seed: int, folder: Path, references: Callable[[int], Path], interrupt:
 # Even seeds run one process, odd ones two. Each interrupts twice: 52 kills and 12 stops.
 SEEDS = [(stop, seed) for seed in range(100, 106)] + [(kill, seed) for seed in range(26)]
 SLOW = 14  # of one process: killed while it draws, and after a checkpoint, where it evaluates
+
+
+def test_there_are_as_many_kills_as_the_page_says():
+    page = (ROOT / "docs/reliability.md").read_text()
+    number = [2 * sum(interrupt is kind and seed != SLOW for kind, seed in SEEDS) for interrupt in (kill, stop)]
+    assert f"other {sum(number) // 2}, with {number[0]} kills and {number[1]} stops, are proofs" in page
 
 
 @pytest.mark.parametrize(
