@@ -1,8 +1,6 @@
 """Plots as PNG images, and as SVG that takes the colours of the page around it; drawn without a display."""
 
-import collections
 import io
-import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -63,10 +61,8 @@ def accuracy_over_training(
     -> its chance level."""
     # A curve needs two points; metrics measured only at the end are in the tables.
     titles = CURVES | ({score: score} if score and score not in CURVES else {})
-    counted = [
-        collections.Counter(name for _, scores in run for name in scores) for runs in histories.values() for run in runs
-    ]
-    curves = [metric for metric in titles if any(count[metric] > 1 for count in counted)]
+    every = [run for runs in histories.values() for run in runs]
+    curves = [metric for metric in titles if any(len(_by_step(run, metric)) > 1 for run in every)]
     if not curves:
         return None
     with matplotlib.rc_context(_THEME):
@@ -74,9 +70,9 @@ def accuracy_over_training(
         for axis, metric in zip(axes, curves, strict=True):
             for n, (model, runs) in enumerate(histories.items()):
                 measured: dict[int, list[float]] = {}
-                for step, scores in itertools.chain.from_iterable(runs):
-                    if metric in scores:
-                        measured.setdefault(step, []).append(scores[metric])
+                for run in runs:
+                    for step, value in _by_step(run, metric).items():
+                        measured.setdefault(step, []).append(value)
                 steps = sorted(step for step, values in measured.items() if len(values) == len(runs))
                 if steps:
                     axis.plot(steps, [np.mean(measured[s]) for s in steps], label=_literal(model), **_style(n))
@@ -88,6 +84,11 @@ def accuracy_over_training(
         axes[-1].set_xlabel("training step" + " (dotted: chance)" * (not chance.keys().isdisjoint(curves)))
         text = "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl."
         return _rendered(figure, "Accuracy during training", text)
+
+
+def _by_step(run: History, metric: str) -> dict[int, float]:
+    """Step -> the score of a run there; if it was evaluated again, the last."""
+    return {step: scores[metric] for step, scores in run if metric in scores}
 
 
 def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:

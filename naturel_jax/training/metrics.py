@@ -58,9 +58,9 @@ class Metrics:
         )
         lines = workdir / recorded.FILE
         at_start = [row for row in storage.read_json_lines(lines) if row["step"] == start]
-        # Benchmarks that were already evaluated at this step before the run was interrupted.
-        self.evaluated = {name.split("/")[0] for row in at_start for name in row if "/" in name} - {"train"}
-        self._start = start
+        # What was written at this step before the run was interrupted, or had finished; the last of several values.
+        self._start, self._written = start, {name: value for row in at_start for name, value in row.items()}
+        self.evaluated = {name.split("/")[0] for name in self._written if "/" in name} - {"train"}
         self._close = contextlib.ExitStack()
         self._close.callback(self._bar.close)
         if self._terminal:  # log lines go above the bar, not into it
@@ -94,11 +94,13 @@ class Metrics:
         self.write(step, {f"train/{name}": value for name, value in values.items() if name != "flops"})
 
     def evaluation(self, step: int, scores: Values) -> None:
-        """Writes the headline scores only, not the hundreds by relation and triplet. Skips those written before an
-        interruption."""
+        """Writes the headline scores only, not the hundreds by relation and triplet. At the first step, skips those
+        that have been written with the same value; one that is another now, of other files or fields, has a further
+        line, and readers take the last."""
         headline = {name: scores[name] for name in headlines(scores)}
         if step == self._start:
-            headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
+            # As text, NaN is NaN.
+            headline = {name: s for name, s in headline.items() if repr(float(s)) != repr(self._written.get(name))}
         if headline:
             self.write(step, headline)
             if self._writers:

@@ -235,6 +235,13 @@ def test_plots_are_images_and_elements_in_the_colours_of_a_page():
     assert "&lt;b&gt;" in drawn[1].svg and "<b>" not in drawn[1].svg and len(drawn[3].svg) < 40_000
 
 
+def test_of_a_step_that_was_evaluated_again_the_last_score_is_drawn():
+    first, old, new = ((step, {"naturel/simple": score}) for step, score in ((0, 0.5), (9, 0.95), (9, 0.55)))
+    runs = ([first, old, new], [first, new], [old, new])
+    both, last, one = (plots.accuracy_over_training({"A": [run]}) for run in runs)
+    assert both and both == last and one is None
+
+
 def test_nothing_to_plot():
     assert plots.accuracy_over_training({"CLIP": [[(0, {"naturel/simple": 0.5})]]}) is None, "a curve needs two points"
     assert plots.loss_over_training({"CLIP": [[(1, 4.0)]], "B": []}) is None

@@ -146,6 +146,18 @@ def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
     assert found.history == [(0, {"naturel/simple": 0.5}), (0, new)] and found.losses == []
 
 
+def test_a_score_that_is_another_when_evaluated_again_has_a_further_line(tmp_path, path):
+    """A finished run's, whose benchmark has other fields or files now."""
+    nan = float("nan")
+    for scores in ({"my/accuracy": 0.95, "my/none": nan}, {"my/accuracy": 0.55, "my/none": nan}):
+        run = metrics(tmp_path, start=5)
+        run.evaluation(5, scores)
+        run.close()
+    lines = without_times(read_json_lines(path))
+    assert [line.get("my/accuracy") for line in lines] == [0.95, 0.55] and "my/none" not in lines[1]
+    assert recorded.by_step(epath.Path(tmp_path)) == {5: {"my/accuracy": 0.55}}
+
+
 def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd):
     with caplog.at_level("INFO", "naturel_jax"):
         run = metrics(tmp_path)
