@@ -3,9 +3,10 @@
     python -m proofs.stale
     python -m proofs.stale --record --minutes 30
 
-The second command records old results, first those that were never recorded, then in the order of the table, as long as
-another one fits into the time left; the next call continues with those that are still old. Without ``--record``, the
-exit code is 1 if any result is old. Other docstrings, comments and layout do not make a result old.
+The second command records old results, first those that were never recorded, then in the order of the table: one,
+however long it takes, and others as long as they fit into the time left; the next call continues with those that are
+still old. One that fails does not count as recorded, so it keeps no other from its turn. Without ``--record``, the exit
+code is 1 if any result is old. Other docstrings, comments and layout do not make a result old.
 """
 
 import argparse
@@ -120,8 +121,8 @@ def main(arguments: Sequence[str]) -> int | None:
     for name, settings, _ in old:
         if "command" not in settings:
             continue
-        # The first one is recorded even if it takes longer: otherwise it would never be.
-        if results and time.monotonic() + 60 * settings["minutes"] > deadline:
+        # One is recorded even if it takes longer: otherwise it would never be.
+        if not all(results) and time.monotonic() + 60 * settings["minutes"] > deadline:
             left += 1
             continue
         tail = f"--tail={settings.get('tail', 60)}"

@@ -148,6 +148,17 @@ def test_every_test_that_is_a_proof_is_run_by_a_command():
     assert left == ["tests/reproduce/test_reproduce_rehearsal.py"]
 
 
+def test_a_proof_that_fails_keeps_no_other_from_its_turn(repository):
+    tables = (("bad", "exit 3"), ("one", "echo 1"), ("two", "echo 2"))
+    lines = [f"[{name}]\nminutes = 20\nmeasures = []\ncommand = '{command}'\n" for name, command in tables]
+    (repository / "proofs.toml").write_text("".join(lines))
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "commands")
+    for recorded in (["one"], ["one", "two"]):
+        assert stale.main([f"--folder={repository}", "--record", "--minutes=10"]) == 1
+        assert [path.stem for path in sorted(repository.glob("[a-z]*.md"))] == recorded
+
+
 def test_every_proof_has_a_command():
     """What the documentation cites, and what was recorded."""
     names = {proof.name for proof in stale.read()}
