@@ -17,7 +17,7 @@ from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_en
 from naturel_jax.evaluators.held_out import count_overlaps, hold_out
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.models.two_tower import Params
-from naturel_jax.report import gallery, published, report
+from naturel_jax.report import files, gallery, published, report
 from naturel_jax.report import mistakes as mistakes_page
 from naturel_jax.weights import runs
 from naturel_jax.weights.sources import Loaded
@@ -39,7 +39,9 @@ def evaluate_all(
 ) -> None:
     """Evaluates ``models`` (name -> source) and reports to ``out`` after each; with ``galleries``, also writes pages of
     all items. ``one``: ``evaluate`` with its options; ``check``: (folder of results, name, source) -> what is printed
-    on the known scores of a model; ``baseline``: see ``bases``."""
+    on the known scores of a model; ``baseline``: see ``bases``. Raises UserError if ``out`` has files of somebody
+    else's that the report would replace."""
+    files.check(out, [_EMBEDDINGS, *map(results.file_name, models)], "results of these models", "--out")
     mirror = Mirror(out)
     named = {name: source.removeprefix("run:") for name, source in models.items() if source.startswith("run:")}
     workdirs = {name: [runs.locate(workdir)[0]] for name, workdir in named.items()}

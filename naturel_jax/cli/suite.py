@@ -13,7 +13,7 @@ from naturel_jax.config import Config, Suite
 from naturel_jax.devices import machine
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
-from naturel_jax.report import report
+from naturel_jax.report import files, report
 from naturel_jax.report.seeds import Evaluated
 from naturel_jax.storage import staging
 from naturel_jax.training import run_folder
@@ -25,14 +25,17 @@ class SuiteReport:
     differs from the config file, in lines."""
 
     def __init__(self, config: Config | Suite, workdir: epath.Path, recipe: Sequence[str] = ()):
-        """Lists the runs, if there are several. Raises UserError if two rows would share a name."""
+        """Lists the runs, if there are several. Raises UserError if two rows would share a name, or if ``workdir`` has
+        files of somebody else's that the report on several would replace."""
         self.runs = config.runs if isinstance(config, Suite) else {"": config}
         self._names, self._workdir, self._recipe = row_names(self.runs), workdir, recipe
         self._found: dict[str, Finished] = {}
         self._left_out: list[LeftOut] = []
         self._evaluated: dict[str, Evaluated] = {}
-        if isinstance(config, Suite) and jax.process_index() == 0:
-            _announce(config, workdir)
+        if isinstance(config, Suite):  # a run looks at its folder itself
+            files.check(workdir, self.runs, "runs of this suite", "--workdir")
+            if jax.process_index() == 0:
+                _announce(config, workdir)
 
     def add(self, key: str, found: Finished, seconds: float) -> None:
         """Adds the run ``key`` and writes and prints the report. Items are compared once all runs are there."""

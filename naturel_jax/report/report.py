@@ -18,6 +18,7 @@ from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import LeftOut, Result
 from naturel_jax.report import (
     clip_benchmark,
+    files,
     gallery,
     leakage,
     overview,
@@ -197,15 +198,15 @@ def save(folder: epath.Path, report: Report) -> str:
     folded_html = [tables.html(table, rows) for table in folded]
     legend = _legend(report, _RANGE, escape.line)
     in_latex = [*(tables.latex(table, rows) for table in shown), *(_latex(one) for one in further if one.rows)]
-    files: dict[str, str | bytes] = {f"{name}.png": plot.png for name, plot in drawn.items()}
-    files |= {f"{one.key}.png": one.plot.png for one in further if one.plot}
-    files |= {
-        "report.md": _markdown(text, drawn, further, report),
-        "report.tex": "\n".join([_PACKAGES, *in_latex]),
-        "report.html": page.fill(report, open_html, folded_html, legend, drawn, further),
-        "scores.csv": tables.to_csv(rows),
-    }
-    for name, content in files.items():
+    contents: dict[str, str | bytes] = {f"{name}.png": plot.png for name, plot in drawn.items()}
+    contents |= {f"{one.key}.png": one.plot.png for one in further if one.plot}
+    texts = (
+        _markdown(text, drawn, further, report),
+        "\n".join([_PACKAGES, *in_latex]),
+        page.fill(report, open_html, folded_html, legend, drawn, further),
+        tables.to_csv(rows),
+    )
+    for name, content in (contents | dict(zip(files.TEXTS, texts, strict=True))).items():
         storage.write(folder / name, content)
     return text
 

@@ -29,13 +29,11 @@ from naturel_jax.devices import machine, preemption
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.evaluators.results import LeftOut
+from naturel_jax.report import files
 from tfds_naturel.common.errors import UserError
 
 # Files of a run that would replace somebody else's of the same names.
-_REPLACED = (
-    *(recorded.FILE, "data.json", "processor.json", "scores.csv", "report.html", "report.md", "report.tex"),
-    *("accuracy.png", "first_batch.png", "loss.png"),
-)
+_REPLACED = (recorded.FILE, "data.json", "processor.json", "first_batch.png", *files.NAMES)
 
 
 @contextlib.contextmanager
@@ -71,10 +69,7 @@ def has_started(folder: epath.Path, config: Config) -> bool:
     if "config.json" not in names:  # which a run writes first
         theirs = [name for name in _REPLACED if name in names]
         if theirs and finished.FILE not in names and not checkpoint.saved_steps(folder):
-            raise UserError(
-                f"{folder} has no config.json of a run, but {', '.join(theirs)}, which a run would replace: use "
-                "another --workdir, or move them away"
-            )
+            raise files.not_ours(folder, "config.json of a run", theirs, "a run", "--workdir")
         return False
     saved = storage.read_json(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):

@@ -39,6 +39,13 @@ def test_rows_that_would_still_share_a_name_are_refused():
         suite.row_names(runs(a="CLIP", b="CLIP", c="CLIP (b)"))
 
 
+def test_a_report_of_somebody_else_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "report.tex").write_text("mine")
+    monkeypatch.setattr(training_run, "run", lambda *_: pytest.fail("a run has begun"))
+    with pytest.raises(UserError, match=r"has no runs of this suite, but report\.tex, which .*: use another --workdir"):
+        main.run_all(c.Suite(runs(a="CLIP", b="SigLIP"), {}, ""), str(tmp_path))
+
+
 def test_text_only_row_is_printed(tmp_path, monkeypatch, capsys):
     """Images of five folds, whose true captions all say "yes": text tells everything."""
     images = [Image(f"image {n}", bytes) for n in range(40)]

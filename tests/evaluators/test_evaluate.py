@@ -214,6 +214,13 @@ def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
         evaluate.main([*arguments, "--benchmarks_dir", str(folders), "--out", str(tmp_path)])
 
 
+def test_a_report_of_somebody_else_is_not_replaced(folders, tmp_path):
+    (tmp_path / "scores.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"no results of these models, but scores\.csv, which .*: use another --out"):
+        run(folders, tmp_path, f"CLIP={folders / 'tiny-clip'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+
+
 @pytest.mark.slow
 def test_known_checkpoint_that_is_off_is_warned_of(folders, tmp_path):
     """On a hub, under a name of which scores are known: those that transformers gives one benchmark, and wrong ones of

@@ -26,7 +26,7 @@ from naturel_jax.training.run import Watch
 from tfds_naturel.common.errors import UserError
 
 SAMPLERS = {"random": "RandomSampler", "bayes": "TPESampler"}  # names in optuna.samplers
-_META = "search.json"  # what is searched, written with the first trial
+META = "search.json"  # what is searched, written with the first trial
 _AGAIN = "remove the file, and the trial is drawn again"
 _DIGITS = 3  # significant ones of a number that is drawn
 
@@ -60,7 +60,7 @@ def corners(grid: Grid) -> Iterator[Setting]:
 def check_same(search: Search, out: Path) -> None:
     """Raises UserError if ``out`` has trials of another search, or if Optuna is missing."""
     _optuna()
-    if not storage.exists(path := epath.Path(out / _META)):
+    if not storage.exists(path := epath.Path(out / META)):
         return
     wanted, found = _identity(search), storage.read_json(path)
     saved = found if isinstance(found, dict) else {}
@@ -102,7 +102,7 @@ def _trials(search: Search, out: Path) -> dict[int, Setting]:
 
 def _suggest(search: Search, out: Path, number: int) -> Setting:
     """The setting of a trial."""
-    storage.create(epath.Path(out / _META), storage.sealed(_identity(search), indent=1))
+    storage.create(epath.Path(out / META), storage.sealed(_identity(search), indent=1))
     check_same(search, out)  # another process may have begun another
     path = epath.Path(out / "trials" / f"{number:04}.json")
     if not storage.exists(path):

@@ -22,6 +22,8 @@ from naturel_jax.storage.locks import locked
 from naturel_jax.training import run_folder
 from tfds_naturel.common import escape
 
+DIFFERENCES, RUNS = "differences.csv", "runs.csv"  # beside the report
+
 Groups = Mapping[str, Sequence[Planned]]  # row -> its finished runs
 
 
@@ -51,8 +53,8 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
         )
         folders = {group: [epath.Path(out / run.key) for run in of_group] for group, of_group in groups.items()}
         text = report.save(epath.Path(out), report.with_runs(made, folders))
-        storage.write(epath.Path(out / "differences.csv"), escape.table(seeds.Difference._fields, differences))
-        storage.write(epath.Path(out / "runs.csv"), _runs_csv(runs, states, scores))
+        storage.write(epath.Path(out / DIFFERENCES), escape.table(seeds.Difference._fields, differences))
+        storage.write(epath.Path(out / RUNS), _runs_csv(runs, states, scores))
         begun = dict.fromkeys(name for run in done for name in (*run.config.bases, run.key))
         lines = provenance.trained_by(epath.Path(out / name) for name in begun)
     return "\n".join([text, *lines, ""])

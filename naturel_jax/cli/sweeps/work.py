@@ -16,6 +16,7 @@ from naturel_jax.cli.sweeps.search import Search
 from naturel_jax.config import Config
 from naturel_jax.devices import processes
 from naturel_jax.devices.processes import Share
+from naturel_jax.report import files
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
 
@@ -40,6 +41,8 @@ def make(flags: Sequence[str], options: argparse.Namespace, out: Path) -> Sweep:
         planned = list({run.key: run for run in planned}.values())  # corners may coincide
     grids.check(planned, out)
     grids.check_names(planned, options.score, options.baseline, options.prune)
+    marks, names = [search.META, *(run.key for run in planned)], [*files.NAMES, table.DIFFERENCES, table.RUNS]
+    files.check(epath.Path(out), marks, "runs of this sweep", "--out", names)
     storage.check_writable(epath.Path(out), flag="--out")
     if not options.search:
         return Sweep(planned, None, options.score, options.baseline)

@@ -83,7 +83,10 @@ CONFIG = f"--config={ROOT}/tests/helpers/sweep_config.py:"
 
 def test_mistakes_are_refused_before_anything_runs(tmp_path):
     data = data_dir()
-    lines = [[f"{CONFIG}{data}", f"--out={tmp_path / 'out'}", *flags] for flags in REFUSED]
+    (paper := tmp_path / "paper").mkdir()
+    (paper / "runs.csv").write_text("mine")
+    refused = REFUSED | {(f"--out={paper}",): "paper has no runs of this sweep, but runs.csv, which a report would"}
+    lines = [[f"{CONFIG}{data}", f"--out={tmp_path / 'out'}", *flags] for flags in refused]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", REFUSE],
         input=json.dumps(lines),
@@ -92,10 +95,10 @@ def test_mistakes_are_refused_before_anything_runs(tmp_path):
         text=True,
     )
     answers = [part.strip() for part in done.stderr.split("exit code 2\n")]
-    assert len(answers) == len(REFUSED) + 1 and not answers[-1], done.stderr[-3000:]
-    for (flags, expected), answer in zip(REFUSED.items(), answers, strict=False):
+    assert len(answers) == len(refused) + 1 and not answers[-1], done.stderr[-3000:]
+    for (flags, expected), answer in zip(refused.items(), answers, strict=False):
         assert expected in answer.splitlines()[-1], f"{flags}: {answer}"
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and [path.name for path in paper.iterdir()] == ["runs.csv"]
 
 
 def grid_of(values: dict[str, grids.Values], seeds: tuple[int, ...] = (0,)) -> Grid:
