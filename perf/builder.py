@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 
 from tfds_naturel.captions import bank
 from tfds_naturel.common import cli
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.schema import EXCHANGED_KINDS, Triplet
 from tfds_naturel.naturel import Naturel
 from tfds_naturel.open_images import boxes
 from tfds_naturel.open_images.annotations import COLUMNS
@@ -140,18 +140,26 @@ def measure(folder: Path) -> None:
     wall, peak = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     builder = tfds.builder_from_directory(folder / "data" / "naturel" / "proof" / str(Naturel.VERSION))
     facts = builder.info.metadata
+    kinds = [builder.info.features["captions"]["kind"].str2int(kind) for kind in EXCHANGED_KINDS]
     started = time.monotonic()
     read: collections.Counter[str] = collections.Counter()
     ids = set()
     for split, info in builder.info.splits.items():
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for n in range(len(source)):
-            ids.add(source[n]["image_id"])
-            read["captions"] += len(source[n]["captions"]["text"])
-            read["relations"] += len(source[n]["relations"]["subject"])
+            example = source[n]
+            captions, exchanged = example["captions"], np.isin(example["captions"]["kind"], kinds)
+            ids.add(example["image_id"])
+            read["captions of triplets"] += int(np.sum(~exchanged))
+            read["bindings and positions"] += len(np.unique(captions["group"][exchanged]))
+            read["relations"] += len(example["relations"]["subject"])
         assert info.num_examples == facts["splits"][split]["images"] == len(source), split
-    expected = 8 * sum(sum(split["triplets"].values()) for split in facts["splits"].values())
-    assert read["captions"] == expected and len(ids) == sum(s["images"] for s in facts["splits"].values())
+    assert read["captions of triplets"] == 8 * sum(
+        sum(split["triplets"].values()) for split in facts["splits"].values()
+    )
+    exchanges = (counts.values() for of_split in facts["exchanges"].values() for counts in of_split.values())
+    assert read["bindings and positions"] == sum(map(sum, exchanges))
+    assert len(ids) == sum(split["images"] for split in facts["splits"].values())
     report = {
         "rows": facts["rows"],
         "images": facts["images"],
