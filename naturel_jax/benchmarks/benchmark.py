@@ -151,13 +151,13 @@ class Benchmark:
     """Items and the published rule that scores them.
 
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
-    score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
-    first ``true_captions`` captions of an item are true of its first image and the others false (0: the order says
-    nothing). ``left_out``: items that are not scored, since the model was trained on their images; items that share the
-    tag ``together`` are scored together, or all left out. ``gallery``: an item is compared with all others, as in
-    retrieval, so those that are left out stay candidates. ``chance``: what a model is expected to get whose cosines are
-    independent draws from one continuous distribution, or a function of the embedded items that says so; an outcome
-    without it has no chance level.
+    score an item. ``published`` is the official number of items; ``problems`` names what could not be read, and how
+    many ``metrics`` were too many. The first ``true_captions`` captions of an item are true of its first image and the
+    others false (0: the order says nothing). ``left_out``: items that are not scored, since the model was trained on
+    their images; items that share the tag ``together`` are scored and resampled together, or all left out. ``gallery``:
+    an item is compared with all others, as in retrieval, so those that are left out stay candidates. ``chance``: what a
+    model is expected to get whose cosines are independent draws from one continuous distribution, or a function of the
+    embedded items that says so; an outcome without it has no chance level.
     """
 
     name: str
@@ -296,6 +296,7 @@ class Source:
     needs: str
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     extract: Mapping[str, Callable[[bytes], bytes]] = dataclasses.field(default_factory=dict)
+    ``together``: that of the benchmark, for results, which do not hold it.
     images: Callable[[Path], dict[str, str]] | None = None
     hub: HubFiles | None = None
     prepared: bool = False
@@ -308,6 +309,7 @@ class Source:
         if not self.verified:
             return "format only"
         sha256, items, date, part = self.verified
+    together: str = ""
         of = f" on {part}" if part else ""
         return f"verified{of} (sha256 {sha256[:12]}, {items:,} items, {date})"
 

@@ -113,6 +113,12 @@ def reads_dataset(name: str) -> bool:
     return name in BENCHMARKS and BENCHMARKS[name].SOURCE.prepared
 
 
+def together(name: str) -> str:
+    """The tag that items share which are scored together (``Benchmark.together``), of the benchmark that results call
+    ``name``; "" if there is none."""
+    return BENCHMARKS[name].SOURCE.together if name in BENCHMARKS else ""
+
+
 def is_drawn(name: str, naturel: str, benchmarks_dir: str) -> bool:
     """Whether a run with these fields of ``config.eval`` evaluates the benchmark on a drawn world: that world's
     NatuRel, or the benchmark's twin there."""

@@ -23,6 +23,7 @@ SOURCE = Source(
         Origin("COCO (val2017)", _PAPER, coco.VAL_2017),
         Origin("Visual Genome", _PAPER, coco.VISUAL_GENOME),
     ),
+    together="set",  # without one of its images, a set would count as wrong
 )
 CONTROLLED = {  # subset -> its file, and its pairs of opposite relations
     "A": ("controlled_images_dataset.json", (("left_of", "right_of"), ("on", "under"))),
@@ -51,7 +52,7 @@ def read(folder: Path) -> Benchmark:
         4_958,
         problems,
         true_captions=1,
-        together="set",  # without one of its images, a set would count as wrong
+        together=SOURCE.together,
         chance={**rules.FIRST, "pair": 1 / 4**2, "set": 1 / 4**4},
     )
 

@@ -1,7 +1,7 @@
 """Bootstrap confidence intervals of a benchmark's metrics, over images and over seeds.
 
-Shape letters: N items, M items that a mean is over, G groups that it averages, C clusters of items that share an image,
-S seeds, R resamples.
+Shape letters: N items, M items that a mean is over, G groups that it averages, C clusters of items that share an image
+or an outcome, S seeds, R resamples.
 """
 
 import functools
@@ -23,7 +23,8 @@ _KEPT = 5_000  # clusters: draws of so many are 10 MB for 1000 resamples
 
 def intervals(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000) -> Intervals:
     """Metric name -> (2.5th, 97.5th percentile) over resamples of the *images*: items that share one are resampled
-    together, since they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
+    together, since they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8). So are those
+    that the benchmark scores together.
     """
     return {name: bounds(scores_SR[0]) for name, (_, scores_SR) in resample(benchmark, items, [outcomes], resamples)}
 
@@ -39,13 +40,15 @@ def resample(
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """(metric, (scores [S], scores [S, R])) of the ``runs``, S evaluations of the same items: as they are, and on R
     resamples of the images. All runs and metrics are scored on the same resamples."""
-    _, cluster_N = np.unique([image_of(item) for item in items], return_inverse=True)
+    _, cluster_N = np.unique([image_of(item, benchmark.together) for item in items], return_inverse=True)
     sums = sums_by_image(benchmark, items, runs, cluster_N)
     yield from resample_sums(sums, int(cluster_N.max(initial=-1)) + 1, resamples)
 
 
-def image_of(item: Item) -> str:
-    """Names the image that an item is resampled with."""
+def image_of(item: Item, together: str) -> str:
+    """Names the image that an item is resampled with, or what it shares the tag ``together`` with."""
+    if together in item.tags:
+        return str(item.tags[together])
     return item.images[0].key if item.images else item.id
 
 

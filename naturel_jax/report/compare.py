@@ -14,8 +14,10 @@ either, or several of them separated by commas. Its intervals and p-values count
 
 import argparse
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from etils import epath
 from scipy import stats
@@ -25,6 +27,7 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.config import own_benchmarks
 from naturel_jax.evaluators import confidence, results
 from naturel_jax.evaluators.mirror import Mirror
+from naturel_jax.evaluators.results import OUTCOME
 from naturel_jax.report import gallery, groups
 from naturel_jax.report.pairs import Judged, judge
 from naturel_jax.storage import staging
@@ -32,6 +35,10 @@ from tfds_naturel.common import cli, escape
 from tfds_naturel.common.errors import UserError
 
 EXAMPLES = 10  # captions of each kind that the Markdown lists
+_SHARES = (
+    "Items can be partly right, so the scores are compared, not how many items each model gets right. The captions "
+    "below, and the gallery, are of items that one model gets wholly right and the other does not."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +81,9 @@ class Counts:
         return self.only_b / discordant - 0.5 if discordant else 0.0
 
 
-def count(pairs: Sequence[Judged]) -> Counts:
-    """The table of ``pairs``."""
+def count(judged: Iterable[Judged]) -> Counts:
+    """The table of ``judged``, those that share one outcome as one."""
+    pairs = {pair.unit: pair for pair in judged}.values()
     both, only_a = sum(p.a and p.b for p in pairs), sum(p.a and not p.b for p in pairs)
     only_b = sum(p.b and not p.a for p in pairs)
     return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b)
@@ -93,8 +101,13 @@ def count_by_group(pairs: Sequence[Judged]) -> dict[str, tuple[Counts, float]]:
     }
 
 
+def has_shares(rows: Iterable[dict[str, Any]], outcome: str) -> bool:
+    """Whether some of ``rows`` of ``items.parquet`` are neither right nor wrong by ``outcome``, but partly right."""
+    return any(0 < (row.get(OUTCOME + outcome) or 0) < 1 for row in rows)
+
+
 def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged]) -> str:
-    """The comparison in Markdown."""
+    """The comparison in Markdown, by the items that each model gets right."""
     table = count(pairs)
     difference, low, high = table.difference
     a, b, benchmark = map(escape.markdown, (a, b, benchmark))
@@ -107,11 +120,19 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged]) -> str:
         f"exact McNemar p = {table.p:.2g}; odds ratio {table.odds_ratio:.2f}; Cohen's g {table.g:+.2f}.",
         "One seed: each side is one model, trained once, so nothing here says how much another seed would change.",
     ]
+    if table.items < len(pairs):
+        lines.append(f"Items that share one outcome, such as photos of one set, count once: {len(pairs):,} in all.")
     lines += ["", f"| group | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |", "| :--- |" + " ---: |" * 7]
     for name, (t, p) in count_by_group(pairs).items():
         right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items
         cells = (f"{right_a:.2f}", f"{right_b:.2f}", str(t.only_a), str(t.only_b), f"{t.g:+.2f}", f"{p:.2g}")
         lines.append(f"| {escape.markdown(name)} | {t.items} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" + _captions(a, b, pairs)
+
+
+def _captions(a: str, b: str, pairs: Sequence[Judged]) -> str:
+    """Captions that one model gets right and the other does not; the names are escaped."""
+    lines: list[str] = []
     for title, chosen in (
         (f"Captions that {a} gets right and {b} does not", [p for p in pairs if p.a and not p.b]),
         (f"Captions that {b} gets right and {a} does not", [p for p in pairs if p.b and not p.a]),
@@ -135,22 +156,29 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     name, mirror = own_benchmarks.name_of(options.benchmark), Mirror(options.out)
     runs_a, runs_b = (groups.find(side, mirror.local) for side in (options.a, options.b))
+    if both := [run for run, place in runs_b.items() if place in runs_a.values()]:
+        raise UserError(f"{both[0]} is on both sides; leave it out of one")
     names = map(results.file_name, (options.a, options.b, name, options.outcome))
     page = mirror.local / "compare" / ("+".join(names) + ".html")  # no name contains a "+"
     page.parent.mkdir(parents=True, exist_ok=True)
+    sides = options.a, options.b, runs_a, runs_b, name, options.outcome
     if len(runs_a) > 1 or len(runs_b) > 1:
-        text = groups.markdown(options.a, options.b, runs_a, runs_b, name, options.outcome)
+        text = groups.markdown(*sides)
         storage.write(epath.Path(page.with_suffix(".md")), text)
         mirror.publish()
         print(text)
         return
     rows = [results.load_items(*run, name) for runs in (runs_a, runs_b) for run in runs.values()]
-    pairs = judge(rows, [options.outcome])
+    pairs = judge(rows, [options.outcome], options.outcome if registry.together(name) else "")
     if not pairs:
         raise UserError(
             f"{options.a} and {options.b} have no item of {name} in common; evaluate both on the same files"
         )
-    text = markdown(options.a, options.b, name, pairs)
+    if has_shares(itertools.chain(*rows), options.outcome):
+        text = f"{groups.markdown(*sides)}\n{_SHARES}\n"
+        text += _captions(escape.markdown(options.a), escape.markdown(options.b), pairs)
+    else:
+        text = markdown(options.a, options.b, name, pairs)
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
     (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)

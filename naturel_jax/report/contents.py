@@ -27,6 +27,13 @@ class Section(NamedTuple):
     key: str = ""
 
 
+class Change(NamedTuple):
+    """A score minus that of the base: its value, and what it is on each resample [R] of the images."""
+
+    value: float
+    resampled_R: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """``rows``: models, published systems, baselines. ``histories``: model -> the scores of its runs during training,
@@ -50,5 +57,5 @@ class Report:
     examples: Mapping[str, Sequence[Example]] = dataclasses.field(default_factory=dict)
     made: Sequence[Section] = ()
     bases: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    changes: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, Change]] = dataclasses.field(default_factory=dict)
     agreement: Sequence[Section] = ()

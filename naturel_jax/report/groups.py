@@ -21,26 +21,25 @@ Runs = Mapping[str, Evaluated]  # name -> where its results are
 def find(side: str, out: Path) -> dict[str, Evaluated]:
     """The evaluated runs that a side of a comparison names: models in ``out`` or folders of runs, patterns of either,
     separated by commas. Raises UserError for a pattern that matches none."""
+    out = out.resolve()
     models = sorted({result.model for result in results.load(out)})
     found: dict[str, Evaluated] = {}
     for part in [side] if side in models else side.split(","):
         names = [part] if part in models else fnmatch.filter(models, part)
         folders = [] if names else sorted(path for path in glob.glob(part) if (Path(path) / results.FOLDER).is_dir())
         found |= {name: Evaluated(out, name) for name in names}
-        found |= {path: seeds.of_run(Path(path)) for path in folders}
+        found |= {path: seeds.of_run(Path(path).resolve()) for path in folders}
         if not (names or folders):
             raise UserError(
                 f"{part!r} matches no model in {out} ({', '.join(models) or 'it has none'}) and no folder of a run "
                 f"with {results.FOLDER} in it; evaluate it first"
             )
-    return found
+    return dict({run: (name, run) for name, run in found.items()}.values())  # a folder has several paths
 
 
 def markdown(a: str, b: str, runs_a: Runs, runs_b: Runs, benchmark: str, outcome: str) -> str:
     """The comparison in Markdown: the means of each group in each score, over all items and over those of a relation or
-    the like. Raises UserError for a run that is in both groups or was not evaluated, or an unknown outcome."""
-    if both := runs_a.keys() & runs_b.keys():
-        raise UserError(f"{min(both)} is on both sides; leave it out of one")
+    the like. Raises UserError for a run that was not evaluated, or an unknown outcome."""
 
     def choose(metrics: Sequence[Metric]) -> set[str]:
         shown = set(headlines(m.name for m in metrics))
@@ -55,8 +54,10 @@ def markdown(a: str, b: str, runs_a: Runs, runs_b: Runs, benchmark: str, outcome
         )
     lines = [f"# {escape.markdown(f'{b} against {a} on {benchmark}')}", ""]
     for name, runs in ((a, runs_a), (b, runs_b)):
-        alone = ". One seed: nothing here says how much another would change" if len(runs) == 1 else ""
-        lines.append(f"- {escape.markdown(f'{name}, {len(runs)} runs: ' + ', '.join(runs) + alone)}.")
+        number, alone = f"{len(runs)} runs", ""
+        if len(runs) == 1:
+            number, alone = "1 run", ". One seed: nothing here says how much another would change"
+        lines.append(f"- {escape.markdown(f'{name}, {number}: ' + ', '.join(runs) + alone)}.")
     lines += ["", "Intervals and p-values are from a bootstrap over runs and images; both sides share the images.", ""]
     lines += [f"{escape.markdown(line)}\n" for line in scores.left_out]
     lines += [f"| score | {escape.markdown(a)} | {escape.markdown(b)} | {' | '.join(seeds.HEAD[2:-1])} |"]

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, headlines, sign
+from naturel_jax.benchmarks.benchmark import Item, Metric, Outcomes, headlines, sign
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.results import OUTCOME, Result
 from naturel_jax.report import plots, tables, ties
-from naturel_jax.report.contents import Section
+from naturel_jax.report.contents import Change, Section
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 
 Items = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -42,15 +42,16 @@ COLUMN_FAMILIES = (
 FEW = 4  # benchmarks: those of the poster, whose two tables are enough
 _FORGETTING = "Forgetting against gain"
 _CHANGED = (
-    "Change of the mean score over the columns that a model and its base both have, but for those of which less is "
-    "better. In brackets: its 95% interval, by a paired bootstrap over the images of all benchmarks, and the number of "
-    "columns."
+    "Change of the mean score over the columns that a model and its base both have, on the items that both were scored "
+    "on, but for columns of which less is better. In brackets: its 95% interval, by a paired bootstrap over the images "
+    "of all benchmarks, and the number of columns."
 )
 _RESAMPLES = 1000
 _AGREEMENT = (
     "Above the diagonal: the share of items on which both models are right or both are wrong, below it Cohen's kappa, "
     "which is 0 if they agree no more often than models of their accuracies would by chance. Each is the mean over the "
-    "benchmarks that both were evaluated on, by the first score of each."
+    "benchmarks that both were evaluated on, by the first score of each. A share counts as right if "
+    "it is 1."
 )
 
 
@@ -126,7 +127,7 @@ def _lines(
 
 
 def forgetting(
-    rows: Sequence[ModelRow], bases: Mapping[str, str], changes: Mapping[str, Mapping[str, np.ndarray]]
+    rows: Sequence[ModelRow], bases: Mapping[str, str], changes: Mapping[str, Mapping[str, Change]]
 ) -> list[Section]:
     """What models gained and forgot, as a plot: their mean scores, or, if some have a base among ``rows``, the changes
     since then, also by family. ``bases``: model -> the model that it started from; ``changes``: see ``Changes``."""
@@ -136,14 +137,19 @@ def forgetting(
     found = columns([metric for cells in models.values() for metric in cells if sign(metric) > 0])
     shared: dict[str, dict[ColumnFamily, list[str]]] = {}
     for name in names:
-        compared = [models[name], models[pairs[name]]] if pairs else [*models.values()]
+        compared: list[Mapping[str, Any]] = [*models.values()]
+        if pairs:
+            compared = [models[name], models[pairs[name]], changes.get(name, {})]
         shared[name] = {
-            family: _once([m for m in all_ if all(m in cells for cells in compared)]) for family, all_ in found.items()
+            family: _once([m for m in all_ if all(m in known for known in compared)]) for family, all_ in found.items()
         }
 
     def mean(name: str, metrics: Sequence[str]) -> Cell | None:
-        base = models[pairs[name]] if name in pairs else {}
-        return _mean(metrics, models[name], base, changes.get(name, {}))
+        if not metrics:
+            return None
+        if name in pairs:
+            return _mean_change([changes[name][metric] for metric in metrics])
+        return Cell(float(np.mean([models[name][metric].value for metric in metrics])), None, len(metrics))
 
     points: dict[str, tuple[Cell, Cell] | None] = {}
     for name in models:
@@ -165,19 +171,11 @@ def _once(metrics: Collection[str]) -> list[str]:
     return [metric for metric in metrics if metric not in twice]
 
 
-def _mean(
-    metrics: Sequence[str], new: Mapping[str, Cell], old: Mapping[str, Cell], changes: Mapping[str, np.ndarray]
-) -> Cell | None:
-    """The mean of ``metrics`` in ``new``, minus that in ``old`` if it has any, and how many they are; None without
-    any. ``changes``: metric -> its difference on resamples of the images."""
-    if not metrics:
-        return None
-    value = np.mean([new[metric].value - (old[metric].value if old else 0) for metric in metrics])
-    interval = None
-    if all(metric in changes for metric in metrics):
-        known_MR = np.array([changes[metric] for metric in metrics])  # NaN: none of a few images is in the resample
-        interval = confidence.bounds(np.nanmean(known_MR[:, ~np.isnan(known_MR).all(axis=0)], axis=0))
-    return Cell(float(value), interval, len(metrics))
+def _mean_change(changes: Sequence[Change]) -> Cell:
+    """The mean of ``changes``, its interval, and how many they are."""
+    known_MR = np.array([change.resampled_R for change in changes])  # NaN: none of a few images is in the resample
+    interval = confidence.bounds(np.nanmean(known_MR[:, ~np.isnan(known_MR).all(axis=0)], axis=0))
+    return Cell(float(np.mean([change.value for change in changes])), interval, len(changes))
 
 
 def _change(cell: Cell | None) -> str:
@@ -188,8 +186,9 @@ def _change(cell: Cell | None) -> str:
 
 
 class Changes:
-    """How much the scores of models change since their bases, on resamples of the images of all benchmarks, which may
-    share some; added up one benchmark at a time, since items fill the memory. ``bases``: model -> its base."""
+    """How much the scores of models change since their bases, on the items that both were scored on, and on resamples
+    of the images of all benchmarks, which may share some; added up one benchmark at a time, since items fill the
+    memory. ``bases``: model -> its base."""
 
     def __init__(self, bases: Mapping[str, str]) -> None:
         self._bases = bases
@@ -203,28 +202,30 @@ class Changes:
             if name not in results or base not in results or name == base:
                 continue
             rows = [{row["id"]: row for row in items[model]} for model in (name, base)]
-            every = [ties.item(row) for row in (rows[1] | rows[0]).values()]
-            numbers_N = [self._images.setdefault(confidence.image_of(item), len(self._images)) for item in every]
+            shared = [ties.item(row) for key, row in rows[0].items() if key in rows[1]]
             names = [metric for of_family in columns([*results[name].metrics]).values() for metric in of_family]
             metrics = tuple(results[name].metrics[metric] for metric in names)
-            outcomes = [_outcomes(metrics, of_model, every) for of_model in rows]
-            benchmark = Benchmark("", tuple(every), lambda *_: {}, metrics)
-            of_metrics = confidence.sums_by_image(benchmark, every, outcomes, np.array(numbers_N, int))
+            outcomes = [_outcomes(metrics, of_model, shared) for of_model in rows]
+            benchmark = ties.resampled(results[name].benchmark, shared, metrics)
+            images = [confidence.image_of(item, benchmark.together) for item in shared]
+            numbers_N = [self._images.setdefault(image, len(self._images)) for image in images]
+            of_metrics = confidence.sums_by_image(benchmark, shared, outcomes, np.array(numbers_N, int))
             self._sums.update(((name, metric), sums) for metric, sums in of_metrics.items())
 
-    def resampled(self) -> dict[str, dict[str, np.ndarray]]:
-        """Model -> metric -> its score minus that of its base, on each resample."""
-        found: dict[str, dict[str, np.ndarray]] = {}
-        for (name, metric), (_, scores_SR) in confidence.resample_sums(self._sums, len(self._images), _RESAMPLES):
-            found.setdefault(name, {})[metric] = scores_SR[0] - scores_SR[1]
+    def found(self) -> dict[str, dict[str, Change]]:
+        """Model -> metric -> its change, of those that it and its base were scored in on the same items."""
+        found: dict[str, dict[str, Change]] = {}
+        for (name, metric), (values_S, scores_SR) in confidence.resample_sums(
+            self._sums, len(self._images), _RESAMPLES
+        ):
+            found.setdefault(name, {})[metric] = Change(float(values_S[0] - values_S[1]), scores_SR[0] - scores_SR[1])
         return found
 
 
 def _outcomes(metrics: Sequence[Metric], rows: Mapping[str, Mapping[str, Any]], items: Sequence[Item]) -> Outcomes:
     """The outcomes [N] of ``items`` in ``rows`` (id -> row); NaN where there is none."""
-    of_items = [rows.get(item.id, {}) for item in items]
     names = {metric.outcome for metric in metrics}
-    return {name: np.array([ties.value_or_nan(row.get(OUTCOME + name)) for row in of_items]) for name in names}
+    return {name: np.array([ties.value_or_nan(rows[item.id].get(OUTCOME + name)) for item in items]) for name in names}
 
 
 class Agreement:

@@ -16,8 +16,9 @@ _HASH = "hash of captions"
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """One item under some models. ``right``: for each outcome whether each model is right, () if it is not scored by
-    that outcome; ``cosines``: those of each model, row-major [images, captions]."""
+    """One item under some models. ``right``: for each outcome whether each model is right, wholly if the outcome is a
+    share, () if it is not scored by that outcome; ``cosines``: those of each model, row-major [images, captions];
+    ``unit``: the same for items that share the first outcome."""
 
     id: str
     images: tuple[str, ...]
@@ -26,6 +27,7 @@ class Judged:
     right: tuple[tuple[bool, ...], ...]
     cosines: tuple[tuple[float, ...], ...]
     group: str
+    unit: str
 
     @property
     def a(self) -> bool:
@@ -38,8 +40,9 @@ class Judged:
         return self.right[0][1]
 
 
-def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str]) -> list[Judged]:
-    """The items that all models were scored on by one of ``outcomes``. ``models``: rows of ``items.parquet`` of each.
+def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str], shared: str = "") -> list[Judged]:
+    """The items that all models were scored on by one of ``outcomes``. ``models``: rows of ``items.parquet`` of each;
+    ``shared``: the tag that items have in common which share the first outcome.
     Raises UserError for an outcome that the benchmark does not have, and for items of one id that are not the same
     (``asked``): the models were evaluated on different files."""
     first, *others = models
@@ -66,7 +69,8 @@ def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str]) -
         group = next((str(tags[tag]) for tag in GROUP_TAGS if tags.get(tag)), "all")
         boxes = tuple(tuple(box) if box else None for box in row["boxes"])
         cosines = tuple(tuple(one["cosines"] or ()) for one in same)
-        found.append(Judged(row["id"], tuple(row["images"]), boxes, captions, right, cosines, group))
+        unit = str(tags.get(shared) or row["id"])
+        found.append(Judged(row["id"], tuple(row["images"]), boxes, captions, right, cosines, group, unit))
     return found
 
 

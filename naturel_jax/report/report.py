@@ -129,7 +129,7 @@ def of_results(
         ties=tied,
         examples=shown,
         bases=bases,
-        changes=changes.resampled(),
+        changes=changes.found(),
         agreement=agreement.section(list(places)),
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, sign
+from naturel_jax.benchmarks.benchmark import Item, Metric, sign
 from naturel_jax.evaluators import confidence, results
 from naturel_jax.evaluators.results import OUTCOME, Result
 from naturel_jax.report import pairs, tables, ties
@@ -109,7 +109,7 @@ def _read_benchmark(
     scores.ties.extend((key, name, result.ties, result.items) for key, result in of_benchmark.items())
     for result in of_benchmark.values():
         scores.chance.update(result.chance or {})
-    benchmark = Benchmark(name, tuple(items.values()), lambda *_: {}, metrics)
+    benchmark = ties.resampled(name, tuple(items.values()), metrics)
     outcomes = [
         {outcome: np.array([known[id] for id in items], float) for outcome, known in of_run.items()}
         for of_run in values.values()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, sign
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.confidence import Intervals
@@ -61,7 +62,13 @@ def differences(a: Items, b: Items, metrics: Sequence[Metric]) -> Intervals:
         for name, column in columns.items()
     }
     items = [item(a[key]) for key in shared]
-    return confidence.intervals(Benchmark("", tuple(items), lambda *_: {}, tuple(metrics)), items, outcomes)
+    benchmark = resampled(metrics[0].name.split("/")[0], items, metrics)
+    return confidence.intervals(benchmark, items, outcomes)
+
+
+def resampled(name: str, items: Sequence[Item], metrics: Sequence[Metric]) -> Benchmark:
+    """The part of the benchmark called ``name`` that resampling needs, from its results."""
+    return Benchmark(name, items, lambda *_: {}, metrics, together=registry.together(name))
 
 
 def value_or_nan(value: float | None) -> float:

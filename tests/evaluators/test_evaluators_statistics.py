@@ -79,13 +79,17 @@ def test_draws_that_are_kept_are_those_that_are_drawn_again(monkeypatch):
     assert found == [confidence.intervals(bench(items), items, right)] * 2
 
 
-def test_items_that_share_an_image_are_resampled_together():
-    images = [benchmark.Image(f"image {n}", bytes) for n in range(100)]
-    items = [benchmark.Item(f"{n}/{k}", (images[n],), ("a", "b")) for n in range(100) for k in range(4)]
-    right = np.repeat(np.arange(100) % 4 == 0, 4).astype(
-        float
-    )  # all four items of an image agree: 100 observations, not 400
-    low, high = confidence.intervals(bench(items), items, {"right": right}, resamples=4000)["accuracy"]
+@pytest.mark.parametrize("together", ["", "set"])
+def test_items_that_share_an_image_or_an_outcome_are_resampled_together(together):
+    """All four items of an image, or of a set, agree: 100 observations, not 400."""
+    items = [
+        benchmark.Item(f"{n}/{k}", (benchmark.Image(f"{n}/{k * bool(together)}", bytes),), ("a", "b"), {"set": str(n)})
+        for n in range(100)
+        for k in range(4)
+    ]
+    right = np.repeat(np.arange(100) % 4 == 0, 4).astype(float)
+    scored = dataclasses.replace(bench(items), together=together)
+    low, high = confidence.intervals(scored, items, {"right": right}, resamples=4000)["accuracy"]
     half = 1.96 * np.sqrt(0.25 * 0.75 / 100)
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.012)
 

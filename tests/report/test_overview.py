@@ -12,6 +12,7 @@ from naturel_jax.benchmarks.benchmark import Metric
 from naturel_jax.cli import evaluation
 from naturel_jax.evaluators.results import Result
 from naturel_jax.report import clip_benchmark, overview, plots, report
+from naturel_jax.report.contents import Change
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 from tests.report.test_report import save
 from tfds_naturel.common.errors import UserError
@@ -34,6 +35,12 @@ OTHERS = [
 
 def row(name: str, kind: str = MEASURED, **scores: float) -> ModelRow:
     return ModelRow(name, kind, {metric.replace("__", "/"): Cell(value) for metric, value in scores.items()})
+
+
+def changes(base: ModelRow, model: ModelRow) -> dict[str, dict[str, Change]]:
+    """Those of a model in the scores of both, the same on each resample."""
+    found = {name: model.cells[name].value - cell.value for name, cell in base.cells.items() if name in model.cells}
+    return {model.name: {name: Change(value, np.full(2, value)) for name, value in found.items()}}
 
 
 def test_every_column_is_in_one_family():
@@ -59,10 +66,14 @@ def test_forgetting_is_the_change_since_the_base_in_the_columns_of_both():
     clip, tuned = (  # more ties are no gain
         replace(one, cells=one.cells | {"coco_order/ties": Cell(value)}) for one, value in ((clip, 0.0), (tuned, 0.9))
     )
-    (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP", "CLIP": "elsewhere"}, {})
+    bases = {"NegCLIP": "CLIP", "CLIP": "elsewhere"}
+    (section,) = overview.forgetting([clip, tuned], bases, changes(clip, tuned))
     assert section.head == ("family", "NegCLIP since CLIP") and section.plot
-    assert dict(section.rows)["Pairs and choices"] == "+0.200 (2)"
-    assert dict(section.rows)["Zero-shot classification"] == "-0.100 (1)"
+    assert dict(section.rows)["Pairs and choices"] == "+0.200 (+0.200 to +0.200; 2)"
+    assert dict(section.rows)["Zero-shot classification"] == "-0.100 (-0.100 to -0.100; 1)"
+    without = {name: one for name, one in changes(clip, tuned)["NegCLIP"].items() if name != "bla/accuracy"}
+    (section,) = overview.forgetting([clip, tuned], bases, {"NegCLIP": without})
+    assert dict(section.rows)["Pairs and choices"] == "+0.100 (+0.100 to +0.100; 1)", "of bla, they share no item"
     (plain,) = overview.forgetting([clip, tuned], {}, {})
     assert not plain.rows and "change" not in plain.plot.text
     assert overview.forgetting([row("CLIP", vsr__accuracy=0.5)], {}, {}) == []
@@ -74,8 +85,8 @@ def test_photos_with_two_sets_of_prompts_count_once():
         row("CLIP", zeroshot__dtd__top1=0.5, zeroshot_siglip__dtd__top1=0.5, zeroshot_siglip__pets__top1=0.5),
         row("NegCLIP", zeroshot__dtd__top1=0.4, zeroshot_siglip__dtd__top1=0.1, zeroshot_siglip__pets__top1=0.3),
     )
-    (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP"}, {})
-    assert dict(section.rows)["Zero-shot classification"] == "-0.150 (2)"
+    (section,) = overview.forgetting([clip, tuned], {"NegCLIP": "CLIP"}, changes(clip, tuned))
+    assert dict(section.rows)["Zero-shot classification"] == "-0.150 (-0.150 to -0.150; 2)"
     agreement = overview.Agreement()
     for name, right in {"vsr": 1, "zeroshot": 1, "zeroshot_siglip": 0}.items():
         result = Result("CLIP", name, "", 1, None, 0, (), {}, {}, {"score": Metric(f"{name}/dtd/top1", "right")})
@@ -87,8 +98,8 @@ def test_photos_with_two_sets_of_prompts_count_once():
 
 def test_changes_have_the_interval_of_paired_scores_on_shared_images(tmp_path, monkeypatch):
     """The normal interval of a mean over images, of the sum of their changes in all benchmarks: sugarcrepe and cola
-    change alike, so it is not narrower for having both. Of bla, the model has 1,500 items of the base's 2,000: each
-    counts by its distance from the mean of its model (the delta method)."""
+    change alike, so it is not narrower for having both. Of bla, the model has 1,500 items of the base's 2,000, and the
+    change is over these: each counts by its distance from their mean (the delta method)."""
     rng, drawn = np.random.default_rng(0), []
     monkeypatch.setattr(plots, "forgetting_against_gain", lambda points, change: drawn.append(points))
     old, more = rng.random((2, 2000)) < np.array([[0.5], [0.2]])
@@ -106,11 +117,11 @@ def test_changes_have_the_interval_of_paired_scores_on_shared_images(tmp_path, m
         name: [*map(float, rest)]
         for name, *rest in re.findall(pattern, (tmp_path / "report.md").read_text(), re.MULTILINE)
     }
-    more_N, of_bla_N = 1.0 * (more & ~old), old.mean() - old
-    of_bla_N[:1500] += (fewer - fewer.mean()) * 2000 / 1500
+    more_N, of_bla_N, lost = 1.0 * (more & ~old), np.zeros(2000), 1.0 * fewer - old[:1500]
+    of_bla_N[:1500] = (lost - lost.mean()) * 2000 / 1500
     for name, mean, values_N, columns in (
         ("Retrieval", -more_N.mean(), more_N, 1),
-        ("Pairs and choices", (2 * more_N.mean() + fewer.mean() - old.mean()) / 3, (2 * more_N + of_bla_N) / 3, 3),
+        ("Pairs and choices", (2 * more_N.mean() + lost.mean()) / 3, (2 * more_N + of_bla_N) / 3, 3),
     ):
         half = 1.96 * values_N.std() / np.sqrt(2000)
         assert found[name] == pytest.approx([mean, mean - half, mean + half, columns], abs=2e-3), name

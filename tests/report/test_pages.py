@@ -120,7 +120,7 @@ def spatial_pairs(number: int, images: int = 40) -> list[Judged]:
         box = (4 + n // images % 3, 4, 40, 30) if n % 3 else None
         a, b = n % 5 == 0, n % 2 == 0
         cosines = (0.3, 0.2 if a else 0.31), (0.9 if n == 24_998 else 0.25, 0.1 if b else 0.4)
-        pairs.append(Judged(str(n), (f"p{n % images}",), (box,), captions, ((a, b),), cosines, relation))
+        pairs.append(Judged(str(n), (f"p{n % images}",), (box,), captions, ((a, b),), cosines, relation, str(n)))
     pairs[0] = dataclasses.replace(pairs[0], captions=(MALICIOUS, "b"))
     pairs[-1] = dataclasses.replace(pairs[-1], images=("gone",), captions=("uniquely worded", "b"))
     return pairs

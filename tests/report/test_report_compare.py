@@ -10,7 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks.benchmark import Benchmark, Image
+from naturel_jax.evaluators import scoring
 from naturel_jax.report import compare, gallery
 from naturel_jax.report.pairs import Judged, judge
 from tests.helpers import benchmark_files as files
@@ -19,7 +21,7 @@ from tfds_naturel.common.errors import UserError
 
 
 def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Judged:
-    return Judged(str(n), ("p",), (None,), (caption, "no"), ((a, b),), ((0.3, 0.2), (0.3, 0.2)), group)
+    return Judged(str(n), ("p",), (None,), (caption, "no"), ((a, b),), ((0.3, 0.2), (0.3, 0.2)), group, str(n))
 
 
 def test_mcnemar_by_hand():
@@ -87,6 +89,43 @@ def test_comparison_lists_what_each_model_alone_gets_right():
     first, second = text.split("## Captions that NegCLIP-AP gets right")
     assert "- the cow is to the left of the grass" in first and "- the pasture is to the right of the dog" in second
     assert "| left_of | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text.replace("\\", "")
+
+
+def compared(out: Path, benchmark: Benchmark, cosines: dict[str, list], *arguments: str) -> str:
+    """What the command prints about two models with these cosines."""
+    norms = {caption: 1.0 for item in benchmark.items for caption in item.captions}
+    for model, of_items in cosines.items():
+        scoring.save(out, model, benchmark, "f", (benchmark.items, [np.array(one) for one in of_items], []), norms)
+    compare.main([*cosines, "--out", str(out), "--benchmarks_dir", str(out), *arguments])
+    (text,) = (out / "compare").glob("*.md")
+    return text.read_text().replace("\\", "")
+
+
+def test_photos_that_share_an_outcome_count_once(tmp_path):
+    """Two sets of four photos, of which A gets none: 2 / 2^2, not 2 / 2^8."""
+    files.whatsup(tmp_path)
+    (benchmark,) = registry.read(["whatsup"], files=tmp_path)
+    cosines = {"A": [[range(len(i.captions))] for i in benchmark.items]}
+    cosines["B"] = [[[-x for x in row] for row in one] for one in cosines["A"]]
+    text = compared(tmp_path, benchmark, cosines, "--benchmark", "whatsup", "--outcome", "set")
+    assert "2 items: both right 0, only A 0, only B 2, neither 0." in text and "exact McNemar p = 0.5;" in text
+    assert "such as photos of one set, count once: 8 in all" in text
+    assert "| left_of | 2 | 0.00 | 1.00 | 0 | 2 |" in text
+
+
+def test_shares_are_compared_as_scores(tmp_path):
+    """A has half of every item, B all of 40 items and nothing of 60: it is worse, but wholly right more often."""
+    files.write(tmp_path / "i.png", files.png(1))
+    row = '{"image": "i.png", "caption": "a", "negatives": ["b", "c"]}\n'
+    files.write(tmp_path / "my.jsonl", row.encode() * 100)
+    name = f"pairs:{tmp_path / 'my.jsonl'}"
+    (benchmark,) = registry.read([name])
+    half, whole, none = [[2, 1, 3]], [[3, 1, 2]], [[1, 2, 3]]
+    cosines = {"A": [half] * 100, "B": [whole] * 40 + [none] * 60}
+    text = compared(tmp_path, benchmark, cosines, "--benchmark", name, "--outcome", "in_order")
+    assert "# B against A on my" in text and "| my/pairs | 0.500 | 0.400 | -0.100 |" in text and "McNemar" not in text
+    scores, first, second = text.split("## Captions that")
+    assert "wholly right" in scores and "- a" not in first and "- a" in second
 
 
 def test_comparison_escapes_names_and_captions():

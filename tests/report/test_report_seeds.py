@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks import rules, whatsup
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import results, scoring
-from naturel_jax.report import compare, groups, plots, seeds
+from naturel_jax.report import compare, groups, plots, seeds, ties
 from tfds_naturel.common.errors import UserError
 
 NUMBER = 300
@@ -100,6 +100,25 @@ def test_a_run_after_two_that_share_no_item_adds_none(runs, tmp_path):
     assert scores.left_out == ["naturel: scored on 0 of 300 items, which all runs have"] and not scores.scored
 
 
+def test_sets_that_share_an_outcome_are_resampled_as_one(tmp_path):
+    """What'sUp: of 100 sets of four photos, B gets 20 that A does not. In seeds' differences and in bold."""
+    items = [
+        Item(str(n), (Image(f"i{n}", bytes),), tuple("abcd"), {"set": f"s{n // 4}", "subset": "A"}) for n in range(400)
+    ]
+    metrics = (Metric("whatsup/A/set", "set", where=("subset", "A")),)
+    benchmark = Benchmark("whatsup", items, whatsup.outcomes, metrics, together="set")
+    for name, sets in (("A", 30), ("B", 50)):
+        matrices = [np.array([[1.0, 0, 0, 0] if n < 4 * sets else [0, 1.0, 0, 0]]) for n in range(400)]
+        scoring.save(tmp_path / name / results.FOLDER, name, benchmark, "f", (items, matrices, []), {})
+    runs = {name: seeds.of_run(tmp_path / name) for name in "AB"}
+    found = seeds.read(runs, lambda metrics: {"whatsup/A/set"}).scored["whatsup/A/set"]
+    one = seeds.difference("", "whatsup/A/set", [found["B"]], [found["A"]], paired=False)
+    rows_a, rows_b = ({row["id"]: row for row in results.load_items(*runs[name], "whatsup")} for name in "AB")
+    half = 1.96 * np.sqrt(0.2 * 0.8 / 100)
+    for low, high in ((one.low, one.high), ties.differences(rows_b, rows_a, metrics)["whatsup/A/set"]):
+        assert (low, high) == pytest.approx((0.2 - half, 0.2 + half), abs=0.015)
+
+
 def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):
     """Folders as patterns and lists; two scores, so Holm's p is at least twice the smaller p."""
     monkeypatch.chdir(tmp_path)
@@ -114,8 +133,10 @@ def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):
     assert all(adjusted >= p for p, adjusted in p_values) and max(a for _, a in p_values) >= 2 * min(
         p for p, _ in p_values
     )
-    with pytest.raises(UserError, match="A0 is on both sides"):
-        compare.main(["A?", "A0", "--benchmark", "naturel"])
+    for again in ("A0", ".//A0", str(tmp_path / "A0")):
+        assert len(groups.find(f"A0,{again}", tmp_path)) == 1
+        with pytest.raises(UserError, match="A0 is on both sides"):
+            compare.main(["A?", again, "--benchmark", "naturel"])
     with pytest.raises(UserError, match=r"'Z\*' matches no model in .* and no folder of a run"):
         groups.find("Z*", tmp_path)
 
