@@ -17,6 +17,7 @@ import numpy as np
 Box = tuple[int, int, int, int]
 Caption = str | tuple[str, ...]  # several texts: their normalized mean embedding (CLIP's prompt ensembling)
 Outcomes = dict[str, np.ndarray]
+_MOST = 2_000  # metrics of a benchmark, besides one for two items
 Chance = Mapping[str, "float | Callable[[Item], float]"]  # outcome -> a guess's expected outcome, or that of an item
 
 
@@ -175,6 +176,12 @@ class Benchmark:
     def __post_init__(self) -> None:
         for name in ("items", "metrics", "problems"):  # readers collect lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        most = _MOST + (len(self.items) + len(self.left_out)) // 2
+        if (number := len(self.metrics)) > most:  # each is resampled, and a tag can have any number of values
+            first = {metric.name for metric in sorted(self.metrics, key=lambda metric: metric.name.count("/"))[:most]}
+            object.__setattr__(self, "metrics", tuple(metric for metric in self.metrics if metric.name in first))
+            problem = f"has {number:,} scores, expected at most {most:,}: {number - most:,} values of tags have none"
+            object.__setattr__(self, "problems", (*self.problems, problem))
 
     def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
         """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without items are
@@ -289,6 +296,7 @@ class Source:
     ``origins``: the collections that its images come from, for models without a record of their training images and for
     a look before a run starts (``naturel_jax.data.seen.trained_on`` finds the images that a run was trained on).
     ``verified``: the official files that the reader was tried on; None if its tests make files in the official format.
+    ``together``: that of the benchmark, for results, which do not hold it.
     """
 
     licence: str
@@ -296,12 +304,12 @@ class Source:
     needs: str
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     extract: Mapping[str, Callable[[bytes], bytes]] = dataclasses.field(default_factory=dict)
-    ``together``: that of the benchmark, for results, which do not hold it.
     images: Callable[[Path], dict[str, str]] | None = None
     hub: HubFiles | None = None
     prepared: bool = False
     origins: tuple[Origin, ...] = ()
     verified: Verified | None = None
+    together: str = ""
 
     @property
     def tier(self) -> str:
@@ -309,7 +317,6 @@ class Source:
         if not self.verified:
             return "format only"
         sha256, items, date, part = self.verified
-    together: str = ""
         of = f" on {part}" if part else ""
         return f"verified{of} (sha256 {sha256[:12]}, {items:,} items, {date})"
 

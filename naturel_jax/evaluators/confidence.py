@@ -17,7 +17,8 @@ Intervals = dict[str, tuple[float, float]]  # metric name -> (low, high)
 Sums = list[list[sparse.csr_array]]  # run -> weighted sums of an outcome, and total weights, [G, C]
 K = TypeVar("K", bound=Hashable)
 
-CHUNK = 100  # resamples at a time, to bound memory
+_CHUNK = 100  # resamples at a time, and more of few clusters, to bound memory
+_BLOCK = 1_000  # metrics at a time, to bound memory too
 _KEPT = 5_000  # clusters: draws of so many are 10 MB for 1000 resamples
 
 
@@ -78,15 +79,15 @@ def resample_sums(
     sums: Mapping[K, Sums], clusters: int, resamples: int
 ) -> Iterator[tuple[K, tuple[np.ndarray, np.ndarray]]]:
     """What ``resample`` returns, of sums over the first images of ``clusters``, whatever benchmark they are from."""
-    parts: dict[K, list[np.ndarray]] = {name: [] for name in sums}
-    if not parts:
-        return
-    for drawn_CR in _draws(clusters, resamples):
-        for name, scores in parts.items():
-            of_runs = ((x @ drawn_CR[: x.shape[1]] for x in terms) for terms in sums[name])
-            scores.append(np.stack([mean_of_groups(*terms) for terms in of_runs]))
-    for name, (first, *others) in parts.items():
-        yield name, (first[:, 0], np.concatenate(others, axis=1))
+    names = list(sums)
+    for start in range(0, len(names), _BLOCK):
+        parts: dict[K, list[np.ndarray]] = {name: [] for name in names[start : start + _BLOCK]}
+        for drawn_CR in _draws(clusters, resamples):
+            for name, scores in parts.items():
+                of_runs = ((x @ drawn_CR[: x.shape[1]] for x in terms) for terms in sums[name])
+                scores.append(np.stack([mean_of_groups(*terms) for terms in of_runs]))
+        for name, (first, *others) in parts.items():
+            yield name, (first[:, 0], np.concatenate(others, axis=1))
 
 
 def _draws(clusters: int, resamples: int) -> Iterator[np.ndarray]:
@@ -106,8 +107,9 @@ def _kept_draws(clusters: int, resamples: int) -> list[np.ndarray]:
 
 def _multinomials(clusters: int, resamples: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(0)
-    for start in range(0, resamples, CHUNK):
-        yield rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=min(CHUNK, resamples - start))
+    chunk = max(_CHUNK, _CHUNK * _KEPT // clusters)
+    for start in range(0, resamples, chunk):
+        yield rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=min(chunk, resamples - start))
 
 
 def mean_over_seeds(scores_SR: np.ndarray, stream: int = 1) -> np.ndarray:

@@ -84,6 +84,16 @@ def test_formats_and_names_of_fields(folder):
         assert [item.images[0].read() for item in benchmark.items] == [files.png(n) for n in range(2)], suffix
 
 
+def test_a_tag_with_many_values_has_a_limit(folder):
+    """Each is a score that is resampled, for five bytes in a file."""
+    rows = [ROWS[0] | {"kind": [f"{n:x}" for n in range(3000)]}, ROWS[1]]
+    lines(folder / "my.jsonl", rows)
+    benchmark = read("pairs:my.jsonl", tags="kind")
+    assert len(benchmark.metrics) == 2001 and benchmark.metrics[1].name == "my/pairs"
+    assert benchmark.problems == ("has 3,003 scores, expected at most 2,001: 1,002 values of tags have none",)
+    assert benchmark.held_out({"1"}).metrics == benchmark.metrics
+
+
 def test_groups(folder):
     row = {"image_0": "photos/0.png", "image_1": "photos/1.png", "caption_0": "a", "caption_1": "b", "why": "x"}
     lines(folder / "my.jsonl", [row, row | {"why": "y"}])

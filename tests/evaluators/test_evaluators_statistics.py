@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -92,6 +93,16 @@ def test_items_that_share_an_image_or_an_outcome_are_resampled_together(together
     low, high = confidence.intervals(scored, items, {"right": right}, resamples=4000)["accuracy"]
     half = 1.96 * np.sqrt(0.25 * 0.75 / 100)
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.012)
+
+
+def test_resamples_of_many_metrics_are_not_kept():
+    """1,000 resamples of each are 8 kB."""
+    items = [benchmark.Item(str(n), (), ("a", "b")) for n in range(3)]
+    metrics = tuple(benchmark.Metric(f"b/tag/{n}", "right") for n in range(2000))
+    tracemalloc.start()
+    found = confidence.intervals(dataclasses.replace(bench(items), metrics=metrics), items, {"right": np.arange(3.0)})
+    assert len(found) == 2000 and tracemalloc.get_traced_memory()[1] < 16e6
+    tracemalloc.stop()
 
 
 # ---- Seeds ----------------------------------------------------------------------------------------------------------
