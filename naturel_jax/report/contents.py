@@ -1,4 +1,4 @@
-"""What a report has, before it is Markdown, LaTeX or a page."""
+"""What a report has, before it is Markdown, LaTeX or a page. Shape letter: R resamples."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
