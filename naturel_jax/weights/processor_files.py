@@ -180,11 +180,11 @@ def _hf_resize(path: Path, config: Mapping[str, Any], image: ImageConfig) -> dic
     return {"resize": "square" if square else "short"}
 
 
-def openclip_image(config: Mapping[str, Any], family: Family) -> Pixels:
-    """Like ``hf_image``, from ``preprocess_cfg`` of an open_clip_config.json; absent fields take OpenCLIP's defaults.
-    Raises UserError."""
-    # CLIP's are OpenCLIP's defaults for both families, except for the resize mode.
-    fields = {**FAMILIES["clip"].pixels, "resize_mode": _OPENCLIP_MODES[family.pixels["resize"]], **config}
+def openclip_image(config: Mapping[str, Any]) -> Pixels:
+    """Like ``hf_image``, from ``preprocess_cfg`` of an open_clip_config.json; absent fields, and those that are null,
+    take OpenCLIP's defaults, which are CLIP's for all models. Raises UserError."""
+    given = {key: value for key, value in config.items() if value is not None}
+    fields = {**FAMILIES["clip"].pixels, "resize_mode": "shortest", **given}
     known: dict[str, Mapping[str, Any]] = {"resize_mode": _RESIZE_MODES, "interpolation": FILTERS}
     for key, choices in known.items():
         if fields[key] not in choices:

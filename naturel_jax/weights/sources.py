@@ -361,7 +361,8 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
     table = openclip.TABLES[family_of(config).name]
     with processor_files.malformed(beside if raw else path):
         clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
-        processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
+        preprocess = raw.get("preprocess_cfg") or {} if raw else None
+        processor = _processor(path.parent, config, clean, preprocess)
         config = dataclasses.replace(config, text=_checked_text(config, processor, openclip.pools_at_largest(raw)))
     return Foreign("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
 
@@ -382,8 +383,8 @@ def _processor(
     else:
         text = processor_files.openai_tokenizer(hub.clip_vocabulary(), context, clean or "openclip")
     pixels: Pixels = family.pixels
-    if preprocess:
-        pixels = processor_files.openclip_image(preprocess, family)
+    if preprocess is not None:
+        pixels = processor_files.openclip_image(preprocess)
     elif (folder / "preprocessor_config.json").is_file():
         pixels = processor_files.hf_image(folder, config.image)
     processor = Processor(context=context, size=config.image.size, **text, **pixels)

@@ -1,6 +1,7 @@
 """Reading OpenAI's files, and reading and writing OpenCLIP's."""
 
 import dataclasses
+import io
 import json
 
 import jax
@@ -8,11 +9,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from naturel_jax import weights
 from naturel_jax.models.presets import CLIP, PRESETS, preset
-from naturel_jax.models.two_tower import Model, TwoTowerConfig
+from naturel_jax.models.two_tower import Model, TwoTowerConfig, normalize
 from naturel_jax.weights import export, openclip, processor_files, tables, verify
+from tests.helpers.image_files import photo
 from tests.helpers.model_files import (
     CAPTIONS,
     assert_same,
@@ -116,6 +119,23 @@ def test_a_clip_with_an_enlarged_vocabulary_pools_where_openclip_does(tmp_path):
     with torch.no_grad():
         expected = theirs.encode_text(torch_inputs(pixels, tokens)[1], normalize=True)
     np.testing.assert_allclose(Model(got_config).encode_text(got, tokens), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("preprocess", [{"mean": [0.5] * 3}, {"mean": None, "resize_mode": "squash"}, None])
+def test_what_a_config_leaves_out_is_openclips_default(tmp_path, preprocess):
+    """Which is CLIP's, for SigLIP too: a wide image is cropped, not squashed."""
+    folder = tmp_path / "out"
+    export.save(folder, *tiny("tiny-siglip"), form="openclip")
+    fields = json.loads((folder / openclip.CONFIG_FILE).read_text())
+    del fields["preprocess_cfg"]
+    fields |= {"preprocess_cfg": preprocess} if preprocess else {}
+    (folder / openclip.CONFIG_FILE).write_text(json.dumps(fields))
+    for name in (processor_files.OWN, processor_files.CHECKSUMS):
+        (folder / name).unlink()
+    processor, data = weights.load(str(folder)).processor, photo(180, 60)
+    ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), transform(Image.open(io.BytesIO(data))), atol=1e-6)
 
 
 def test_reads_openclips_own_timm_siglip(tmp_path):
