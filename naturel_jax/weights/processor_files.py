@@ -37,8 +37,8 @@ _OPENCLIP_MODES = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
 
 # What a library does whatever a folder's files say: ``Processor.centre`` and ``to_rgb``.
 _CONVENTIONS = {"hf": ("floor", "on_white"), "peft": ("floor", "on_white"), "openclip": ("round", "last")}
-# tokenizer_class -> padding side, where that is not right: transformers does not write its classes' defaults.
-_PADDING_SIDES = dict.fromkeys(("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer"), "left")
+# Values of tokenizer_class that pad left, without "Fast": transformers does not write its classes' defaults.
+PAD_LEFT = {f"{name}Tokenizer" for name in ("CodeLlama", "Cohere", "Gemma", "Llama", "Siglip2", "XLNet")}
 
 
 def as_read(processor: Processor, form: str) -> Processor:
@@ -245,8 +245,16 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context:
     pad = _token(config.get("pad_token") or family.tokenizer.pad)
     if tok.token_to_id(pad) is None:
         raise UserError(f"{folder}: padding token {pad!r} is not in the vocabulary")
-    side = (tok.padding or {}).get("direction") or _PADDING_SIDES.get(str(config.get("tokenizer_class")), "right")
+    side = (tok.padding or {}).get("direction") or _class_side(tok, str(config.get("tokenizer_class")))
     return {"tokenizer": padded(tok, context, pad, config.get("padding_side", side)).to_str(), "clean": clean}
+
+
+def _class_side(tok: tokenizers.Tokenizer, kind: str) -> str:
+    """On which side transformers' class pads by default."""
+    kind = kind.removesuffix("Fast")
+    if kind == "LlamaTokenizer" and '"ByteLevel"' in tok.to_str():  # Llama 3's, which transformers opens as another
+        return "right"
+    return "left" if kind in PAD_LEFT else "right"
 
 
 def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenizers.Tokenizer:

@@ -136,17 +136,39 @@ def test_siglip2_texts_are_lowercased_and_end_in_the_end_token(tmp_path):
     assert ours[1].tolist() == [*expected[1][:7], 1]
 
 
-@pytest.mark.parametrize("kind", ["GemmaTokenizer", "Siglip2Tokenizer"])
+@pytest.mark.parametrize("kind", ["GemmaTokenizer", "Siglip2Tokenizer", "LlamaTokenizer", "CohereTokenizer"])
 def test_padding_side_is_by_default_that_of_the_tokenizers_class(tmp_path, kind):
     """transformers does not write it."""
     vocab, merges = gemma_tokenizer(tmp_path / "published", ["a cat"])
-    getattr(transformers, kind)(vocab=vocab, merges=merges).save_pretrained(tmp_path)
+    getattr(transformers, kind)(vocab=vocab, merges=merges, pad_token="<pad>").save_pretrained(tmp_path)
     assert "padding_side" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
     texts, padding = ["cat", "a cat cat"], {"padding": "max_length", "max_length": 8, "truncation": True}
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)(texts, **padding)["input_ids"]
     text = processor_files.tokenizer(tmp_path, SIGLIP, 8)
     ours = Processor(context=8, size=224, **text, **SIGLIP.pixels).tokenize(texts)
     assert ours.tolist() == theirs and theirs[0][0] == vocab["<pad>"] != theirs[0][-1]
+
+
+def test_a_byte_level_llama_tokenizer_pads_as_the_class_that_opens_it(tmp_path):
+    """Not as the class that its files name."""
+    gemma_tokenizer(tmp_path, ["a cat"])
+    tok = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tok.decoder = tokenizers.decoders.ByteLevel()
+    tok.save(str(tmp_path / "tokenizer.json"))
+    fields = {"tokenizer_class": "LlamaTokenizerFast", "pad_token": "<pad>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    side = transformers.AutoTokenizer.from_pretrained(tmp_path).padding_side
+    ours = tokenizers.Tokenizer.from_str(processor_files.tokenizer(tmp_path, SIGLIP, 8)["tokenizer"])
+    assert ours.padding["direction"] == side == "right"
+
+
+@pytest.mark.slow  # it imports the modules of all classes
+def test_classes_that_pad_left_are_all_known():
+    kinds = (getattr(transformers, name) for name in dir(transformers) if "Tokenizer" in name)
+    base = transformers.PreTrainedTokenizerBase
+    found = {kind.__name__ for kind in kinds if isinstance(kind, type) and base in type.mro(kind)}
+    left = {name for name in found if getattr(transformers, name).padding_side == "left"}
+    assert left == processor_files.PAD_LEFT
 
 
 SIZES = [(640, 425), (425, 640), (1024, 683), (500, 500), (225, 1000), (100, 80)]
