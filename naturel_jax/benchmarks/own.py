@@ -25,6 +25,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Met
 from naturel_jax.benchmarks.files import BenchmarkError, Folder
 from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
+from naturel_jax.data.images.decode import SUFFIXES
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
 from naturel_jax.data.sources import arrow, csv, jsonl, parquet
@@ -160,7 +161,7 @@ def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:
         for n, (image, label) in enumerate(labelled)
     )
     if not items:
-        raise BenchmarkError(f"{own}: no images ({', '.join(sorted(zeroshot.SUFFIXES))}) in the folders of its classes")
+        raise BenchmarkError(f"{own}: no images ({', '.join(sorted(SUFFIXES))}) in the folders of its classes")
     metrics = [Metric(f"{own.name}/top1", "top1"), Metric(f"{own.name}/mean_per_class", "top1", macro="class")]
     if len(names) > 5:
         metrics.append(Metric(f"{own.name}/top5", "top5"))

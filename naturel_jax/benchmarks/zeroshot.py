@@ -23,6 +23,7 @@ from naturel_jax.benchmarks.benchmark import (
     positions,
 )
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, load_json, not_found
+from naturel_jax.data.images.decode import SUFFIXES
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.index import read_file
 from naturel_jax.data.items.records import BadRecord, Span
@@ -45,7 +46,6 @@ PROMPT_TABLE, OTHERS = "en_zeroshot_classification_templates.json", "imagenet1k"
 # evaluators/proj/image_text/prompt_engineering_constants.py, "clip_paper", 0127fb6).
 SIGLIP_TEMPLATES = tuple(parse_json(Path(__file__).with_name("siglip_prompts.json").read_text("utf-8")))
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _IMAGE_FIELDS = ("webp", "png", "jpg", "jpeg")
 _MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have seven million
 _PER_PROMPT = 32  # characters that each counts for besides its own: a string has a header
@@ -65,7 +65,7 @@ def read(folder: Path, siglip: bool = False) -> Benchmark:
         raise not_found(root)
     items: list[Item] = []
     problems: list[str] = []
-    for dataset in sorted(path for path in root.iterdir() if path.is_dir()):
+    for dataset in _folders(root):
         names, labelled = labelled_images(dataset, problems)
         captions = siglip_prompts(dataset, names) if siglip else prompts(dataset, names, templates_of(dataset))
         for image, label in labelled:
@@ -94,11 +94,11 @@ CHANCE: Chance = {"top1": lambda item: 1 / len(item.captions), "top5": lambda it
 
 
 def labelled_images(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tuple[Image, int]]]:
-    """The names of the classes of ``dataset``, and each of its images with the index of its class; records of shards
-    that are none are reported in ``problems``."""
+    """The names of the classes of ``dataset``, and each of its images with the index of its class; classes of a folder
+    without images, and records without an image of a class, are reported in ``problems``."""
     if (dataset / "test" / "nshards.txt").exists():
         return _webdataset(dataset, problems)
-    labels, images = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
+    labels, images = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset, problems)
     return _class_names(dataset, labels), images
 
 
@@ -177,19 +177,34 @@ def _checked(prompts: object, mark: str, expected: str) -> tuple[str, ...]:
     return tuple(line.replace(mark, "{}") for line in found)
 
 
-def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
-    classes = sorted(path for path in dataset.iterdir() if path.is_dir())
+def _folders(folder: Path) -> list[Path]:
+    """Those in ``folder``, but for what Jupyter, archives of macOS and others put there."""
+    return [path for path in _visible(folder) if path.is_dir() and path.name != "__MACOSX"]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _folder(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tuple[Image, int]]]:
+    classes = _folders(dataset)
     if not classes:
         raise BenchmarkError(f"{dataset}: contains no folders; expected one per class")
     if odd := next((path.name for path in classes if not path.name.isprintable()), None):
         raise BenchmarkError(f"{dataset}: a class is named {odd!a:.80}, which is not valid UTF-8; rename the folder")
-    images = (
-        (_file(check_inside(path, dataset)), label)
-        for label, folder in enumerate(classes)
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES
-    )
-    return [path.name for path in classes], images
+
+    def images() -> Iterator[tuple[Image, int]]:
+        for label, folder in enumerate(classes):
+            found = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
+            if not found:
+                problems.append(
+                    f"{dataset.name}/{folder.name}: no images ({', '.join(sorted(SUFFIXES))}), but a class in the "
+                    "prompts; add some, or remove the folder"
+                )
+            for path in found:
+                yield _file(check_inside(path, dataset)), label
+
+    return [path.name for path in classes], images()
 
 
 def _file(path: Path) -> Image:
@@ -232,25 +247,37 @@ def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator
     return names, itertools.chain.from_iterable(map(images, shards))
 
 
-def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
+def _tfds(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     import tensorflow_datasets as tfds  # slow to import
 
     info = open_builder(dataset).info
-    split = next((name for name in ("test", "validation") if name in info.splits), None)
+    splits = [name for name in ("test", "validation") if name in info.splits]
     features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
     classes = features.get("label")
-    if split is None or "image" not in features or not isinstance(classes, tfds.features.ClassLabel):
+    if not splits or "image" not in features or not isinstance(classes, tfds.features.ClassLabel):
         raise BenchmarkError(
             f"{dataset}: expected features 'image' and 'label' (a ClassLabel) and a split 'test' or 'validation'"
         )
-    records = prepared.open_split(dataset, split).records
-    images = (
-        (
-            Image(
-                f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n), version=records.version
-            ),
-            int(records.value(n, "label")),
-        )
-        for n in range(len(records))
-    )
-    return list(classes.names), images
+    last, unlabelled = len(classes.names) - 1, ""
+    for split in splits:
+        records = prepared.open_split(dataset, split).records
+        labels = [int(records.value(n, "label")) for n in range(len(records))]
+        wrong = [label for label in labels if not 0 <= label <= last]
+        if len(wrong) < len(labels):
+            break
+        unlabelled += f"split {split!r} has no labels: all {len(wrong):,} are {wrong[0] if wrong else 'absent'}; "
+    else:
+        raise BenchmarkError(f"{dataset}: {unlabelled}expected 0 to {last}; prepare a split 'validation' with labels")
+    if unlabelled:
+        problems.append(f"{dataset.name}: {unlabelled}split {split!r} is scored instead")
+    if wrong:
+        of = f"{len(wrong):,} of {len(labels):,} labels are not from 0 to {last}, such as {wrong[0]}"
+        problems.append(f"{dataset.name} split {split!r}: {of}; their images are left out")
+
+    def images() -> Iterator[tuple[Image, int]]:
+        for n, label in enumerate(labels):
+            if 0 <= label <= last:
+                key, read = f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n)
+                yield Image(key, read, version=records.version), label
+
+    return list(classes.names), images()

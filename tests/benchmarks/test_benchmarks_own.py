@@ -143,6 +143,20 @@ def test_classes(folder):
     assert read("zoo=classes:pets").items[0].captions[0] == ("a dog.", "my dog.")
 
 
+def test_classes_are_folders_of_images(folder):
+    """Of all formats that are read; hidden folders and files, and those of macOS, are none."""
+    endings = ["JPG", "jpeg", "jfif", "gif", "tif", "ppm"]
+    for name in ("cat/._0.png", ".ipynb_checkpoints/0.png", "__MACOSX/0.png", "dog/text.txt"):
+        files.write(folder / f"pets/{name}", files.png(0))
+    for ending in endings:
+        files.write(folder / f"pets/cat/0.{ending}", files.png(0))
+    benchmark = read("classes:pets")
+    assert benchmark.items[0].captions == (("a photo of a cat.",), ("a photo of a dog.",))
+    assert [Path(item.images[0].key).name for item in benchmark.items] == sorted(f"0.{ending}" for ending in endings)
+    (problem,) = benchmark.problems
+    assert problem.startswith("pets/dog: no images (.bmp, .gif, .jfif, .jpeg, .jpg, ")
+
+
 def test_bad_records_are_left_out_and_named_by_line_and_field(folder):
     (folder / "photos/out.png").symlink_to("/etc/passwd")
     good = {"image": "photos/0.png", "caption": "a", "negatives": "b"}

@@ -42,6 +42,22 @@ class Flowers(tfds.core.GeneratorBasedBuilder):
             yield n, {"image": io.BytesIO(files.png(n)), "label": n % 2}
 
 
+class Secret(Flowers):
+    """As TFDS prepares ImageNet: the labels of its test images are secret."""
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples([-1, -1]), "validation": self._generate_examples([0, -1, 1])}
+
+    def _generate_examples(self, labels):
+        for n, label in enumerate(labels):
+            yield n, {"image": io.BytesIO(files.png(n)), "label": label}
+
+
+class Unlabelled(Secret):
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples([-1, -1])}
+
+
 def written(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> Path:
     """The folder of the dataset, prepared in ``root``."""
     made = builder(data_dir=root, file_format="array_record")
@@ -62,6 +78,21 @@ def test_zeroshot(tmp_path):
     assert sorted(item.images[0].read() for item in flowers) == sorted(files.png(n) for n in range(3))
     scores = benchmark.score(benchmark.items, [np.array([[0.5, 0.1]])] * 5)
     assert (scores["zeroshot/birds/top1"].value, scores["zeroshot/flowers/top1"].count) == (0.5, 3)
+
+
+def test_zeroshot_scores_no_label_without_a_class(tmp_path):
+    (folder := tmp_path / "zeroshot/flowers").parent.mkdir()
+    folder.symlink_to(written(Secret, tmp_path / "tfds"))
+    benchmark = read("zeroshot", tmp_path)
+    assert sorted(str(item.tags["label"]) for item in benchmark.items) == ["0", "1"]
+    assert benchmark.problems == (
+        "flowers: split 'test' has no labels: all 2 are -1; split 'validation' is scored instead",
+        "flowers split 'validation': 1 of 3 labels are not from 0 to 1, such as -1; their images are left out",
+    )
+    folder.unlink()
+    folder.symlink_to(written(Unlabelled, tmp_path / "tfds"))
+    with pytest.raises(BenchmarkError, match=r"'test' has no labels: all 2 are -1; expected 0 to 1; prepare a split"):
+        read("zeroshot", tmp_path)
 
 
 def test_zeroshot_names_classes_as_classnames_does(tmp_path):

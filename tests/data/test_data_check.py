@@ -67,7 +67,7 @@ def test_list_has_every_bad_record_and_its_reason(workers, table, capsys):
     output = run_check(table, capsys, "--workers", workers)
     assert "9 of 100 records are bad; the list is" in output
     lines = output.splitlines()[1:]
-    whole = "photos/damaged-10.jpg: not a readable image (0 bytes): cannot identify image file <_io.BytesIO object>"
+    whole = "photos/damaged-10.jpg: not a readable image (0 bytes): expected JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
     assert lines[0] == f"         2  {whole} (the first of them)", "numbers do not make another kind of reason"
     assert sum(int(line[:10]) for line in lines) == 9 and len(lines) == 7
     assert any(line.endswith("my.jsonl:60: no field " + NO_IMAGE) for line in lines)

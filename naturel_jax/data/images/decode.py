@@ -7,11 +7,13 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import check_profiles, check_scans, jpeg_cost, most_pixels, without_tags
 
+# How the names of files in these formats end.
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that call other programs
 _PLAIN = (b"P1", b"P2", b"P3")  # Pillow reads their digits in Python, in quadratic time if there are comments
 PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20  # texts beside the pixels, unpacked; Pillow's limit is 64 MB
@@ -54,7 +56,9 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything
-        raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
+        unknown = isinstance(error, UnidentifiedImageError)  # it names an object in memory
+        reason = f"expected {', '.join(_FORMATS)}" if unknown else error
+        raise UserError(f"not a readable image ({len(data)} bytes): {reason}") from error
 
 
 def _cost(image: Image.Image, data: bytes) -> int:

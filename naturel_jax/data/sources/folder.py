@@ -6,11 +6,11 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from naturel_jax.data.images.decode import SUFFIXES
 from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
 from naturel_jax.data.sources import csv, jsonl
 from tfds_naturel.common.errors import UserError
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _TABLES = {".csv": csv.open_table, ".tsv": csv.open_table, ".jsonl": jsonl.open_table}
 
 
@@ -23,7 +23,7 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
             if (path := folder / f"{stem}{suffix}").exists():
                 table = open_file(str(path), data_dir, split)
                 return dataclasses.replace(table, name=f"folder:{name}")
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     texts = [path.with_suffix(".txt") for path in images]
     if not images:
         names = ", ".join(f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in _TABLES)
