@@ -65,7 +65,8 @@ def test_formats_and_names_of_fields(folder):
         with (folder / f"x{suffix}").open("w", newline="") as file:
             writer = csv.writer(file, delimiter=delimiter)
             writer.writerow(["photo", "yes", "no", "no_2"])
-            writer.writerows([[f"photos/{n}.png", *row] for n, row in enumerate(expected)])
+            rows = expected if suffix == ".csv" else [(row[0], list(row[1:]), "") for row in expected]  # as pandas does
+            writer.writerows([[f"photos/{n}.png", *row] for n, row in enumerate(rows)])
     nested = [
         {"photo": f"photos/{n}.png", "says": {"yes": row[0]}, "no": list(row[1:])} for n, row in enumerate(expected)
     ]

@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 _checked = set[Path]()  # indexes whose checksums this process has compared
 
-VERSION = 2  # since 2, a txt member comes before a caption in JSON
+VERSION = 3  # since 2, a txt member comes before a caption in JSON; since 3, a string with a list is its strings
 _BATCH, _BATCH_TEXT = 8192, 4 << 20  # records, and characters of their texts, in memory at a time
 _CHUNK = 1 << 20  # numbers written at a time
 _SIDES = ("positives", "negatives")

@@ -1,6 +1,7 @@
 """Records: an image with true and false captions, from a row of any table. Config says which field of the row is which
 part of the record (``record_fields.Fields``)."""
 
+import ast
 import dataclasses
 import functools
 import itertools
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from naturel_jax.config.record_fields import Fields
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_regular
+from tfds_naturel.common.files import check_regular, parse_json
 
 # The usual names of each part's field, tried in this order if config names none.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -30,6 +31,13 @@ USUAL: dict[str, tuple[str, ...]] = {
 _LOG = logging.getLogger(__name__)
 _LISTED = 20  # names of fields in the message about a bad record, of which a file may have a million
 ADDRESS = re.compile(r"(https?|ftp):/", re.IGNORECASE)  # Path makes one / of two
+
+# A cell that begins like a list of strings, and what Python writes for one: nothing else is evaluated. Two strings
+# without a comma, as of a numpy array, would be read as one.
+_BEGINS = re.compile(r"""\s*+\[\s*+["'\]]""")
+_STRING = r"""(?:'(?:[^'\\\n]|\\[\\'"nrtxuU])*+'|"(?:[^"\\\n]|\\[\\'"nrtxuU])*+")"""
+_STRINGS = re.compile(rf"\[\s*+{_STRING}(?:\s*+,\s*+{_STRING})*+\s*+\]")
+_LONGEST = 1 << 17  # characters of a list in Python's syntax, as of a CSV file's cell: each takes 300 bytes for a while
 
 
 class BadRecord(ValueError):
@@ -168,6 +176,34 @@ def _values(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[Any]:
     return found
 
 
+def _lists(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[Any]:
+    """The values of ``part``, with a list for a string that holds one. Raises BadRecord."""
+    return [_listed(value, part) if isinstance(value, str) else value for value in _values(row, chosen, part)]
+
+
+def _listed(text: str, part: str) -> str | list[str]:
+    """The strings of a list in JSON or Python, as pandas writes it into a cell; any other text as it is."""
+    if not _BEGINS.match(text) or not (cell := text.strip()).endswith("]"):
+        return text
+    try:
+        found = parse_json(cell)
+    except ValueError:
+        found = _evaluated(cell)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise BadRecord(f"{part} has {text!r:.60}, not a list of strings; expected JSON, or Python as ['a', 'b']")
+    return found
+
+
+def _evaluated(cell: str) -> Any:
+    """The strings of a list in Python's syntax; None for anything else."""
+    if len(cell) > _LONGEST or not _STRINGS.fullmatch(cell):
+        return None
+    try:
+        return ast.literal_eval(cell)
+    except (ValueError, SyntaxError):  # such as half an escape
+        return None
+
+
 def _is_blank(value: Any) -> bool:
     return isinstance(value, str | bytes) and not value.strip()
 
@@ -227,7 +263,7 @@ def _encodable(name: str) -> str:
 def _texts(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[str]:
     """The strings of ``part``. Raises BadRecord."""
     found: list[str] = []
-    for value in _values(row, chosen, part):
+    for value in _lists(row, chosen, part):
         for text in [value] if isinstance(value, str | bytes) or not isinstance(value, Iterable) else value:
             found.append(_text(text, part))
     return found
@@ -249,7 +285,7 @@ def _text(value: Any, part: str) -> str:
 def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> list[str]:
     """One fact for each caption. A single string is asserted by all."""
     facts: list[str] = []
-    for value in _values(row, chosen, part):
+    for value in _lists(row, chosen, part):
         if isinstance(value, str | bytes):
             facts += [_text(value, part)] * captions
         else:

@@ -7,6 +7,7 @@ import tarfile
 import absl.flags
 import jax
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from etils import epath
@@ -54,6 +55,28 @@ def test_every_format_gives_the_same_records(prefix, folder):
     assert bool(copied) == (prefix == "parquet"), "other formats' images are read where they are"
     assert list(items.texts) == [items.texts[n] for n in range(len(items.texts))]
     assert len(items.facts) == 0 and items.shows.widest == 0
+
+
+def test_lists_in_cells_are_lists(tmp_path):
+    """NegCLIP's train_neg_clip.tsv, as pandas writes it, JSON, and what is no list of strings."""
+    (tmp_path / "0.jpg").write_bytes(files.image(0))
+    cells = [
+        ["a mat on a cat", 'it\'s a "dog"\n\u00e9 \U0001f600'],
+        *(json.dumps(["a mat", "\U0001f600"]), [], "[a] dog [b]", "[cat]"),
+        *(np.array(["a mat", "a dog"]), ["a mat", None], "['a' 'b']", r"['\d']"),
+    ]
+    rows = [{"title": f"{n}", "filepath": tmp_path / "0.jpg", "neg_caption": cell} for n, cell in enumerate(cells)]
+    rows[0]["title"] = ["a cat on a mat", "a cat"]
+    table = pd.DataFrame(rows).assign(neg_image=[[1, 2]] * len(rows))
+    table.to_csv(tmp_path / "train_neg_clip.tsv", sep="\t")
+    name, fields = f"csv:{tmp_path}/train_neg_clip.tsv", c.Fields(folder=str(tmp_path))
+    items = datasets.open_source(name, str(tmp_path / "data"), "train", fields, max_bad=1.0).items
+    read = [[items.texts[t] for t in items.negatives.text_C[items.negatives.rows(n)]] for n in range(len(items))]
+    assert read == [cells[0], ["a mat", "\U0001f600"], [], ["[a] dog [b]"], ["[cat]"]]
+    assert [items.texts[t] for t in items.positives.text_C[items.positives.rows(0)]] == rows[0]["title"]
+    (path,) = (tmp_path / "data").rglob("problems.jsonl")
+    bad = [json.loads(line)["reason"] for line in path.read_text().splitlines()]
+    assert len(bad) == 4 and all("not a list of strings; expected JSON, or Python as ['a', 'b']" in b for b in bad)
 
 
 def config(name, data_dir, *recipes, objective="softmax", fields=None) -> c.Config:
