@@ -34,7 +34,7 @@ from tfds_naturel.common.files import version_of
 from tfds_naturel.common.schema import EXCHANGED_KINDS, Kind
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
-from tfds_naturel.scenes.scene import VERSION
+from tfds_naturel.scenes.scene import VERSION, ScenesConfig
 from tfds_naturel.sources import examples as recipe_examples
 
 _LOG = logging.getLogger(__name__)
@@ -110,11 +110,21 @@ def open_source(
     return index.open_source(opened, fields, path, max_bad)
 
 
-def check_there(dataset: str, data_dir: str, split: str = "train") -> None:
-    """Raises UserError if the dataset is not there. Nothing is drawn, copied from a store or indexed; what only that
-    would show is not looked at."""
+def world(dataset: str) -> ScenesConfig | None:
+    """The world that ``dataset`` names, which is drawn if it is missing; None for other data."""
     prefix, name = _parse(dataset)
-    if prefix == _TFDS and name.removeprefix("naturel/") not in WORLDS:
+    folder, _, config = name.partition("/")
+    return WORLDS.get(config) if (prefix, folder) == (_TFDS, "naturel") else None
+
+
+def check_there(dataset: str, data_dir: str, split: str = "train", kind: Kind | None = None) -> None:
+    """Raises UserError if the dataset is not there, or is a world without captions of ``kind`` (as for
+    ``open_source``). Nothing is drawn, copied from a store or indexed; what only that would show is not looked at."""
+    prefix, name = _parse(dataset)
+    if drawn := world(dataset):
+        if kind in EXCHANGED_KINDS and not drawn.exchanges:
+            raise prepared.no_captions(f"{dataset}:{split}", [kind])
+    elif prefix == _TFDS:
         _newest(data_dir, name)
     elif prefix in _FILES and not in_store(name):
         _ROWS[prefix](name, data_dir, split)

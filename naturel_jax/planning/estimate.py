@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import weights
 from naturel_jax.config import Config
 from naturel_jax.data import datasets
 from naturel_jax.data.items.items import Source
 from naturel_jax.devices.sharding import batch_shards, hosts, make_mesh, shardings
 from naturel_jax.losses.batch import Batch
-from naturel_jax.models import presets
-from naturel_jax.models.two_tower import TwoTowerConfig, config_from_dict
-from naturel_jax.planning import compiled, products, stand_in
-from naturel_jax.training import exchange, memory, run
+from naturel_jax.planning import compiled, products
+from naturel_jax.training import exchange, memory, run, stand_in
 from naturel_jax.training.choices import make_model
-from naturel_jax.training.start import Start, new_adapter, trained_sizes
-from naturel_jax.weights import Adapter, runs
+from naturel_jax.training.start import Start, model_sizes, new_adapter, trained_sizes
+from naturel_jax.weights import Adapter
 from tfds_naturel.common.errors import UserError
 
 
@@ -40,7 +38,7 @@ def make_training(
     for what, count in (("devices", len(devices)), ("blocks of a batch (config.mesh)", batch_shards(mesh))):
         if count % processes:
             raise UserError(f"--processes is {processes}, which does not divide the {count} {what}")
-    sizes, new_bias = trained_sizes(config, model_sizes(config))
+    sizes, new_bias = trained_sizes(config, model_sizes(config, epath.Path()))
     model = make_model(config, sizes, mesh)
     shapes = model.shapes()
     params = jax.tree.map(
@@ -49,19 +47,6 @@ def make_training(
     adapter = Adapter(new_adapter(config, params, mesh), config.adapter, "", "") if config.adapter.rank else None
     start = Start(model, params, stand_in.processor(sizes, tokens, config.data.max_patches), new_bias, adapter)
     return run.make_training(config, start, training_data(config, examples), mesh)
-
-
-def model_sizes(config: Config) -> TwoTowerConfig:
-    """The sizes of the model that a run starts from. A published checkpoint is not fetched if its name gives them.
-    Raises what ``weights.load`` raises."""
-    kind, _, name = config.init.partition(":")
-    if config.preset:
-        return presets.preset(config.preset)
-    if kind == "base" and name in config.bases:
-        return model_sizes(config.bases[name])
-    if kind == "run":
-        return config_from_dict(runs.read_meta(name)[1]["model"])
-    return presets.published(config.init) or weights.find(config.init).config
 
 
 def training_data(config: Config, examples: int) -> list[Source]:

@@ -70,12 +70,9 @@ def embed_sources(config: Config, start: Start, sources: Sequence[Source], mesh:
     Raises UserError if a tower is trained or an image is not readable, and OSError if the disk has too little space.
     """
     data, model, processor, root = config.data, start.model, start.processor, staging.root(config.data.cache_dir)
-    cache_images, result = data.cache == "embeddings", list(sources)
-    if cache_images:
-        _check_frozen(config, start, "image", "cache", "decoded")
-    if data.cache_captions:
-        _check_frozen(config, start, "text", "cache_captions", False)
-    if cache_images:
+    result = list(sources)
+    check(config, start.trained)
+    if data.cache == "embeddings":
         encode = of_pixels(model.encode_image, processor.mean, processor.std)
         tower = _make_tower(start, "image", encode, mesh)
         crops = Crops(model.config.image.size, data.crop_scale, data.shrink_by)
@@ -89,19 +86,28 @@ def embed_sources(config: Config, start: Start, sources: Sequence[Source], mesh:
     return result
 
 
-def _check_frozen(config: Config, start: Start, tower: str, field: str, other: str | bool) -> None:
+def check(config: Config, trained: Params) -> None:
+    """Raises UserError if a tower is trained whose embeddings ``config.data`` asks for; only the shapes of ``trained``,
+    the parameters that training changes, are used."""
+    if config.data.cache == "embeddings":
+        _check_frozen(config, trained, "image", "cache", "decoded")
+    if config.data.cache_captions:
+        _check_frozen(config, trained, "text", "cache_captions", False)
+
+
+def _check_frozen(config: Config, trained: Params, tower: str, field: str, other: str | bool) -> None:
     """Raises UserError if ``tower`` is trained; ``other``: what ``config.data.<field>`` can then be."""
-    factors = optim.multipliers(config.optim, start.trained)[tower]
-    if start.adapter and jax.tree.leaves(factors):  # even frozen ones: embeddings are of the base alone
+    factors = optim.multipliers(config.optim, trained)[tower]
+    if config.adapter.rank and jax.tree.leaves(factors):  # even frozen ones: embeddings are of the base alone
         raise UserError(
             f"config.data.{field} is {getattr(config.data, field)!r}, but config.adapter.targets has layers of the "
             f"{tower} tower: leave them out, or set config.data.{field} to {other!r}"
         )
-    trained = [path_string(path) for path, factor in jax.tree_util.tree_leaves_with_path(factors) if np.any(factor)]
-    if trained:
+    paths = [path_string(path) for path, factor in jax.tree_util.tree_leaves_with_path(factors) if np.any(factor)]
+    if paths:
         raise UserError(
             f"config.data.{field} is {getattr(config.data, field)!r}, but config.optim.lr_multipliers trains "
-            f"{tower}/{trained[0]}: freeze the {tower} tower with ('{tower}/.*', 0.0) as the first multiplier, or set "
+            f"{tower}/{paths[0]}: freeze the {tower} tower with ('{tower}/.*', 0.0) as the first multiplier, or set "
             f"config.data.{field} to {other!r}"
         )
 

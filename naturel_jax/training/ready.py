@@ -1,5 +1,6 @@
 """What would end a run later, found before anything is trained; and whether a run that has begun may go on."""
 
+import dataclasses
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -13,36 +14,87 @@ from naturel_jax import storage, weights
 from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.config import Config, Data, versions
 from naturel_jax.data import datasets
+from naturel_jax.data.batches.pipeline import make_pipeline
+from naturel_jax.data.batches.planner import MixturePart, Planner
+from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items.records import existing
+from naturel_jax.devices.sharding import batch_shards, make_mesh
 from naturel_jax.evaluators.evaluator import check_benchmarks
+from naturel_jax.models import adapters
+from naturel_jax.models.two_tower import Model
 from naturel_jax.storage.object_stores import in_store
-from naturel_jax.training import run_folder, train
-from naturel_jax.training.start import base_config
+from naturel_jax.training import frozen, optim, run_folder, stand_in, train
+from naturel_jax.training.choices import check_naflex, make_model
+from naturel_jax.training.start import base_config, model_sizes, trained_sizes
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
 
 def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -> None:
-    """Raises UserError or FileNotFoundError for what a run in ``folder``, or one of its bases, names but is not there:
-    wandb, weights, training data, mined images, files of benchmarks; and UserError for a base's folder of another run.
-    Nothing is drawn, indexed or trained yet. ``in_suite``: an earlier run may yet make the one that this starts from.
+    """Raises UserError or FileNotFoundError for what a run in ``folder``, or its base, names but is not there: wandb,
+    weights, training data, mined images, files of benchmarks; and UserError for a base's folder of another run. Nothing
+    is drawn, indexed or trained yet. ``in_suite``: an earlier run may yet make the one that this starts from, and other
+    processes may have other devices; otherwise, raises also UserError for fields that do not fit devices or model.
     """
     if config.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
             f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
         )
     for part in config.data.mixture.values():
-        datasets.check_there(part.dataset, config.data.dir, part.split)
+        datasets.check_there(part.dataset, config.data.dir, part.split, recipe(part.recipe).kind)
         if part.hard_images and not in_store(part.hard_images):
             existing(part.hard_images, "hard_images")
     check_benchmarks(config)
-    if config.init and not config.init.startswith(("base:", "run:") if in_suite else "base:"):
+    kind, _, name = config.init.partition(":")
+    if kind == "base" and name not in config.bases:
+        if not in_suite:
+            weights.trained_on(f"run:{folder.parent / name}")
+    elif config.init and kind != "base" and not (kind == "run" and in_suite):
         weights.trained_on(config.init)  # last: it downloads a model of the hub
-    for name in config.bases:
-        base, base_folder = base_config(config, name), folder.parent / name
-        if run_folder.read_finished(base_folder, base) is None:
-            check_named(base, base_folder, in_suite=in_suite)
+    if not in_suite:
+        _check_fits(config, folder)
+    if _base_to_train(config, folder):
+        check_named(base_config(config, name), folder.parent / name, in_suite=in_suite)
+
+
+def _base_to_train(config: Config, folder: epath.Path) -> bool:
+    """Whether the run in ``folder`` trains its base first. Raises UserError for a base's folder of another run."""
+    kind, _, name = config.init.partition(":")
+    if kind != "base" or name not in config.bases:
+        return False
+    return run_folder.read_finished(folder.parent / name, base_config(config, name)) is None
+
+
+def _check_fits(config: Config, folder: epath.Path) -> None:
+    """Raises UserError for fields that do not fit the devices, the model that the run in ``folder`` starts from, or the
+    captions of a world that may not be drawn yet."""
+    mesh, sizes = make_mesh(dataclasses.asdict(config.mesh)), model_sizes(config, folder)
+    check_naflex(config, sizes)
+    sizes, _ = trained_sizes(config, sizes)
+    model, data = make_model(config, sizes, mesh), config.data
+    if not data.mixture:
+        return
+    if config.adapter.rank or config.optim.lr_multipliers or data.cache == "embeddings" or data.cache_captions:
+        _check_parameters(config, model)
+    # Stand-ins have the captions of worlds. What other data has is not known yet: any has a true caption.
+    recipes = [part.recipe if datasets.world(part.dataset) else "positives" for part in data.mixture.values()]
+    parts = [
+        MixturePart(stand_in.source(f"{part.dataset}:{part.split}", 1).items, recipe(name))
+        for part, name in zip(data.mixture.values(), recipes, strict=True)
+    ]
+    processor, shards = stand_in.processor(sizes, 1, data.max_patches), batch_shards(mesh)
+    Planner(parts, processor, batch_size=data.batch_size, shards=shards, seed=config.seed, trim_eos=None)
+
+
+def _check_parameters(config: Config, model: Model) -> None:
+    """Raises UserError for patterns that match none of the parameters or layers of ``model``, and for a tower that is
+    trained whose embeddings are to be kept."""
+    trained = model.shapes()
+    if config.adapter.rank:
+        trained = adapters.shapes(trained, config.adapter.rank, config.adapter.targets)
+    optim.multipliers(config.optim, trained)
+    frozen.check(config, trained)
 
 
 def check_suite(runs: Mapping[epath.Path, Config]) -> None:
@@ -55,8 +107,9 @@ def check_suite(runs: Mapping[epath.Path, Config]) -> None:
 
 def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, Any] | None:
     """Raises UserError for batches that would have images twice (``sizes``: part of the mixture -> images), a warmup
-    longer than the run, hard images that are mined again from checkpoints that are not saved, and a run in ``folder``
-    that cannot go on with this config. Returns what ``note`` is to note of a run that becomes longer, or None."""
+    longer than the run, hard images that are mined again from checkpoints that are not saved, a run in ``folder`` that
+    cannot go on with this config, and if its base is trained first, for recipes and hard images that do not fit their
+    sources. Returns what ``note`` is to note of a run that becomes longer, or None."""
     examples = sum(sizes.values())
     schedule = train.make_schedule(config, examples)[0]
     total, saved = schedule.total, schedule.checkpoint_every
@@ -69,6 +122,8 @@ def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[
                 f"{config.checkpoint.every!r} ({saved:,} steps): hard images are mined again from checkpoints; set one "
                 f"to a multiple of the other, such as config.checkpoint.every to '{every} steps'"
             )
+    if sizes and _base_to_train(config, folder):
+        _check_pipeline(config, folder)
     if (newest := run_folder.newest_checkpoint(folder)) is not None:
         step, meta = newest
         if step < total:
@@ -77,6 +132,14 @@ def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[
         if before.duration != config.duration:
             return _extend(config, before, folder, step, examples)
     return None
+
+
+def _check_pipeline(config: Config, folder: epath.Path) -> None:
+    """Raises UserError for recipes and hard images that do not fit their sources. All captions are looked at, as they
+    will be again when the base is trained, so this is for runs that train one."""
+    mesh, sizes = make_mesh(dataclasses.asdict(config.mesh)), model_sizes(config, folder)
+    processor = stand_in.processor(sizes, 1, config.data.max_patches)
+    make_pipeline(config, datasets.open_sources(config.data), sizes, processor, mesh)
 
 
 def _check_batch(data: Data, sizes: Mapping[str, int]) -> None:

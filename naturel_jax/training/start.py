@@ -23,11 +23,11 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import param_sharding, shardings
 from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.models import adapters, presets
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.training import run_folder
 from naturel_jax.training.choices import check_naflex, make_model
 from naturel_jax.training.train import State
-from naturel_jax.weights import Adapter, export, tables
+from naturel_jax.weights import Adapter, export, runs, tables
 from naturel_jax.weights.processor_files import malformed
 from tfds_naturel.common.errors import UserError
 
@@ -192,6 +192,22 @@ def new_adapter(config: Config, params: Params, mesh: Mesh) -> Params:
     )
     is_abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
     return make.eval_shape(params) if is_abstract else make(params)
+
+
+def model_sizes(config: Config, folder: epath.Path) -> TwoTowerConfig:
+    """The sizes of the model that a run in ``folder`` starts from; its base need not be trained yet. A published
+    checkpoint is not fetched if its name gives them. Raises what ``weights.load`` raises."""
+    kind, _, name = config.init.partition(":")
+    if config.preset:
+        return presets.preset(config.preset)
+    if kind == "base" and name in config.bases:
+        base = config.bases[name]
+        return trained_sizes(base, model_sizes(base, folder.parent / name))[0]
+    if kind in ("base", "run"):
+        run = folder.parent / name if kind == "base" else epath.Path(name)
+        with malformed(run):
+            return config_from_dict(runs.read_meta(run)[1]["model"])
+    return presets.published(config.init) or weights.find(config.init).config
 
 
 def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig, bool]:

@@ -21,7 +21,7 @@ from naturel_jax.evaluators.embed import Encoder  # noqa: E402
 from naturel_jax.models.presets import preset  # noqa: E402
 from naturel_jax.models.transformer import Compute  # noqa: E402
 from naturel_jax.models.two_tower import Model  # noqa: E402
-from naturel_jax.planning import stand_in  # noqa: E402
+from naturel_jax.training import stand_in  # noqa: E402
 
 
 def kernels(name: str, dtype: str) -> int:

@@ -27,8 +27,8 @@ from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import PRESETS, preset, published
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
 from naturel_jax.models.two_tower import Model
-from naturel_jax.planning import compiled, estimate, products, stand_in
-from naturel_jax.training import exchange, memory, run, run_folder
+from naturel_jax.planning import compiled, estimate, products
+from naturel_jax.training import exchange, memory, run, run_folder, stand_in
 from naturel_jax.training.start import make_start
 from naturel_jax.weights import runs
 from tests.helpers import tiny_config

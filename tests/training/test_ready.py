@@ -27,6 +27,9 @@ from tfds_naturel.common.errors import UserError
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+LORA = {"adapter__rank": 4, "adapter__targets": ("image/.*",)}
+
+
 def tiny(**changes) -> c.Config:
     raw = tiny_config.get_config("sigmoid")
     raw.data.dir = os.fspath(data_dir())
@@ -169,6 +172,17 @@ def test_run_that_becomes_longer_is_the_longer_run(tmp_path):
             r"batch_size is 208, of which config\.data\.mixture\.main gives 208 images, but it has 200",
         ),
         ({"eval__benchmarks": ("naturel", "pairs:none.jsonl")}, r"none\.jsonl"),
+        ({"data__batch_size": 12}, r"batch_size is 12: not a multiple of the 8 devices that share a batch"),
+        ({"data__max_patches": 64}, r"max_patches is 64, but the model is not a NaFlex model"),
+        ({"data__mixture__main__recipe": "swaps"}, r"recipe 'swaps' .* needs tags of the captions, which naturel/tiny"),
+        ({"data__mixture__main__hard_images": __file__}, r"mixture\.main\.hard_images is .*expected a Parquet file"),
+        ({"data__cache_captions": True}, r"cache_captions is True, but .*lr_multipliers trains text/embed"),
+        ({"compute__attention": "splash"}, r"attention is 'splash' and the devices are of the platform 'cpu'"),
+        ({"optim__lr_multipliers": (("imagee/.*", 0.1),)}, r"lr_multipliers: 'imagee/\.\*' matches no parameter"),
+        ({"optim__lr_multipliers": (("text/.*", 0.1),), **LORA}, r"'text/\.\*' matches no parameter.*lora_"),
+        ({"adapter__rank": 4, "adapter__targets": ("nothing",)}, r"adapter\.targets: 'nothing' matches no layer"),
+        ({"init": "base:second"}, r"second is not a run directory with a checkpoint"),
+        ({"bases__first__optim__lr_multipliers": (("imagee/.*", 0.1),)}, r"'imagee/\.\*' matches no parameter"),
     ],
     ids=str,
 )
@@ -196,6 +210,7 @@ def test_mistake_is_found_before_the_base_is_trained(changes, expected, tmp_path
         ({"data__mixture__more": c.part("csv:none.csv", "one_pair")}, r"csv:none\.csv: no such file"),
         ({"data__mixture__more": c.part("naturel/coco_order", "one_pair")}, r"'naturel/coco_order' is not prepared"),
         ({"data__mixture__main__hard_images": "none.parquet"}, r"hard_images:none\.parquet: no such file"),
+        ({"data__mixture__more": c.part("naturel/scenes", "bindings")}, r"scenes:train: no image has .* 'binding'"),
     ],
     ids=str,
 )
@@ -215,6 +230,22 @@ def test_what_is_not_there_is_found_before_anything_is_drawn(changes, expected, 
         with pytest.raises((UserError, FileNotFoundError), match=expected):
             main.run_all(c.Suite({"sound": sound, "wrong": wrong}, {}, ""), os.fspath(tmp_path / "suite"))
     assert not (tmp_path / "data").exists() and not (tmp_path / "suite" / "sound").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data__batch_size": 12}, r"batch_size is 12: not a multiple of the 8 devices"),
+        ({"data__mixture__main__recipe": "swaps"}, r"needs tags of the captions, which naturel/scenes:train"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_found_before_anything_is_drawn(changes, expected, tmp_path):
+    drawn = {"data__mixture__main__dataset": "naturel/scenes", "eval__naturel": "naturel/scenes"}
+    config = tiny(data__dir=os.fspath(tmp_path / "data"), **drawn, **changes)
+    with pytest.raises(UserError, match=expected):
+        run.run(config, tmp_path / "run")
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,12 +156,17 @@ def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind
     items = load_or_collect(cache, name, read)
     items = dataclasses.replace(items, left_out=np.flatnonzero(np.diff(items.groups_N1) == 0))
     if not len(items):
-        raise UserError(
-            f"{name}: no image has captions of kind {' or '.join(map(repr, kinds))}; photos have bindings and "
-            "positions since version 4.0.0, if there are photos that show the opposite of each other: build the "
-            "dataset again, or use another recipe"
-        )
+        raise no_captions(name, kinds)
     return Source(items, functools.partial(read_image, records), content=f"{name} {digest(items, cache)}")
+
+
+def no_captions(name: str, kinds: Iterable[Kind]) -> UserError:
+    """The error for a dataset of which no image has captions of these kinds."""
+    return UserError(
+        f"{name}: no image has captions of kind {' or '.join(map(repr, kinds))}; photos have bindings and positions "
+        "since version 4.0.0, if there are photos that show the opposite of each other: build the dataset again, or "
+        "use another recipe"
+    )
 
 
 def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) -> list[Group]:

@@ -1,5 +1,5 @@
-"""Training data without files, for plans on a machine that has none: as many captions as any recipe takes, all of them
-different, so that a batch is as large as it can be.
+"""Training data without files, for plans on a machine that has none, and for checks before there are any: as many
+captions as any recipe takes, all of them different, so that a batch is as large as it can be.
 
 Shape letters: N images, G caption groups, C captions of one polarity; a trailing 1 means one extra entry.
 """
