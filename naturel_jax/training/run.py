@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from tfds_naturel.common.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
+_RATES = 1 << 16  # steps whose rates are computed together
 _WARMUP = 10  # steps before tracing starts: the first ones compile
 
 Watch = Callable[[int, Mapping[str, float]], object]  # steps done, scores
@@ -150,14 +152,17 @@ def train_and_evaluate(
                 save(done, state, wait=True)
             raise
 
-    rates = np.asarray(training.learning_rate(np.arange(schedule.total)))  # once: the device is busy with steps later
+    @functools.lru_cache(maxsize=1)
+    def rates(block: int) -> np.ndarray:  # of many steps at once: the device is busy with steps
+        return np.asarray(training.learning_rate(np.arange(_RATES * block, _RATES * (block + 1))))
 
     def prepare(state: train.State, batch: Batch) -> None:
         with metrics.paused():
             preemption.abandonable(lambda: training.step.lower(state, batch).compile())
 
     def log(done: int, values: dict[str, float]) -> None:
-        metrics.train(done, values | {"lr": float(rates[done - 1])})
+        block, number = divmod(done - 1, _RATES)
+        metrics.train(done, values | {"lr": float(rates(block)[number])})
 
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:

@@ -168,4 +168,5 @@ def test_short_steady_soak(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "| Exit code after SIGTERM | 75 (expected 75) |" in output
     assert int(output.split(f"a save every {soak.SAVE} | ")[1].split(" |")[0]) > 0
-    assert "| Memory | " in output
+    memory = int(output.split("| Memory | ")[1].split(" MB")[0].replace(",", ""))
+    assert memory < 2_500, "of a tiny model: none for each of the steps to come"
