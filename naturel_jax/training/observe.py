@@ -1,11 +1,13 @@
-"""Observability of a run: its parameters, a profile, and how well it uses the accelerator."""
+"""Observability of a run: its parameters, its rate, a profile, and how well it uses the accelerator."""
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from naturel_jax.devices import hardware
@@ -34,6 +36,21 @@ def parameter_table(params: Any) -> str:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+# ---- Rate ------------------------------------------------------------------------------------------------------------
+
+_RATES = 1 << 16  # steps at a time: a run may have any number
+
+
+def rate_at(learning_rate: Callable[[Any], jax.Array]) -> Callable[[int], float]:
+    """Step -> its rate. The rates of many steps are computed at once, since the device is busy with steps."""
+
+    @functools.lru_cache(maxsize=1)
+    def rates(block: int) -> np.ndarray:
+        return np.asarray(learning_rate(np.arange(_RATES * block, _RATES * (block + 1))))
+
+    return lambda step: float(rates(step // _RATES)[step % _RATES])
 
 
 # ---- Profile ---------------------------------------------------------------------------------------------------------

@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -37,7 +35,6 @@ from tfds_naturel.common.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
-_RATES = 1 << 16  # steps whose rates are computed together
 _WARMUP = 10  # steps before tracing starts: the first ones compile
 
 Watch = Callable[[int, Mapping[str, float]], object]  # steps done, scores
@@ -152,17 +149,14 @@ def train_and_evaluate(
                 save(done, state, wait=True)
             raise
 
-    @functools.lru_cache(maxsize=1)
-    def rates(block: int) -> np.ndarray:  # of many steps at once: the device is busy with steps
-        return np.asarray(training.learning_rate(np.arange(_RATES * block, _RATES * (block + 1))))
+    rate = observe.rate_at(training.learning_rate)
 
     def prepare(state: train.State, batch: Batch) -> None:
         with metrics.paused():
             preemption.abandonable(lambda: training.step.lower(state, batch).compile())
 
     def log(done: int, values: dict[str, float]) -> None:
-        block, number = divmod(done - 1, _RATES)
-        metrics.train(done, values | {"lr": float(rates(block)[number])})
+        metrics.train(done, values | {"lr": rate(done - 1)})
 
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:

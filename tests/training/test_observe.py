@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -213,3 +214,17 @@ def test_utilization_is_the_share_of_peak_flops():
     assert observe.utilization(4 * 275e12, 2.0, chips, "bfloat16") == pytest.approx(0.5)
     assert observe.utilization(1e12, 1.0, [*chips, SimpleNamespace(device_kind="cpu")], "bfloat16") is None
     assert observe.utilization(1e12, 1.0, jax.devices(), "float32") is None
+
+
+def test_rates_are_those_of_the_schedule_and_none_are_computed_ahead():
+    """Also where one lot of steps ends, and of a run of 1e9 steps."""
+    schedule, asked = optax.cosine_decay_schedule(1e-3, 1_000_000_000), []
+
+    def learning_rate(steps):
+        asked.append(len(steps))
+        return schedule(steps)
+
+    rate = observe.rate_at(learning_rate)
+    for step in (0, 1, 65_535, 65_536, 700_000_000):
+        assert rate(step) == pytest.approx(float(schedule(step)), rel=1e-6)
+    assert asked == [65_536] * 3
