@@ -3,12 +3,13 @@
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from naturel_jax import storage, weights
 from naturel_jax.checkpoints import finished, recorded
@@ -17,6 +18,7 @@ from naturel_jax.data import datasets
 from naturel_jax.data.batches.pipeline import make_pipeline
 from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.items.items import Source
 from naturel_jax.data.items.records import existing
 from naturel_jax.devices.sharding import batch_shards, make_mesh
 from naturel_jax.evaluators.evaluator import check_benchmarks
@@ -107,9 +109,8 @@ def check_suite(runs: Mapping[epath.Path, Config]) -> None:
 
 def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, Any] | None:
     """Raises UserError for batches that would have images twice (``sizes``: part of the mixture -> images), a warmup
-    longer than the run, hard images that are mined again from checkpoints that are not saved, a run in ``folder`` that
-    cannot go on with this config, and if its base is trained first, for recipes and hard images that do not fit their
-    sources. Returns what ``note`` is to note of a run that becomes longer, or None."""
+    longer than the run, hard images that are mined again from checkpoints that are not saved, and a run in ``folder``
+    that cannot go on with this config. Returns what ``note`` is to note of a run that becomes longer, or None."""
     examples = sum(sizes.values())
     schedule = train.make_schedule(config, examples)[0]
     total, saved = schedule.total, schedule.checkpoint_every
@@ -122,8 +123,6 @@ def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[
                 f"{config.checkpoint.every!r} ({saved:,} steps): hard images are mined again from checkpoints; set one "
                 f"to a multiple of the other, such as config.checkpoint.every to '{every} steps'"
             )
-    if sizes and _base_to_train(config, folder):
-        _check_pipeline(config, folder)
     if (newest := run_folder.newest_checkpoint(folder)) is not None:
         step, meta = newest
         if step < total:
@@ -134,12 +133,12 @@ def check(config: Config, folder: epath.Path, sizes: Mapping[str, int]) -> dict[
     return None
 
 
-def _check_pipeline(config: Config, folder: epath.Path) -> None:
-    """Raises UserError for recipes and hard images that do not fit their sources. All captions are looked at, as they
-    will be again when the base is trained, so this is for runs that train one."""
-    mesh, sizes = make_mesh(dataclasses.asdict(config.mesh)), model_sizes(config, folder)
-    processor = stand_in.processor(sizes, 1, config.data.max_patches)
-    make_pipeline(config, datasets.open_sources(config.data), sizes, processor, mesh)
+def check_sources(config: Config, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> None:
+    """Raises UserError for recipes and hard images that do not fit the ``sources``, if the run in ``folder`` trains its
+    base first: without one, the run's own pipeline is made at once."""
+    if sources and _base_to_train(config, folder):
+        sizes = model_sizes(config, folder)
+        make_pipeline(config, sources, sizes, stand_in.processor(sizes, 1, config.data.max_patches), mesh)
 
 
 def _check_batch(data: Data, sizes: Mapping[str, int]) -> None:

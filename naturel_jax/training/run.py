@@ -62,6 +62,7 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
         sizes = [len(source.items) for source in sources]
         extended = ready.check(config, folder, dict(zip(config.data.mixture, sizes, strict=True)))
+        ready.check_sources(config, folder, sources, mesh)
         with preemption.interruptible():
             benchmarks = read_benchmarks(config)
         init = trained_base(config, folder, run)
