@@ -40,6 +40,9 @@ def of_pair(model: str, benchmark: Benchmark) -> str:
     digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
     if benchmark.left_out:
         digest.update(f"{len(benchmark.items)} scored".encode())
+        digest.update(b", in the whole gallery" * benchmark.gallery)  # it was without those that are left out before
+    if benchmark.together:  # items were resampled one by one before
+        digest.update(f"together by {benchmark.together}".encode())
     captions = of_captions(benchmark.whole.items)
     for item in benchmark.whole.items:
         images = [(image.key, image.box, *filter(None, [image.version])) for image in item.images]

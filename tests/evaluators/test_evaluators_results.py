@@ -262,8 +262,9 @@ def test_left_out_items_are_counted_and_scored_separately(tmp_path):
     assert result.with_trained_on == {"bench/all": 0.5, "bench/b": 0.5}
     assert [row["id"] for row in results.load_items(tmp_path, "M", "bench")] == ["0", "1"]
     assert results.load(tmp_path) == [result]
-    prints = {fingerprints.of_pair("m", b) for b in (full, held_out, full.held_out({"2"}), full.held_out({"0"}))}
-    assert len(prints) == 4
+    others = (dataclasses.replace(held_out, gallery=True), dataclasses.replace(full, together="set"))
+    every = (full, held_out, full.held_out({"2"}), full.held_out({"0"}), *others)
+    assert len({fingerprints.of_pair("m", b) for b in every}) == len(every), "each has other scores or intervals"
 
 
 def test_items_that_are_scored_together_are_left_out_together():
