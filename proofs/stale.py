@@ -29,7 +29,7 @@ _COMMIT = re.compile(r"^\| Commit \| ([0-9a-f]{40})(.*) \|$", re.MULTILINE)
 # A sweep finds runs that are finished, and reports on them: they may have been trained long before. It refuses those
 # of another config, so configs count from the report on.
 _SWEEP = re.compile(r"^\$ .*naturel-sweep ", re.MULTILINE)
-_TRAINED = re.compile(r"^trained by naturel_jax \S+ commit ([0-9a-f]{40})([^;]*);", re.MULTILINE)
+_TRAINED = re.compile(r"^\d+ runs trained by naturel_jax \S+ commit ([0-9a-f]{40})([^;]*);", re.MULTILINE)
 _CONFIGS = ("naturel_jax/configs/", "proofs/")
 
 
@@ -52,7 +52,11 @@ def read(folder: Path = record.FOLDER) -> list[Proof]:
         measures = [path for one in settings["measures"] for path in lists.get(one, [one])]
         if missing := [path for path in measures if not (folder.parent / path).exists()]:
             raise UserError(f"{folder / 'proofs.toml'}: [{name}] measures {missing[0]!r}, which does not exist")
-        proofs.append(Proof(name, settings, _why_old(folder, name, measures)))
+        why = _why_old(folder, name, measures)
+        runs = settings.get("after", "")
+        if not why and any(proof.name == runs and proof.why for proof in proofs):
+            why = f"of the runs of {runs}, which is old"
+        proofs.append(Proof(name, settings, why))
     return proofs
 
 

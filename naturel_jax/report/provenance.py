@@ -55,7 +55,7 @@ def trained_by(folders: Iterable[epath.Path]) -> list[str]:
             made = record.get(MADE_BY, {})
             numbers[tuple(str(made.get(key, _NOT_RECORDED)) for key in ("code", "processor", "accelerators"))] += 1
     return [
-        f"trained by naturel_jax {code}; {processor}; accelerators: {accelerators}: {number} runs"
+        f"{number} runs trained by naturel_jax {code}; {processor}; accelerators: {accelerators}"
         for (code, processor, accelerators), number in sorted(numbers.items())
     ]
 

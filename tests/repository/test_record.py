@@ -125,12 +125,26 @@ def test_result_of_a_sweep_is_as_old_as_what_trained_its_runs(known, repository)
     (repository.parent / "code.py").write_text("x = 2\n")
     git(repository.parent, "add", ".")
     git(repository.parent, "commit", "-qm", "other code")
-    line = f"trained by naturel_jax 0.1.0, commit {trained}; a processor; accelerators: none: 2 runs" if known else ""
+    line = f"2 runs trained by naturel_jax 0.1.0, commit {trained}; a processor; accelerators: none" if known else ""
     command = f"echo {shlex.quote(line)} # naturel-sweep --out sweep"
     assert record.main(["sweep", f"--folder={repository}", "--", "sh", "-c", command]) is None
     (proof,) = stale.read(repository)
     old = "other code in 1 files, such as code.py" if known else "does not say which code trained its runs"
     assert proof.why == old
+
+
+def test_result_of_the_runs_of_an_old_one_is_old(repository):
+    (repository / "proofs.toml").write_text(
+        "[one]\nmeasures = ['code.py']\n[two]\nmeasures = ['proofs/README.md']\nafter = 'one'\n"
+    )
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "commands")
+    assert run(repository, name="one") is run(repository, name="two") is None
+    assert [proof.why for proof in stale.read(repository)] == ["", ""]
+    (repository.parent / "code.py").write_text("x = 2\n")
+    git(repository.parent, "add", ".")
+    git(repository.parent, "commit", "-qm", "other code")
+    assert stale.read(repository)[1].why == "of the runs of one, which is old"
 
 
 def test_every_test_that_is_a_proof_is_run_by_a_command():

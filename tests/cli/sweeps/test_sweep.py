@@ -339,7 +339,7 @@ def test_killed_sweep_has_the_table_of_an_uninterrupted_one(tmp_path):
     for setting in ("lr=0.0001", "lr=0.01"):
         of_seeds = [float(row["naturel/complex"]) for row in rows if row["setting"] == setting]
         assert table[setting, "naturel/complex"] == pytest.approx(sum(of_seeds) / 2)
-    by = f"trained by naturel_jax {machine.describe()['code']}; {machine.processor()}; accelerators: none: 5 runs\n"
+    by = f"5 runs trained by naturel_jax {machine.describe()['code']}; {machine.processor()}; accelerators: none\n"
     assert by in whole.with_suffix(".log").read_text(), "four and their base"
     text = (whole / "report.md").read_text()
     assert "Means of 2 seeds." in text and "## Differences from lr=0.0001" in text and "naturel-train --config" in text
