@@ -193,7 +193,7 @@ class Benchmark:
     def judge(
         self, items: Sequence[Item], cosines: Sequence[np.ndarray]
     ) -> tuple[list[Item], list[np.ndarray], Outcomes]:
-        """Those of the embedded ``items`` that are scored, their matrices and outcomes; no outcomes without items."""
+        """The items that are scored, of the embedded ``items``, with their matrices and outcomes."""
         left_out = {item.id for item in self.left_out}
         scored_S = [n for n, item in enumerate(items) if item.id not in left_out]
         scored, matrices = [items[n] for n in scored_S], [cosines[n] for n in scored_S]

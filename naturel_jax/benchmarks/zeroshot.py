@@ -178,7 +178,7 @@ def _checked(prompts: object, mark: str, expected: str) -> tuple[str, ...]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Those in ``folder``, but for what Jupyter, archives of macOS and others put there."""
+    """The folders in ``folder``, without hidden ones, such as Jupyter's, and what archives of macOS have."""
     return [path for path in _visible(folder) if path.is_dir() and path.name != "__MACOSX"]
 
 

@@ -169,6 +169,7 @@ def main(arguments: Sequence[str]) -> None:
         print(text)
         return
     rows = [results.load_items(*run, name) for runs in (runs_a, runs_b) for run in runs.values()]
+    # A tag that items share is called like the outcome that they share.
     pairs = judge(rows, [options.outcome], options.outcome if registry.together(name) else "")
     if not pairs:
         raise UserError(
