@@ -1,12 +1,12 @@
-"""CLIP-NatuRel and NegCLIP-AP at other rates, lengths and batch sizes, from a base and with seeds that were not used
-before.
+"""CLIP-NatuRel and NegCLIP-AP at other rates, lengths and batch sizes and on fewer images, from a base and with seeds
+that were not used before.
 
     naturel-sweep --config proofs/lab_settings.py --seeds 8,9,10 --out build/lab_settings
     python -m proofs.lab_settings build/lab_settings
 
 The second command prints means, and CLIP-NatuRel minus NegCLIP-AP at each setting, with 95% intervals over seeds and
 images; and CLIP-NatuRel as configured minus NegCLIP-AP at the rate or batch size that is best for it in that score,
-with as many images, which favours NegCLIP-AP.
+with as many of the same images, which favours NegCLIP-AP.
 """
 
 import argparse
@@ -30,8 +30,10 @@ SETTINGS = {
     "600 steps": {"duration": "600 steps"},
     "batches of 16, 1,200 steps": {"data.batch_size": 16, "duration": "1200 steps"},
     "batches of 256, 75 steps": {"data.batch_size": 256, "duration": "75 steps"},
+    "1,500 images": {f"data.mixture.{part}.split": "train[:1500]" for part in ("main", "orders")},
+    "500 images": {f"data.mixture.{part}.split": "train[:500]" for part in ("main", "orders")},
 }
-FEWER_OR_MORE_IMAGES = ("75 steps", "600 steps")
+OTHER_IMAGES = ("75 steps", "600 steps", "1,500 images", "500 images")
 SCORES = (
     "naturel/simple",
     "naturel/complex",
@@ -93,7 +95,7 @@ def _same_setting(scored: Of) -> list[seeds.Difference]:
 
 def _best(scored: Of) -> list[seeds.Difference]:
     negclip, naturel = ROWS
-    settings = [setting for setting in SETTINGS if setting not in FEWER_OR_MORE_IMAGES]
+    settings = [setting for setting in SETTINGS if setting not in OTHER_IMAGES]
     differences = []
     for metric in SCORES:
         of = scored[metric]

@@ -35,7 +35,7 @@ class Part:
     recipe: str = setting(
         "", "which captions are sampled for an image", key_of("naturel_jax.data.batches.recipes:RECIPES")
     )
-    split: str = setting("train", "split of the dataset", NAME)
+    split: str = setting("train", "split of the dataset, or a slice of it, as in TFDS: train[:1000], train[10%:]", NAME)
     fields: Fields = section(Fields)
     weight: float = setting(1.0, "share of the mixture, relative to the other parts'", above(0))
     hard_images: str = setting(

@@ -25,7 +25,7 @@ from naturel_jax.config.settings import parse
 from naturel_jax.data import datasets
 from naturel_jax.data.images.augment import augment, sides
 from naturel_jax.data.images.boxes import Box
-from naturel_jax.data.items import columns, index, index_writer, tags
+from naturel_jax.data.items import columns, index, index_writer, slices, tags
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen import identity, trained_on, training_images
 from naturel_jax.data.seen.trained_on import TrainedOn
@@ -88,7 +88,7 @@ def check(
     source: str, data_dir: str, split: str, fields: Fields, workers: int, cache_dir: str = ""
 ) -> tuple[list[index.Bad], Path, int]:
     """Writes the list of bad records; returns it, its path, and the number of all records. Raises UserError."""
-    table = datasets.open_unindexed(source, data_dir, split, cache_dir)
+    table = datasets.open_unindexed(source, data_dir, slices.whole(split), cache_dir)
     if isinstance(table, Source):
         raise UserError(f"{source}: was checked when it was built; expected a table of records")
     folder = index_writer.folder_of(table, fields, os.fspath(staging.local_path(data_dir, cache_dir)))

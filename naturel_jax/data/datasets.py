@@ -21,7 +21,7 @@ from naturel_jax.config.plugins import Registry
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
-from naturel_jax.data.items import decoded_writer, index, index_writer, prepared
+from naturel_jax.data.items import decoded_writer, index, index_writer, prepared, slices
 from naturel_jax.data.items.items import Origin, Source
 from naturel_jax.data.items.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
@@ -92,11 +92,18 @@ def open_source(
 ) -> Source:
     """Opens ``split`` of ``dataset``, which is ``<prefix>:<name>`` with a prefix in ``SOURCES`` (default: ``tfds``).
 
-    ``fields`` and ``max_bad``: see ``config.Part`` and ``config.Data``; for tables of records. Their index is built if
-    there is none, in ``<data_dir>/.cache``. ``cache_dir``: see ``staging``. ``kind``: that of the captions that the
-    recipe samples; bindings and positions are groups of their own. Raises UserError for an unknown prefix, and whatever
-    the opener raises.
+    ``split``: or a slice of one (``slices``). ``fields`` and ``max_bad``: see ``config.Part`` and ``config.Data``; for
+    tables of records. Their index is built if there is none, in ``<data_dir>/.cache``. ``cache_dir``: see ``staging``.
+    ``kind``: that of the captions that the recipe samples; bindings and positions are groups of their own. Raises
+    UserError for an unknown prefix, and whatever the opener and ``slices.take`` raise.
     """
+    source = _open_whole(dataset, data_dir, slices.whole(split), fields, max_bad, cache_dir, kind)
+    return source if split == slices.whole(split) else slices.take(source, split)
+
+
+def _open_whole(
+    dataset: str, data_dir: str, split: str, fields: Fields, max_bad: float, cache_dir: str, kind: Kind | None
+) -> Source:
     exchanged = kind if kind in EXCHANGED_KINDS else None
     opened = open_unindexed(dataset, data_dir, split, cache_dir, exchanged)
     if isinstance(opened, Source):
@@ -127,7 +134,7 @@ def check_there(dataset: str, data_dir: str, split: str = "train", kind: Kind | 
     elif prefix == _TFDS:
         _newest(data_dir, name)
     elif prefix in _FILES and not in_store(name):
-        _ROWS[prefix](name, data_dir, split)
+        _ROWS[prefix](name, data_dir, slices.whole(split))
 
 
 def open_unindexed(

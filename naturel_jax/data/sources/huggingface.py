@@ -72,8 +72,6 @@ def _downloaded(name: str, split: str) -> list[Path]:
     from datasets.exceptions import DatasetsError
 
     instead = "load it with datasets, save it with save_to_disk(FOLDER), and name hf:FOLDER"
-    if "[" in split:
-        raise UserError(f"hf:{name}: split {split!r} is a part of one, and whole splits are read; {instead}")
     try:
         dataset = datasets.load_dataset(name, split=split)
     except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # RuntimeError: a script that it refuses to run

@@ -225,7 +225,6 @@ def test_downloaded_by_hugging_face(tmp_path, folder, monkeypatch):
         ("webdataset:{}/{{0000..0001}}.tar", "train", r"0000\.tar does not exist"),
         ("hf:{}/hf/saved", "test", "has no split 'test'; expected one of: train"),
         ("hf:{}/jsonl", "train", r"no state\.json"),
-        ("hf:owner/name", "train[:90%]", r"split 'train\[:90%\]' is a part of one.* save it with save_to_disk"),
         ("folder:{}/hf", "train", r"0 images, no captions; expected captions\.csv"),
         ("video:x", "train", "prefix 'video'; expected tfds, jsonl, csv, parquet, hf, webdataset, folder"),
     ],

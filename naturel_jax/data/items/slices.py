@@ -1,0 +1,47 @@
+"""A slice of a split, as TFDS writes it: ``train[:1000]``, ``train[10%:]``."""
+
+import dataclasses
+
+import numpy as np
+
+from naturel_jax.data.items.items import Source
+from tfds_naturel.common.errors import UserError
+
+
+def whole(split: str) -> str:
+    """The split of which ``split`` is a slice, or ``split`` itself."""
+    return split.partition("[")[0]
+
+
+def take(source: Source, split: str) -> Source:
+    """``source``, of which only the images in the slice ``split`` are trained on. Numbers and percentages count all of
+    its records, in their order on disk, bad ones too.
+
+    Raises UserError for a slice that TFDS does not read, that the split is too small for, or without any image.
+    """
+    from tensorflow_datasets.core import splits  # slow to import
+
+    items, origin = source.items, source.origin
+    records, name = len(items.image_ids), whole(split)
+    try:
+        if "shard" in split.removeprefix(name):
+            raise ValueError("shards are not counted")
+        info = splits.SplitInfo(name=name, shard_lengths=[records], num_bytes=0)
+        (part,) = splits.ReadInstruction.from_spec(split).to_absolute({name: info})
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"config.data.mixture: {items.name}, split {split!r}: {' '.join(str(error).split()):.200}; expected one "
+            f"slice of its {records:,} records, such as {name}[:1000] or {name}[10%:]"
+        ) from error
+    first, stop = part.from_ or 0, records if part.to is None else part.to
+    outside = np.r_[:first, stop:records]
+    sliced = dataclasses.replace(items, left_out=np.union1d(items.left_out, outside).astype(np.int64))
+    if not len(sliced):
+        raise UserError(f"config.data.mixture: {items.name}, split {split!r}: none of its images is trained on")
+    return dataclasses.replace(
+        source,
+        items=sliced,
+        content=source.content and f"{source.content} {first}:{stop}",
+        # What is known about images depends on which are trained on.
+        origin=dataclasses.replace(origin, cache=origin.cache and f"{origin.cache}_{first}_{stop}"),
+    )
