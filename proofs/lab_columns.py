@@ -4,8 +4,8 @@ negation, and the other twins of the demo.
     python -m proofs.lab_columns build/lab_parts
 
 After ``lab_parts``. Draws the twins for experiments with other images than the laboratory's, evaluates the base and
-every seed of the rows, and prints means, and differences from the first row and from the base, with 95% intervals over
-seeds and images.
+every seed of the rows, and prints means, what n-grams score without the images, and differences from the first row and
+from the base, with 95% intervals over seeds and images.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from etils import epath
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark, headlines
 from naturel_jax.cli import evaluation
+from naturel_jax.evaluators import results
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.report import seeds
 from naturel_jax.report.seeds import Evaluated
@@ -27,7 +28,7 @@ from tfds_naturel.scenes.scene import CONFIGS, VERSION
 WORLD = "scenes_agents"
 BASE = "CLIP"
 FIRST = "CLIP-NatuRel"
-ROWS = {FIRST: "without_0", "NegCLIP-AP": "negclip_ap", "no text term": "without_2"}  # of proofs/lab_parts.py
+ROWS = {FIRST: "without_0", "NegCLIP-AP": "negclip_ap", "NegCLIP-AP and own foils": "without_5"}  # of lab_parts.py
 SEED = 1  # of the images of the twins for experiments; the laboratory's have seed 0
 ITEMS = 1000
 DEMO = ("vg_relation", "vg_attribution", "sugarcrepe")  # twins that were drawn with the world
@@ -69,11 +70,15 @@ def _print(settings: dict[str, dict[str, Path]], out: Path) -> None:
         metric: {name: [of[model] for model in models] for name, models in settings.items()}
         for metric, of in read.scored.items()
     }
-    print(f"\n| score | items | chance | {' | '.join(settings)} |\n| :--- |{' ---: |' * (len(settings) + 2)}")
+    blind = {}
+    for result in results.load(epath.Path(out)):
+        blind |= result.blind["n-grams"]
+    print(f"\n| score | items | chance | n-grams | {' | '.join(settings)} |\n| :--- |{' ---: |' * (len(settings) + 3)}")
     for metric, of in scored.items():
         count, incomplete = read.counts[metric]
         means = [f"{seeds.mean(of_row, count, incomplete).value:.3f}" for of_row in of.values()]
-        print(f"| {metric} | {count:,} | {read.chance[metric]:.2f} | {' | '.join(means)} |")
+        alone = f"{blind[metric]:.3f}" if metric in blind else "-"
+        print(f"| {metric} | {count:,} | {read.chance[metric]:.2f} | {alone} | {' | '.join(means)} |")
     for baseline in (FIRST, BASE):
         differences = [
             seeds.difference(name, metric, of[name], of[baseline], paired=baseline != BASE)

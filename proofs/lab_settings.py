@@ -6,7 +6,7 @@ that were not used before.
 
 The second command prints means, and CLIP-NatuRel minus NegCLIP-AP at each setting, with 95% intervals over seeds and
 images; and CLIP-NatuRel as configured minus NegCLIP-AP at the rate or batch size that is best for it in that score,
-with as many of the same images, which favours NegCLIP-AP.
+with as many of the same images, which favours NegCLIP-AP; and what other settings change in each.
 """
 
 import argparse
@@ -33,6 +33,7 @@ SETTINGS = {
     "1,500 images": {f"data.mixture.{part}.split": "train[:1500]" for part in ("main", "orders")},
     "500 images": {f"data.mixture.{part}.split": "train[:500]" for part in ("main", "orders")},
 }
+BETWEEN = ("batches of 16, 1,200 steps", "1,500 images", "500 images")
 OTHER_IMAGES = ("75 steps", "600 steps", "1,500 images", "500 images")
 SCORES = (
     "naturel/simple",
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"| {row} | {setting} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
     _print("CLIP-NatuRel minus NegCLIP-AP", _same_setting(scored))
     _print("CLIP-NatuRel as configured minus NegCLIP-AP at its best", _best(scored))
+    _print("Between settings", _between(scored))
 
 
 Of = dict[str, dict[tuple[str, str], list[Scored]]]  # metric -> (row, setting) -> the scores of its seeds
@@ -103,6 +105,17 @@ def _best(scored: Of) -> list[seeds.Difference]:
         own = of[naturel, "as configured"]
         differences.append(seeds.difference(f"than {best}", metric, own, of[negclip, best], paired=False))
     return differences
+
+
+def _between(scored: Of) -> list[seeds.Difference]:
+    first, (negclip, naturel) = "as configured", ROWS
+    pairs = {"NegCLIP-AP, 600 steps, minus CLIP-NatuRel": ((negclip, "600 steps"), (naturel, first))}
+    pairs |= {f"{row}, {setting}, minus {row}": ((row, setting), (row, first)) for row in ROWS for setting in BETWEEN}
+    return [
+        seeds.difference(title, metric, scored[metric][one], scored[metric][other], paired=False)
+        for title, (one, other) in pairs.items()
+        for metric in SCORES
+    ]
 
 
 def _print(title: str, differences: list[seeds.Difference]) -> None:
