@@ -72,7 +72,7 @@ def _print(settings: dict[str, dict[str, Path]], out: Path) -> None:
     }
     blind = {}
     for result in results.load(epath.Path(out)):
-        blind |= result.blind["n-grams"]
+        blind |= result.blind.get("n-grams", {})
     print(f"\n| score | items | chance | n-grams | {' | '.join(settings)} |\n| :--- |{' ---: |' * (len(settings) + 3)}")
     for metric, of in scored.items():
         count, incomplete = read.counts[metric]
