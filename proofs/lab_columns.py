@@ -4,8 +4,8 @@ negation, and the other twins of the demo.
     python -m proofs.lab_columns build/lab_parts
 
 After ``lab_parts``. Draws the twins for experiments with other images than the laboratory's, evaluates the base and
-every seed of the rows, and prints means, what n-grams score without the images, and differences from the first row and
-from the base, with 95% intervals over seeds and images.
+every seed of the rows, and prints means, what n-grams score without the images, and differences from the first row, and of
+that from the base, with 95% intervals over seeds and images.
 """
 
 import argparse
@@ -79,12 +79,11 @@ def _print(settings: dict[str, dict[str, Path]], out: Path) -> None:
         means = [f"{seeds.mean(of_row, count, incomplete).value:.3f}" for of_row in of.values()]
         alone = f"{blind[metric]:.3f}" if metric in blind else "-"
         print(f"| {metric} | {count:,} | {read.chance[metric]:.2f} | {alone} | {' | '.join(means)} |")
-    for baseline in (FIRST, BASE):
+    for baseline, names in ((FIRST, [name for name in ROWS if name != FIRST]), (BASE, [FIRST])):
         differences = [
             seeds.difference(name, metric, of[name], of[baseline], paired=baseline != BASE)
-            for name in settings
+            for name in names
             for metric, of in scored.items()
-            if name not in (BASE, baseline)
         ]
         print(f"\nDifferences from {baseline}:\n\n| {' | '.join(seeds.HEAD)} |\n|{' --- |' * len(seeds.HEAD)}")
         for cells in seeds.cells(seeds.adjust(differences)):
