@@ -4,8 +4,8 @@ negation, and the other twins of the demo.
     python -m proofs.lab_columns build/lab_parts
 
 After ``lab_parts``. Draws the twins for experiments with other images than the laboratory's, evaluates the base and
-every seed of the rows, and prints means, what n-grams score without the images, and differences from the first row, and of
-that from the base, with 95% intervals over seeds and images.
+every seed of the rows, and prints means, what n-grams score without the images, differences from the first row, and
+those of the first row from the base, with 95% intervals over seeds and images.
 """
 
 import argparse
