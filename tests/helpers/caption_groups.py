@@ -1,6 +1,5 @@
 """A dataset small enough to check by hand: images that show one or two of four triplets, with eight captions each."""
 
-import io
 from collections.abc import Sequence
 
 import jax
@@ -16,6 +15,7 @@ from naturel_jax.data.random.draws import CAPTIONS, generator
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.devices.sharding import AXES
 from naturel_jax.models.presets import preset
+from tests.helpers.image_files import encoded
 
 # triplet -> its eight captions (text, asserts): positive and negative of the simple pair, then of the complex pairs.
 TRIPLETS = {
@@ -110,10 +110,8 @@ def items_of(plan: Plan) -> list[int]:
 
 def jpeg(seed: int = 0, width: int = 90, height: int = 70) -> bytes:
     """A JPEG of smooth colours, which compression changes little."""
-    rng, out = np.random.default_rng(seed), io.BytesIO()
-    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
-    small.resize((width, height), Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)
-    return out.getvalue()
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8))
+    return encoded(small.resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=95)
 
 
 def source(images: int = 12) -> Source:
