@@ -15,6 +15,7 @@ import naturel_jax
 from naturel_jax.cli import config_flags
 from tests.helpers.documents import project
 from tests.helpers.model_files import save_hf
+from tests.helpers.processes import run
 from tests.helpers.worlds import ROOT, data_dir
 from tfds_naturel.common import cli
 from tfds_naturel.scenes.scene import VERSION
@@ -24,19 +25,10 @@ BUILT_ON_JAX = ("naturel-train", "naturel-evaluate", "naturel-convert", "naturel
 PARSE = "import sys; from naturel_jax.cli import config_flags; print(config_flags.parse(sys.argv).name)"
 
 
-def run(command: list[object], folder: Path, **environment: str) -> str:
-    """The output of a command that succeeds."""
-    arguments = [os.fspath(part) if isinstance(part, os.PathLike) else str(part) for part in command]
-    done = subprocess.run(
-        arguments, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    return done.stdout
-
-
 def name_of(config: str, folder: Path) -> str:
     """``config.name`` of the config that ``--config`` finds, in a process in ``folder``, like an installed command."""
-    return run([sys.executable, "-P", "-c", PARSE, "--config", config], folder, PYTHONPATH=str(ROOT)).strip()
+    command = [sys.executable, "-P", "-c", PARSE, "--config", config]
+    return run(command, folder, os.environ | {"PYTHONPATH": str(ROOT)}).strip()
 
 
 def test_newest_release_in_the_changelog_is_the_version_of_the_package():
