@@ -107,11 +107,8 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--{unused[0]}: not used with --dataset, which has its own photos, and no decisions")
     if missing := [(flag, needed) for flag, needed in _NEEDS.items() if flag in given and needed not in given]:
         parser.error("--{}: needs --{}".format(*missing[0]))
-    for name, command in {"readers": _readers, "review": _review, "agreement": _agreement}.items():
-        if getattr(options, name):
-            command(options)
-            return
-    _report(options)
+    commands = {"review": _review, "agreement": _agreement, "readers": _readers, "score": _readers}
+    commands.get(asked, _report)(options)
 
 
 def _report(options: argparse.Namespace) -> None:
