@@ -1,11 +1,13 @@
 """A dataset small enough to check by hand: images that show one or two of four triplets, with eight captions each."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType
 from PIL import Image
+from scipy.stats import chisquare
 
 from naturel_jax.data.batches.planner import BLANK, Plan
 from naturel_jax.data.batches.recipes import Recipe
@@ -88,6 +90,12 @@ def sampled_texts(which: Recipe, items: Items, images: Sequence[int]) -> list[tu
         words = np.array(rewritten if rewritten is not None else items.texts_at(texts.values), object)
         sides.append([Ragged(texts.starts, words)[n].tolist() for n in range(len(images))])
     return list(zip(*sides, strict=True))
+
+
+def is_uniform(seen: Iterable[object], expected: Iterable[object]) -> bool:
+    """Whether exactly these outcomes occur, with equal probabilities (chi-squared, p > 0.001)."""
+    counts = collections.Counter(map(repr, seen))
+    return counts.keys() == set(map(repr, expected)) and chisquare(list(counts.values())).pvalue > 0.001
 
 
 def processor(family: str, texts=TEXTS) -> Processor:
