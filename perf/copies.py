@@ -10,10 +10,12 @@ page cache.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from etils import epath
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         folder, cache, url = Path(place) / "own", f"{place}/cache", f"{server.url}/copies"
         folder.mkdir()
         write(folder, args.megabytes << 20, args.files)
-        with store_servers.environment(server.env):
+        with mock.patch.dict(os.environ, server.env):
             object_folders.upload(object_folders.files_in(folder), folder, epath.Path(url))
             staging.stage(url, cache)
             listed = seconds(url, cache, checked=True)

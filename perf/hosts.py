@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from etils import epath
@@ -129,14 +130,14 @@ def measure_starts(counts: Sequence[int]) -> None:
     print(f"{'processes':>10}{'start':>8}" + "".join(f"{name:>12}" for name in columns), flush=True)
     CONFIGS[store_config.WORLD.name] = store_config.WORLD
     with tempfile.TemporaryDirectory() as temporary, store_servers.serve("gs") as server:
-        with store_servers.environment(server.env):  # draws the data
+        with mock.patch.dict(os.environ, server.env):  # draws the data
             datasets.directory(f"{server.url}/data", f"naturel/{store_config.WORLD.name}", f"{temporary}/drawn")
         for count in counts:
             folder = Path(temporary) / f"of{count}"
             for name in ("first", "second"):
                 cells = start(count, folder, server)
                 print(f"{count:10}{name:>8}" + "".join(f"{x:12,.0f}" for x in cells), flush=True)
-                with store_servers.environment(server.env):  # as if it had been killed after the second checkpoint
+                with mock.patch.dict(os.environ, server.env):  # as if it had been killed after the second checkpoint
                     run = epath.Path(server.url) / "runs" / folder.name
                     Location(run / "scores.json").delete()
                     object_folders.remove(run / "checkpoints" / str(STEPS), first=manifest.NAME)

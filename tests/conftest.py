@@ -5,6 +5,7 @@ import contextlib
 import os
 import pwd
 import signal
+from unittest import mock
 
 import jax
 import pytest
@@ -67,7 +68,7 @@ def stores():
     with contextlib.ExitStack() as stack:
         servers = {kind: stack.enter_context(store_servers.serve(kind)) for kind in ("gs", "s3")}
         for server in servers.values():
-            stack.enter_context(store_servers.environment(server.env))
+            stack.enter_context(mock.patch.dict(os.environ, server.env))
         yield servers
 
 

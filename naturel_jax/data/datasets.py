@@ -302,7 +302,7 @@ def _only_writer(folder: epath.Path, finished: epath.Path) -> Iterator[bool]:
     yield False
 
 
-def _stage_table(prefix: str, name: str, cache_dir: str = "") -> str:
+def _stage_table(prefix: str, name: str, cache_dir: str) -> str:
     """The local name of the training source ``prefix:name``. What is in an object store is copied first: all of
     its folder, or of shards, those that are named."""
     if not in_store(name):

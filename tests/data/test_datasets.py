@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -50,10 +51,14 @@ def test_a_feature_read_alone_is_that_of_the_whole_record():
     assert set(records.features) == set(records[0])
 
 
-def test_dataset_of_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "mine/1.0.0"
-    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), folder)
-    features, info = ((folder / name).read_text() for name in ("features.json", "dataset_info.json"))
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """A copy of naturel/tiny, as the dataset ``mine`` below ``tmp_path``."""
+    return shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
+
+
+def test_dataset_of_a_stranger_runs_no_code_and_stays_in_its_folder(mine, tmp_path, monkeypatch, capsys):
+    features, info = ((mine / name).read_text() for name in ("features.json", "dataset_info.json"))
     (tmp_path / "hostile.py").write_text("print('hostile code runs')")
     monkeypatch.syspath_prepend(tmp_path)
     text = "tensorflow_datasets.core.features.text_feature.Text"
@@ -75,28 +80,25 @@ def test_dataset_of_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, mo
         ),
         ("dataset_info.json", "[", r"not a readable TFDS dataset"),
     ):
-        (folder / "features.json").write_text(features)
-        (folder / "dataset_info.json").write_text(info)
-        (folder / name).write_text(content)
+        (mine / "features.json").write_text(features)
+        (mine / "dataset_info.json").write_text(info)
+        (mine / name).write_text(content)
         with pytest.raises(UserError, match=match):
-            prepared.open_split(folder, "train")
+            prepared.open_split(mine, "train")
     assert "hostile" not in sys.modules and "hostile" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "metadata.json"])
-def test_pipes_in_a_prepared_dataset_are_not_waited_for(name, tmp_path):
-    folder = tmp_path / "mine/1.0.0"
-    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), folder)
-    (folder / name).unlink()
-    os.mkfifo(folder / name)
+def test_pipes_in_a_prepared_dataset_are_not_waited_for(name, mine, tmp_path):
+    (mine / name).unlink()
+    os.mkfifo(mine / name)
     with pytest.raises(UserError, match=rf"{name}: not a regular file"):
         datasets.open_source("mine", str(tmp_path), "validation")
 
 
-def test_captions_whose_labels_mean_something_else_are_refused(tmp_path):
+def test_captions_whose_labels_mean_something_else_are_refused(mine, tmp_path):
     """Else all true captions of a dataset with the labels in another order would be taken for false ones."""
-    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
-    (tmp_path / "mine/1.0.0/captions-polarity.labels.txt").write_text("positive\nnegative\n")
+    (mine / "captions-polarity.labels.txt").write_text("positive\nnegative\n")
     with pytest.raises(UserError, match=r"labels of captions\.polarity are \('positive', 'negative'\), expected"):
         datasets.open_source("mine", str(tmp_path), "validation")
 
@@ -111,19 +113,17 @@ def test_captions_whose_labels_mean_something_else_are_refused(tmp_path):
         ({"used": {"coco": [["9"]]}}, r"has \[\['9'\]\] as used 'coco', expected names"),
     ],
 )
-def test_metadata_of_another_form_is_named(fields, match, tmp_path):
-    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
-    (tmp_path / "mine/1.0.0/metadata.json").write_text(json.dumps(fields))
+def test_metadata_of_another_form_is_named(fields, match, mine, tmp_path):
+    (mine / "metadata.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=match):
         datasets.open_source("mine", str(tmp_path), "validation")
 
 
-def test_caches_of_a_prepared_dataset_are_made_from_all_of_its_files_but_the_card(tmp_path):
-    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
+def test_caches_of_a_prepared_dataset_are_made_from_all_of_its_files_but_the_card(mine, tmp_path):
     caches = []
     for name in ("metadata.json", "README.md", "metadata.json"):
         caches.append(datasets.open_unindexed("mine", str(tmp_path), "validation").origin.cache)
-        with (tmp_path / "mine/1.0.0" / name).open("a") as file:
+        with (mine / name).open("a") as file:
             file.write("\n")
     assert caches[0] != caches[1] == caches[2]
 
@@ -135,9 +135,8 @@ def test_highest_complete_version_is_used(tmp_path):
     assert datasets.directory(str(tmp_path), "mine").name == "10.0.0"
 
 
-def test_prepared_dataset_knows_the_benchmark_items_that_it_holds(tmp_path):
-    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
-    path = tmp_path / "mine/1.0.0/metadata.json"
+def test_prepared_dataset_knows_the_benchmark_items_that_it_holds(mine, tmp_path):
+    path = mine / "metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"used": {"coco": ["9", "57"], "winoground": ["3"]}}))
     origin = datasets.open_source("mine", str(tmp_path), "validation").origin
     assert origin.used == {"coco": {"57", "9"}, "winoground": {"3"}} and not origin.photos, "the world is drawn"

@@ -5,7 +5,6 @@ import ast
 import dataclasses
 import fnmatch
 import importlib
-import inspect
 import json
 import os
 import re
@@ -47,10 +46,7 @@ def of_page(function: Callable) -> Callable:
 
 
 def main_of(program: str) -> Callable[[Sequence[str]], object]:
-    """``main`` of an installed command, a module or a script."""
-    if program.endswith(".py"):
-        main = runpy.run_path(str(ROOT / program))["main"]
-        return main if inspect.signature(main).parameters else lambda arguments: main()
+    """``main`` of an installed command or a module."""
     if program.startswith("naturel-"):
         mains: list[Callable] = []
         with pytest.MonkeyPatch.context() as patch:
@@ -58,8 +54,7 @@ def main_of(program: str) -> Callable[[Sequence[str]], object]:
             getattr(installed, PROJECT["scripts"][program].partition(":")[2])()
         return mains[0]
     module = importlib.import_module(program)
-    main = module.main if hasattr(module, "main") else importlib.import_module(f"{program}.__main__").main
-    return main if inspect.signature(main).parameters else lambda arguments: main()
+    return module.main if hasattr(module, "main") else importlib.import_module(f"{program}.__main__").main
 
 
 def ours(words: list[str]) -> tuple[str, list[str]]:
@@ -68,8 +63,6 @@ def ours(words: list[str]) -> tuple[str, list[str]]:
         return words[0], words[1:]
     if words[:2] == ["python", "-m"] and words[2].startswith(("naturel_jax", "tfds_naturel", "perf.", "proofs.")):
         return words[2], words[3:]
-    if words[0] == "python" and words[1].endswith(".py"):
-        return words[1], words[2:]
     return "", []
 
 

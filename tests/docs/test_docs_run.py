@@ -4,7 +4,6 @@ import importlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from tests.helpers.benchmark_files import png, write
 from tests.helpers.caption_groups import sampled_texts
 from tests.helpers.documents import ROOT
 from tests.helpers.model_files import tiny
+from tests.helpers.processes import run
 from tests.helpers.worlds import data_dir
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS, VERSION
@@ -223,21 +223,15 @@ def environment(tmp_path_factory) -> dict[str, str]:
     return os.environ | cache | {"PATH": path, "PYTHONPATH": str(ROOT)}
 
 
-def shell(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return done.stdout
-
-
 @pytest.mark.proof
 def test_tutorial_runs(world, environment):
     """In order, with two steps in place of hundreds."""
     page = ROOT / "docs" / "tutorial.md"
     for block in documents.blocks(page, "bash"):
         text = re.sub(r"^(naturel-train .*)$", rf"\1 {SHORT}", block.text, flags=re.MULTILINE)
-        shell(["bash", "-eu", "-c", text], world, environment)
+        run(["bash", "-eu", "-c", text], world, environment)
     code = "\n".join(block.text for block in documents.blocks(page, "python"))
-    printed = shell([sys.executable, "-c", code], world, environment)
+    printed = run([sys.executable, "-c", code], world, environment)
     assert "negclip_sp_scenes: " in printed and "tensor([[" in printed
     saved = {path.name for path in (world / "runs/negclip_sp_scenes").iterdir()}
     named = re.findall(r"`([\w.]+?)/?`", page.read_text().partition("| file")[2].partition("\n\n")[0])
@@ -249,4 +243,4 @@ def test_tutorial_runs(world, environment):
 def test_commands_of_the_installation_page_run(tmp_path, environment):
     for block in documents.blocks(ROOT / "docs" / "install.md", "bash"):
         if not block.needs:
-            shell(["bash", "-eu", "-c", block.text], tmp_path, environment)
+            run(["bash", "-eu", "-c", block.text], tmp_path, environment)

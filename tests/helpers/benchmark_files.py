@@ -21,14 +21,13 @@ from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from naturel_jax.benchmarks.suites import LANGUAGES, SPEC_PARTS
 from naturel_jax.benchmarks.valse import IMAGES
+from tests.helpers.image_files import encoded
 
 
 def png(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
     """A PNG of ``size`` (width, height) with smooth noise that depends on ``seed``."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, "png")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
 
 
 def write(path: Path, data) -> None:

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from tests.helpers.image_files import encoded
+
 Bomb = Callable[[random.Random, bytes], bytes]  # from a sound file
 
 
@@ -388,11 +390,9 @@ def _flat(form: str, rng: random.Random, sound: bytes) -> bytes:
         "WEBP": {"lossless": rng.random() < 0.5},
     }.get(form, {})
     options |= {"compression": rng.choice(("tiff_deflate", "tiff_lzw"))} if form == "TIFF" else {}
-    buffer = io.BytesIO()
     if form in ("BMP", "PPM"):
         sides = (min(sides[0], 3000), min(sides[1], 3000))
-    Image.new(mode, sides).save(buffer, form, **options)
-    return buffer.getvalue()
+    return encoded(Image.new(mode, sides), form, **options)
 
 
 def _comments(rng: random.Random, sound: bytes) -> bytes:
@@ -433,9 +433,7 @@ def _tile(rng: random.Random, sound: bytes) -> bytes:
 
 def _scans(rng: random.Random, sound: bytes) -> bytes:
     """A progressive JPEG whose last scan is repeated."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (3000, 3000)).save(buffer, "JPEG", progressive=True)
-    data = buffer.getvalue()
+    data = encoded(Image.new("RGB", (3000, 3000)), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * 300 + data[-2:]
 
@@ -457,9 +455,7 @@ def index_of_images(rng: random.Random, sound: bytes) -> bytes:
 
 def _separate(rng: random.Random, sound: bytes) -> bytes:
     """A JPEG, not progressive, with a scan for each color."""
-    buffer = io.BytesIO()
-    Image.new("L", (3600, 3600)).save(buffer, "JPEG")
-    data = buffer.getvalue()
+    data = encoded(Image.new("L", (3600, 3600)), "JPEG")
     frame, scan = data.index(b"\xff\xc0\0\x0b"), data.index(b"\xff\xda\0\x08\x01")
     colors = b"".join(bytes((color, 0x11, 0)) for color in (1, 2, 3))
     scans = (data[scan : scan + 5] + bytes((color,)) + data[scan + 6 : -2] for color in (1, 2, 3))
@@ -475,18 +471,20 @@ def _exif(rng: random.Random, sound: bytes) -> bytes:
     return sound[:2] + b"".join(segments) + sound[2:]
 
 
-def _texts(rng: random.Random, sound: bytes) -> bytes:
-    """A PNG with texts that unpack to a megabyte each."""
+def _with_chunks(png: bytes, kind: bytes, count: int) -> bytes:
+    """The PNG with so many more chunks that unpack to a megabyte each."""
     body = b"k\0\0" + zlib.compress(b"a" * 1_000_000)
-    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
-    return sound[:33] + chunk * 60 + sound[33:]
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return png[:33] + chunk * count + png[33:]
+
+
+def _texts(rng: random.Random, sound: bytes) -> bytes:
+    return _with_chunks(sound, b"zTXt", 60)
 
 
 def profiles(rng: random.Random, sound: bytes) -> bytes:
-    """A PNG with colour profiles that unpack to a megabyte each."""
-    body = b"k\0\0" + zlib.compress(b"a" * 1_000_000)
-    chunk = struct.pack(">I", len(body)) + b"iCCP" + body + struct.pack(">I", zlib.crc32(b"iCCP" + body))
-    return sound[:33] + chunk * 4000 + sound[33:]
+    """A PNG with colour profiles."""
+    return _with_chunks(sound, b"iCCP", 4000)
 
 
 # Kind of a reader's files -> its bombs.

@@ -1,12 +1,13 @@
 """A dataset small enough to check by hand: images that show one or two of four triplets, with eight captions each."""
 
-import io
-from collections.abc import Sequence
+import collections
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType
 from PIL import Image
+from scipy.stats import chisquare
 
 from naturel_jax.data.batches.planner import BLANK, Plan
 from naturel_jax.data.batches.recipes import Recipe
@@ -16,6 +17,7 @@ from naturel_jax.data.random.draws import CAPTIONS, generator
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.devices.sharding import AXES
 from naturel_jax.models.presets import preset
+from tests.helpers.image_files import encoded
 
 # triplet -> its eight captions (text, asserts): positive and negative of the simple pair, then of the complex pairs.
 TRIPLETS = {
@@ -90,6 +92,12 @@ def sampled_texts(which: Recipe, items: Items, images: Sequence[int]) -> list[tu
     return list(zip(*sides, strict=True))
 
 
+def is_uniform(seen: Iterable[object], expected: Iterable[object]) -> bool:
+    """Whether exactly these outcomes occur, with equal probabilities (chi-squared, p > 0.001)."""
+    counts = collections.Counter(map(repr, seen))
+    return counts.keys() == set(map(repr, expected)) and chisquare(list(counts.values())).pvalue > 0.001
+
+
 def processor(family: str, texts=TEXTS) -> Processor:
     """A processor for the family's tiny preset, with a tokenizer trained on ``texts``."""
     pixels = {"resize": "square", "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -110,10 +118,8 @@ def items_of(plan: Plan) -> list[int]:
 
 def jpeg(seed: int = 0, width: int = 90, height: int = 70) -> bytes:
     """A JPEG of smooth colours, which compression changes little."""
-    rng, out = np.random.default_rng(seed), io.BytesIO()
-    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
-    small.resize((width, height), Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)
-    return out.getvalue()
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8))
+    return encoded(small.resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=95)
 
 
 def source(images: int = 12) -> Source:

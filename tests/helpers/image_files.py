@@ -1,9 +1,17 @@
 """Synthetic images for tests."""
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """The content of ``image``'s file in the format ``form``, with Pillow's ``options`` of this format."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def photo(width: int, height: int, seed: int = 0, quality: int = 92, form: str = "JPEG") -> bytes:
@@ -17,6 +25,4 @@ def photo(width: int, height: int, seed: int = 0, quality: int = 92, form: str =
     layers = np.fft.ifft2(noise * falloff).real
     shared = 0.8 * layers[:1] + 0.2 * layers  # the color channels of photographs are correlated
     pixels = 128 + 55 * (shared - shared.mean()) / shared.std()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(buffer, form, quality=quality)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)), form, quality=quality)

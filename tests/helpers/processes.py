@@ -1,10 +1,21 @@
 """Other processes, and waiting for them."""
 
+import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 LIMIT_S = 120  # for busy machines
+
+
+def run(command: Sequence[object], folder: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """Runs a command in ``folder``, checks that it succeeds, and returns what it prints."""
+    done = subprocess.run(
+        [*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+    return done.stdout
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:

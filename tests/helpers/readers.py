@@ -289,10 +289,8 @@ def _find(folder: Path) -> None:
 
 
 def _image_file(form: str, folder: Path) -> list[Path]:
-    path, buffer = folder / "image", io.BytesIO()
-    Image.open(io.BytesIO(photo(64, 48))).save(buffer, form)
-    path.write_bytes(buffer.getvalue())
-    return [path]
+    Image.open(io.BytesIO(photo(64, 48))).save(folder / "image", form)
+    return [folder / "image"]
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """Object stores on loopback, with faults: a GCS of our own (``gcs_server``) and moto's S3."""
 
 import contextlib
-import os
 import threading
 import time
 import urllib.request
@@ -124,18 +123,3 @@ def serve(kind: str) -> Iterator[Server]:
     finally:
         http.shutdown()
         http.server_close()
-
-
-@contextlib.contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables of this process."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import kubernetes_validate
@@ -16,10 +15,10 @@ import yaml
 from naturel_jax.cli import config_flags
 from naturel_jax.cli.sweeps import work
 from tests.helpers import sky_task
+from tests.helpers.documents import ROOT, project
 from tests.helpers.stub_commands import calls, stub
 from tfds_naturel.common import cli
 
-ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 
 
@@ -269,8 +268,7 @@ def test_skypilot_installs_extras_that_there_are_and_stops_where_it_fails(host):
     venv, install = calls(host / ".local" / "bin", "uv")
     assert venv[0] == "venv" and install[:2] == ["pip", "install"]
     extras = re.fullmatch(r"\.\[(.*)\]", install[-1])[1].split(",")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {"tpu", "gcs"} == set(extras) <= set(project["optional-dependencies"])
+    assert {"tpu", "gcs"} == set(extras) <= set(project()["optional-dependencies"])
     assert sky_task.execute("setup", host, STATUS="1").returncode == 1
     assert len(calls(host / ".local" / "bin", "uv")) == 3
 

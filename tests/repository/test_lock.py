@@ -2,12 +2,10 @@
 versions and what the tests need beside them."""
 
 import re
-import tomllib
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.documents import ROOT, project
 
 
 def requirements(file: str) -> list[Requirement]:
@@ -27,9 +25,8 @@ def pinned(file: str) -> dict[str, str]:
 
 def extra(name: str) -> list[Requirement]:
     """The requirements of an extra, PyTorch left out: which build fits depends on the machine."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     found = []
-    for requirement in map(Requirement, extras[name]):
+    for requirement in map(Requirement, project()["optional-dependencies"][name]):
         own = requirement.name == "naturel_jax"
         found += [one for part in requirement.extras for one in extra(part)] if own else [requirement]
     return [requirement for requirement in found if requirement.name != "torch"]

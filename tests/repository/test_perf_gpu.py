@@ -4,7 +4,6 @@ import importlib
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -110,10 +109,7 @@ def running(name: str, stubs: Path) -> list[str]:
 
 def test_stopping_the_script_stops_its_part(stubs, tmp_path):
     process = start(stubs, tmp_path / "results", HANGS="towers")
-    deadline = time.monotonic() + 30
-    while not running("sleep", stubs):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: running("sleep", stubs))
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM
     process.communicate()

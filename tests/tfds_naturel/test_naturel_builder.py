@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from tests.helpers.open_images_files import (
     write_release,
     write_world,
 )
+from tests.helpers.processes import wait_until
 from tests.helpers.worlds import TINY
 from tfds_naturel import build, naturel
 from tfds_naturel.captions import bank
@@ -217,9 +217,7 @@ def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*map(str, command), "--unofficial", "--name", "test"], env=environment, **quiet)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("naturel/test/incomplete.*")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(lambda: list(tmp_path.glob("naturel/test/incomplete.*")))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not list(tmp_path.glob("naturel/test/4.1.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))

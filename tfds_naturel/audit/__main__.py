@@ -57,7 +57,7 @@ _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 _USED = {  # what is asked for, by the first of these flags that is given -> the flags that go with it
     "world": ("out",),
     "score": ("readers",),
-    "out": ("bank", "photos", "sugarcrepe", "aro", "winoground"),
+    "out": ("bank", "photos", "sugarcrepe"),
     "review": ("bank", "photos", "seed", "sample", "assign", "overlap", "label_studio", "dataset"),
     "agreement": ("bank", "photos", "decisions", "adjudicated"),
     "readers": ("bank", "dataset", "seed", "captions", "pairs", "sugarcrepe"),
@@ -89,8 +89,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--pairs", type=int, default=240, help="number of pairs to choose from (default: %(default)s)")
     parser.add_argument("--score", type=cli.on_disk, nargs="+", help="readers' answers to the questions in --readers")
     parser.add_argument("--sugarcrepe", type=cli.on_disk, help="folder of SugarCrepe's JSON files, for comparison")
-    parser.add_argument("--aro", type=cli.on_disk, help="ARO's visual_genome_relation.json, for comparison")
-    parser.add_argument("--winoground", type=cli.on_disk, help="Winoground's examples.jsonl, for comparison")
     parser.add_argument(
         "--photos",
         type=cli.on_disk,
@@ -109,11 +107,8 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--{unused[0]}: not used with --dataset, which has its own photos, and no decisions")
     if missing := [(flag, needed) for flag, needed in _NEEDS.items() if flag in given and needed not in given]:
         parser.error("--{}: needs --{}".format(*missing[0]))
-    for name, command in {"readers": _readers, "review": _review, "agreement": _agreement}.items():
-        if getattr(options, name):
-            command(options)
-            return
-    _report(options)
+    commands = {"review": _review, "agreement": _agreement, "readers": _readers, "score": _readers}
+    commands.get(asked, _report)(options)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -128,10 +123,6 @@ def _report(options: argparse.Namespace) -> None:
     problems = checks.check(bank) if options.bank else [*checks.check(banks.load(release="v6")), *checks.style(bank)]
     sugarcrepe = other_benchmarks.sugarcrepe(options.sugarcrepe) if options.sugarcrepe else {}
     others = {f"SugarCrepe {name}": sugarcrepe[name] for name in ("replace_rel", "swap_obj") if name in sugarcrepe}
-    if options.aro:
-        others["ARO VG-Relation"] = other_benchmarks.aro_relation(options.aro)
-    if options.winoground:
-        others["Winoground"] = other_benchmarks.winoground(options.winoground)
     lines = [*_summary(bank, problems), *_variety(bank, sugarcrepe)]
     pairs, views = attack_report.bank_pairs(bank), attack_report.bank_views(bank)
     wins = attack_report.attack_all(pairs, views)
@@ -260,8 +251,15 @@ def _readers(options: argparse.Namespace) -> None:
 
 
 def _world(config: ScenesConfig) -> list[str]:
+    from tfds_naturel.scenes import examples  # imports TFDS, which is slow, and `--help` does not need it
+
     seen, unseen = (
-        [pair for triplet in sorted(world.triplets) for pair in _world_pairs(config, triplet)]
+        [
+            pair
+            for triplet in sorted(world.triplets)
+            for captions in examples.caption_sets(config, triplet)
+            for pair in attack_report.bank_pairs({triplet: captions})
+        ]
         for world in config.compositions()
     )
     lines = [
@@ -271,16 +269,6 @@ def _world(config: ScenesConfig) -> list[str]:
         "",
     ]
     return lines + attack_report.world_section(seen, unseen, attack.views(config.classes))
-
-
-def _world_pairs(config: ScenesConfig, triplet: Triplet) -> list[Pair]:
-    from tfds_naturel.scenes import examples  # imports TFDS, which is slow, and `--help` does not need it
-
-    return [
-        pair
-        for captions in examples.caption_sets(config, triplet)
-        for pair in attack_report.bank_pairs({triplet: captions})
-    ]
 
 
 def _summary(bank: Bank, problems: list[str]) -> list[str]:

@@ -309,10 +309,10 @@ class Contrast(NamedTuple):
 class Contrasts:
     """Finds for an image and a triplet that it shows another image of ``survey`` with the same classes, or the same
     class with a contrary attribute, that does not show the triplet: by the rules of ``mine``, in an order that is a
-    function of the seed, the image and the triplet."""
+    function of the image and the triplet."""
 
-    def __init__(self, survey: Survey, seed: int = 0):
-        self._survey, self._seed = survey, seed
+    def __init__(self, survey: Survey):
+        self._survey = survey
         self._showing = survey.images_of()
         self._number = {triplet: t for t, triplet in enumerate(survey.triplets)}
         self._kinds = functools.cache(lambda triplet: kinds_of(triplet, survey.triplets))
@@ -324,7 +324,7 @@ class Contrasts:
         contrary = [t for numbers in self._kinds(triplet).values() for t in numbers]
         contrary.sort(key=lambda t: not _same(self._survey.triplets[t], asserted))
         for t in contrary:
-            rng = np.random.default_rng([self._seed, n, self._number[triplet], t])
+            rng = np.random.default_rng([0, n, self._number[triplet], t])
             pool = self._showing[t]
             for m in rng.choice(pool, min(_MAX_CANDIDATES, len(pool)), replace=False).tolist():
                 shown = self._survey.triplets_of(m)

@@ -130,7 +130,7 @@ def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: i
             _LOG.info("%s: read %d of %d shards", table.name, done, len(jobs))
 
 
-def parallel(function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int = 0) -> Iterator[T]:
+def parallel(function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
     """The results of ``function(*job)`` in the order of ``jobs``, computed by ``workers`` processes (0: one per
     core)."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))

@@ -1,7 +1,6 @@
 """Patch dropout: the towers against OpenCLIP's and the plain ones on fewer patches, the draws, batches and the loss."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,13 @@ from naturel_jax.data.batches.planner import BLANK, ImageRow
 from naturel_jax.devices.sharding import batch_sharding
 from naturel_jax.models import flops
 from naturel_jax.models.presets import preset
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.planning import compiled
 from naturel_jax.training import memory
 from naturel_jax.training.loss import Loss
 from tests.helpers.caption_groups import mesh, processor, source
 from tests.helpers.losses import QUICK
-from tests.helpers.model_files import inputs, openclip_model, random_params, torch_inputs
+from tests.helpers.model_files import inputs, openclip_model, random_params, torch_inputs, with_blocks
 from tfds_naturel.common.errors import UserError
 
 # ---- Towers ----------------------------------------------------------------------------------------------------------
@@ -39,10 +38,11 @@ def test_as_many_patches_are_kept_as_in_openclip(dropout):
 
 def test_tower_and_gradients_are_openclips(monkeypatch):
     """OpenCLIP keeps the patches whose random numbers are largest; here they are given."""
-    config, params = openclips()
+    config = with_blocks(preset("tiny-clip"), activation="gelu")
+    params = random_params(config)
     pixels, _ = inputs(config)
     patches_IP = np.array([[1, 2, 5, 7, 11, 12, 15], [0, 3, 4, 8, 9, 10, 14]], np.int32)
-    pixels, total = pixels[:2], config.image.grid**2
+    total = config.image.grid**2
     peer = openclip_model(config, params)
     peer.visual.patch_dropout = open_clip.transformer.PatchDropout(1 - 7.5 / total)
     random = torch.zeros(2, total).scatter_(1, torch.from_numpy(patches_IP).long(), 1.0)
@@ -62,16 +62,6 @@ def test_tower_and_gradients_are_openclips(monkeypatch):
     ):
         largest = float(expected.grad.abs().max())
         np.testing.assert_allclose(found, expected.grad, rtol=0, atol=1e-5 * largest)
-
-
-@functools.cache
-def openclips() -> tuple[TwoTowerConfig, Params]:
-    """The tiny CLIP with OpenCLIP's activation."""
-    config = preset("tiny-clip")
-    tower = dataclasses.replace(config.image.transformer, activation="gelu")
-    text = dataclasses.replace(config.text, transformer=dataclasses.replace(config.text.transformer, activation="gelu"))
-    config = dataclasses.replace(config, image=dataclasses.replace(config.image, transformer=tower), text=text)
-    return config, random_params(config)
 
 
 def value_and_gradient(model: Model, params: Params, pixels, patches_IP, weight) -> tuple[jax.Array, Params]:

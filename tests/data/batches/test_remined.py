@@ -1,6 +1,5 @@
 """Which hard images the batches of a run have while these are mined again."""
 
-import io
 import threading
 
 import absl.flags
@@ -15,6 +14,7 @@ from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.items.items import Source
 from naturel_jax.models.presets import preset
 from tests.helpers.caption_groups import items, mesh, processor
+from tests.helpers.image_files import encoded
 from tfds_naturel.hard_images import mining
 
 IMAGES, STEPS, EVERY = 16, 13, 3
@@ -22,9 +22,7 @@ MINED_AT = [0] * 6 + [3] * 3 + [6] * 3 + [9]  # the checkpoint whose hard images
 
 
 def grey(level: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("L", (40, 40), level).convert("RGB").save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.new("L", (40, 40), level).convert("RGB"))
 
 
 def levels() -> Source:

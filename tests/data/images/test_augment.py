@@ -10,7 +10,7 @@ from PIL import Image
 from naturel_jax.data.images.augment import augment, resize, sides
 from naturel_jax.data.images.boxes import Box
 from tests.helpers.caption_groups import jpeg
-from tests.helpers.image_files import photo
+from tests.helpers.image_files import encoded, photo
 
 
 def augmented(data: bytes, size: int, box: Box) -> np.ndarray:
@@ -30,13 +30,12 @@ def test_full_crop_is_the_resized_image(side):
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_box_is_the_part_of_the_image(form):
     """Also mirrored."""
-    image, png = Image.open(io.BytesIO(jpeg(width=300, height=200))), io.BytesIO()
-    image.save(png, form, quality=95)
+    data = encoded(Image.open(io.BytesIO(jpeg(width=300, height=200))), form, quality=95)
     box = Box(40, 30, 150, 120)
-    part = Image.open(png).crop((40, 30, 190, 150)).resize((48, 48), Image.Resampling.BOX)
-    assert np.abs(augmented(png.getvalue(), 48, box) - np.asarray(part, float)).mean() < 2
-    mirrored = augmented(png.getvalue(), 48, box._replace(mirrored=True))
-    np.testing.assert_array_equal(mirrored, augmented(png.getvalue(), 48, box)[:, ::-1])
+    part = Image.open(io.BytesIO(data)).crop((40, 30, 190, 150)).resize((48, 48), Image.Resampling.BOX)
+    assert np.abs(augmented(data, 48, box) - np.asarray(part, float)).mean() < 2
+    mirrored = augmented(data, 48, box._replace(mirrored=True))
+    np.testing.assert_array_equal(mirrored, augmented(data, 48, box)[:, ::-1])
 
 
 @pytest.mark.parametrize("sides", [(300, 300), (289, 431), (600, 225), (225, 226)])

@@ -221,16 +221,6 @@ def test_links_to_folders_elsewhere_are_named_once(tmp_path, caplog):
     assert named == [f"{tmp_path}/table/far is a link: images are read from {tmp_path}/elsewhere"]
 
 
-def test_images_are_relative_to_the_folder_of_the_fields(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/a.jpg").write_bytes(b"an image")
-    (tmp_path / "my.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "a cat"}))
-    fields = Fields(folder=str(tmp_path / "photos"))
-    assert (
-        datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train", fields).read_image(0) == b"an image"
-    )
-
-
 def test_folder_of_the_fields_is_where_its_link_leads_now(tmp_path):
     (tmp_path / "my.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "a cat"}))
     link, found = tmp_path / "photos", []

@@ -28,6 +28,7 @@ from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.training.start import images_trained_on
 from naturel_jax.weights import runs
 from tests.helpers import benchmark_files as files
+from tests.helpers.image_files import encoded
 from tests.helpers.tiny_models import tiny
 from tfds_naturel.common.errors import UserError
 
@@ -107,10 +108,9 @@ def test_record_round_trip_and_damage(tmp_path):
 
 def jpeg_copy(png: bytes) -> bytes:
     """The image with a few pixels less, as a JPEG."""
-    buffer = io.BytesIO()
     with PilImage.open(io.BytesIO(png)) as image:
-        image.resize((image.width - 8, image.height - 6)).convert("RGB").save(buffer, "jpeg", quality=80)
-    return buffer.getvalue()
+        smaller = image.resize((image.width - 8, image.height - 6))
+    return encoded(smaller.convert("RGB"), "JPEG", quality=80)
 
 
 @pytest.fixture

@@ -39,9 +39,8 @@ def open_source(prefix, folder, **options):
     return datasets.open_source(name, str(folder / prefix / "data"), "train", fields, **options)
 
 
-@pytest.mark.parametrize("prefix", files.FORMATS)
-def test_every_format_gives_the_same_records(prefix, folder):
-    source = open_source(prefix, folder)
+def check_records(source) -> None:
+    """Whether a source has the captions, pairs and images of ``record_files``."""
     items = source.items
     assert len(items) == files.COUNT
     for n in range(files.COUNT):
@@ -51,6 +50,13 @@ def test_every_format_gives_the_same_records(prefix, folder):
         positive, negative = (side[0] for side in items.pairs(np.array([n])))
         assert items.positives.pair_C[positive].tolist() == items.negatives.pair_C[negative].tolist()
         assert source.read_image(n) == files.image(n)
+
+
+@pytest.mark.parametrize("prefix", files.FORMATS)
+def test_every_format_gives_the_same_records(prefix, folder):
+    source = open_source(prefix, folder)
+    check_records(source)
+    items = source.items
     copied = list((folder / prefix).rglob("images.bin"))
     assert bool(copied) == (prefix == "parquet"), "other formats' images are read where they are"
     assert list(items.texts) == [items.texts[n] for n in range(len(items.texts))]
@@ -201,18 +207,11 @@ def test_saved_by_hugging_face(tmp_path, folder):
 def test_downloaded_by_hugging_face(tmp_path, folder, monkeypatch):
     """Read from the Arrow files in the cache of ``datasets``."""
     hf = pytest.importorskip("datasets")
-    expected = open_source("parquet", folder)
+    files.written("parquet", folder / "parquet")
     paths = sorted(map(str, (folder / "parquet").glob("*.parquet")))
     downloaded = hf.Dataset.from_parquet(paths, cache_dir=str(tmp_path / "cache"))
     monkeypatch.setattr(hf, "load_dataset", lambda name, split: {("owner/name", "train"): downloaded}[name, split])
-    source = datasets.open_source("hf:owner/name", str(tmp_path), "train")
-    assert len(source.items) == files.COUNT
-    for n in range(files.COUNT):
-        for side in ("positives", "negatives"):
-            captions = [getattr(of.items, side) for of in (source, expected)]
-            found, known = ([each.text_C[k] for k in each.rows(n)] for each in captions)
-            assert [source.items.texts[t] for t in found] == [expected.items.texts[t] for t in known]
-        assert source.read_image(n) == expected.read_image(n)
+    check_records(datasets.open_source("hf:owner/name", str(tmp_path), "train"))
 
 
 @pytest.mark.parametrize(
@@ -293,20 +292,9 @@ def test_member_or_column_that_is_there_twice_is_named(tmp_path):
         datasets.open_source(f"csv:{tmp_path}/my.csv", str(tmp_path), "train")
 
 
-def test_images_of_a_compressed_arrow_file_are_copied(tmp_path):
-    """A compressed stream's bytes are not where the file has them, so they are copied."""
-    table = pa.table({"image": [files.image(0)], "caption": ["a cup"]})
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved/state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_stream(tmp_path / "saved/a.arrow", table.schema, options=options) as writer:
-        writer.write_table(table)
-    source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
-    assert source.read_image(0) == files.image(0)
-
-
-def test_images_of_an_arrow_stream_of_which_a_part_is_compressed(tmp_path):
-    """Those of the other part are read where they are."""
+@pytest.mark.parametrize("codecs", [["zstd"], [None, "zstd", None]], ids=str)
+def test_images_of_an_arrow_stream_of_which_a_part_is_compressed(codecs, tmp_path):
+    """Its bytes are not where the file has them, so they are copied; the others are read where they are."""
 
     def messages(n: int, codec: str | None) -> list[bytes]:
         table, sink = pa.table({"image": [files.image(n)], "caption": ["a cup"]}), pa.BufferOutputStream()
@@ -316,10 +304,10 @@ def test_images_of_an_arrow_stream_of_which_a_part_is_compressed(tmp_path):
 
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved/state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
-    schema, plain = messages(0, None)
-    (tmp_path / "saved/a.arrow").write_bytes(schema + plain + messages(1, "zstd")[1] + messages(2, None)[1])
+    batches = [messages(n, codec)[1] for n, codec in enumerate(codecs)]
+    (tmp_path / "saved/a.arrow").write_bytes(b"".join([messages(0, None)[0], *batches]))
     source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
-    assert [source.read_image(n) for n in range(3)] == [files.image(n) for n in range(3)]
+    assert [source.read_image(n) for n in range(len(codecs))] == [files.image(n) for n in range(len(codecs))]
 
 
 def test_sparse_member_of_a_tar_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import normalize
 from naturel_jax.weights import hub, processor_files
 from tests.helpers.bombs import first_of_two, index_of_images, profiles, tags_of_exif
-from tests.helpers.image_files import photo
+from tests.helpers.image_files import encoded, photo
 from tests.helpers.model_files import gemma_tokenizer, sentencepiece_model
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import MAX_PIXELS, BadPhoto, to_jpeg
@@ -202,9 +202,8 @@ def test_images_match_openclips_transform(clip_processor, size):
 def test_boxes_are_cropped_before_resizing(clip_processor):
     data = photo(300, 200, form="PNG")
     box = (30, 20, 254, 200)
-    cropped = io.BytesIO()
-    Image.open(io.BytesIO(data)).crop(box).save(cropped, "PNG")
-    np.testing.assert_array_equal(clip_processor.image(data, box), clip_processor.image(cropped.getvalue()))
+    cropped = encoded(Image.open(io.BytesIO(data)).crop(box))
+    np.testing.assert_array_equal(clip_processor.image(data, box), clip_processor.image(cropped))
 
 
 def odd_images() -> dict[str, bytes]:
@@ -217,12 +216,8 @@ def odd_images() -> dict[str, bytes]:
     images["P"] = photo_RGB.quantize(32)
     keys = {"P and one color": ("P", 3), "P and alpha": ("P", bytes(range(0, 256, 8)))}
     keys["RGB and a color"] = ("RGB", (0, 0, 0))
-    found = {}
-    for name, (mode, key) in {**{mode: (mode, None) for mode in images}, **keys}.items():
-        buffer = io.BytesIO()
-        images[mode].save(buffer, "PNG", **({} if key is None else {"transparency": key}))
-        found[name] = buffer.getvalue()
-    return found
+    plain = {mode: encoded(image) for mode, image in images.items()}
+    return plain | {name: encoded(images[mode], transparency=key) for name, (mode, key) in keys.items()}
 
 
 @pytest.mark.parametrize(("name", "data"), odd_images().items(), ids=odd_images())
@@ -240,9 +235,7 @@ def test_transparency_and_palettes_as_in_each_library(clip_processor, name, data
         processor = dataclasses.replace(clip_processor, **fields)
         ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
         np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=2e-6, err_msg=f"{name} {fields}")
-    first = io.BytesIO()
-    opened().convert("RGB").save(first, "PNG")
-    expected = clip_processor.image(first.getvalue())
+    expected = clip_processor.image(encoded(opened().convert("RGB")))
     np.testing.assert_array_equal(
         dataclasses.replace(clip_processor, to_rgb="last").for_benchmarks().image(data), expected
     )
@@ -261,18 +254,14 @@ def test_decompression_bombs_are_rejected_before_decoding():
     jpeg[frame + 5 : frame + 9] = (60000).to_bytes(2, "big") * 2
     with pytest.raises(UserError, match="exceeds limit"):
         open_image(bytes(jpeg))
-    buffer = io.BytesIO()
-    Image.new("1", (9000, MAX_PIXELS // 9000 + 1)).save(buffer, "PNG")
     with pytest.raises(UserError, match="the limit for so many bytes is"):
-        open_image(buffer.getvalue())
+        open_image(encoded(Image.new("1", (9000, MAX_PIXELS // 9000 + 1))))
 
 
 @pytest.mark.parametrize(("bomb", "reason"), [(first_of_two, "scans, more than 100"), (profiles, "profiles, more")])
 def test_parts_that_are_unpacked_each_by_itself_are_bombs(bomb, reason):
     """A JPEG that is the first image of an MPO, and a PNG: both took longer than their sizes allow."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    data = bomb(random.Random(0), buffer.getvalue())
+    data = bomb(random.Random(0), encoded(Image.new("RGB", (8, 8))))
     with pytest.raises(UserError, match=reason):
         open_image(data)
     with pytest.raises(BadPhoto, match=reason):
@@ -281,19 +270,17 @@ def test_parts_that_are_unpacked_each_by_itself_are_bombs(bomb, reason):
 
 def test_tags_of_an_image_that_are_in_one_place_are_bombs():
     """Pillow before 13 copies each of them, though they are not asked for."""
-    tiff, jpeg = io.BytesIO(), photo(64, 48)
-    Image.new("RGB", (8, 8)).save(tiff, "TIFF")
+    tiff, jpeg = encoded(Image.new("RGB", (8, 8)), "TIFF"), photo(64, 48)
     with pytest.raises(UserError, match=r"tags of 600,\d{3},\d{3} bytes"):
-        open_image(tags_of_exif(random.Random(0), tiff.getvalue()))
+        open_image(tags_of_exif(random.Random(0), tiff))
     with decoded(index_of_images(random.Random(0), jpeg)) as image:
         assert "mp" not in image.info and image.tobytes() == open_image(jpeg).tobytes()
 
 
 def test_an_image_in_very_many_strips_is_a_bomb():
     """Pillow took 340 MB and 7 s for the 2 MB of a million strips."""
-    buffer, number = io.BytesIO(), 50_001
-    Image.new("L", (64, 64)).save(buffer, "TIFF")
-    (start,) = struct.unpack_from("<I", data := buffer.getvalue(), 4)
+    data, number = encoded(Image.new("L", (64, 64)), "TIFF"), 50_001
+    (start,) = struct.unpack_from("<I", data, 4)
     entries = [data[n : n + 12] for n in range(start + 2, start + 2 + 12 * data[start], 12)]
     many = {273: struct.pack("<HHII", 273, 3, number, len(data)), 278: struct.pack("<HHII", 278, 4, 1, 1)}
     kept = [many.get(struct.unpack_from("<H", entry)[0], entry) for entry in entries]
@@ -316,12 +303,10 @@ def test_boxes_beyond_an_image_are_no_bombs(clip_processor):
 def test_strip_is_cropped_while_it_is_resized(clip_processor, monkeypatch, sides):
     """As if it had been resized as a whole, but for the rounding of where the crop begins, and of the pixels between
     two passes: Pillow 13 chooses by size whether width or height comes first."""
-    pixels = np.asarray(Image.open(io.BytesIO(photo(64, 64))).resize(sides, Image.Resampling.BICUBIC))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    whole = clip_processor.image(buffer.getvalue()).astype(int)
+    strip = encoded(Image.open(io.BytesIO(photo(64, 64))).resize(sides, Image.Resampling.BICUBIC))
+    whole = clip_processor.image(strip).astype(int)
     monkeypatch.setattr("naturel_jax.data.text.processor._MAX_MEMORY", -(10**9))
-    assert np.abs(clip_processor.image(buffer.getvalue()) - whole).max() <= 2
+    assert np.abs(clip_processor.image(strip) - whole).max() <= 2
 
 
 def test_white_below_every_color_and_opacity_is_pillows():

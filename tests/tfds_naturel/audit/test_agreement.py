@@ -28,10 +28,10 @@ def small() -> bank.Bank:
     return {triplet: grammar.write(triplet, np.random.default_rng(n)) for n, triplet in enumerate((CAT, MAN))}
 
 
-def judged(path, answers, texts, triplet=CAT, **columns):
-    """Writes a file of somebody's answers (``ANSWERS``) about texts."""
+def judged(path, answers, texts, **columns):
+    """Writes a file of somebody's answers (``ANSWERS``) about texts of ``CAT``."""
     rows = [
-        {"triplet": str(triplet), "text": text, "decision": ANSWERS[answer]} | columns
+        {"triplet": str(CAT), "text": text, "decision": ANSWERS[answer]} | columns
         for answer, text in zip(answers, texts, strict=True)
     ]
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import fixtures
-from tests.helpers.pages import embedded
+from tests.helpers.pages import embedded, table
 from tfds_naturel import naturel
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import exchanged, form, readers
@@ -49,12 +49,6 @@ def people(tmp_path):
     (tmp_path / "sugarcrepe").mkdir()
     (tmp_path / "sugarcrepe" / "swap_obj.json").write_text(json.dumps(rows))
     return tmp_path / "sugarcrepe"
-
-
-def table(report):
-    """First cell -> the others, of the rows of all tables."""
-    rows = [line.strip("| ").split(" | ") for line in report.read_text().splitlines() if line.startswith("| ")]
-    return {name: cells for name, *cells in rows}
 
 
 def of_none(number):

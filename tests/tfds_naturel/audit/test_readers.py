@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.helpers.pages import embedded
+from tests.helpers.pages import embedded, table
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import readers
 from tfds_naturel.audit.attack import Pair
@@ -68,11 +68,7 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
 
     files = [answer(tmp_path / "a.tsv", items, perfect), answer(tmp_path / "b.csv", items, doubtful)]
     audit.main(["--readers", str(tmp_path), "--score", *map(str, files)])
-    rows = {
-        line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[1:]
-        for line in (tmp_path / "answers.md").read_text().splitlines()
-        if line.startswith("| ")
-    }
+    rows = table(tmp_path / "answers.md")
     assert rows["people"][:2] == ["6", "5.00 ±0.00"] and rows["ours, false"][:2] == ["12", "4.00 ±0.00"]
     all_or_none = ["1.000 (0.757-1.000)", "0.000 (0.000-0.243)"]  # Wilson's intervals of 12 and of 0 of 12
     assert rows["ours, false"][2:] == all_or_none and rows["ours, true"][1:] == ["2.00 ±0.00", *all_or_none[::-1]]

@@ -6,13 +6,12 @@ import random
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
 
 from naturel_jax.data.batches.recipes import RECIPES, Recipe, recipe
 from naturel_jax.data.items import items as tables
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.items import Group, collect
-from tests.helpers.caption_groups import items, reworded, sampled_texts
+from tests.helpers.caption_groups import is_uniform, items, reworded, sampled_texts
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import attack_report, review
 from tfds_naturel.captions import bank, grammar
@@ -191,14 +190,6 @@ def split(text: str) -> tuple[str, int]:
     """The fixed wording of a text of ``reworded``, and its paraphrase."""
     fixed, _, number = text.partition(" [")
     return fixed, int(number[:-1]) if number else 0
-
-
-def is_uniform(seen, outcomes) -> bool:
-    """Whether exactly these outcomes occur, with equal probabilities (chi-squared, p > 0.001)."""
-    counts = dict.fromkeys(outcomes, 0)
-    for outcome in seen:
-        counts[outcome] += 1
-    return chisquare(list(counts.values())).pvalue > 0.001
 
 
 FROM_CAPTIONS = [name for name, of in RECIPES.items() if not (of.rewrite or of.rewrite_to_negative or of.swaps)]

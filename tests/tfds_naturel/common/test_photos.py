@@ -10,6 +10,7 @@ import scipy.fft
 import simplejpeg
 from PIL import Image
 
+from tests.helpers.image_files import encoded
 from tests.helpers.open_images_files import photo
 from tfds_naturel.common import photos
 
@@ -41,27 +42,23 @@ def test_photos_are_reencoded_to_the_short_side():
 
 
 def test_reencoding_ignores_orientation_and_drops_metadata():
-    buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: rotate by 90 degrees
-    Image.open(io.BytesIO(photo(1))).save(buffer, "JPEG", exif=exif)
-    image = Image.open(io.BytesIO(photos.reencode(buffer.getvalue(), short_side=288, quality=92)))
+    data = encoded(Image.open(io.BytesIO(photo(1))), "JPEG", exif=exif)
+    image = Image.open(io.BytesIO(photos.reencode(data, short_side=288, quality=92)))
     assert image.size == (96, 64) and not image.getexif()
 
 
 def test_cmyk_and_gray_photos_become_rgb():
     for mode in ("CMYK", "L"):
-        buffer = io.BytesIO()
-        Image.open(io.BytesIO(photo(1))).convert(mode).save(buffer, "JPEG")
-        assert photos.inspect(buffer.getvalue()).width == 96
-        assert Image.open(io.BytesIO(photos.reencode(buffer.getvalue(), short_side=288, quality=92))).mode == "RGB"
+        data = encoded(Image.open(io.BytesIO(photo(1))).convert(mode), "JPEG")
+        assert photos.inspect(data).width == 96
+        assert Image.open(io.BytesIO(photos.reencode(data, short_side=288, quality=92))).mode == "RGB"
 
 
 def large_cmyk_photo() -> bytes:
     """Pillow takes 14 bytes for each pixel of these: 194 MB of memory for 0.7 MB of file."""
-    buffer = io.BytesIO()
-    Image.new("CMYK", (900, 16_000)).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(Image.new("CMYK", (900, 16_000)), "JPEG")
 
 
 BAD_PHOTOS = {

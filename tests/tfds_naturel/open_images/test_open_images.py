@@ -3,13 +3,13 @@
 import contextlib
 import csv
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.open_images_files import ATTRIBUTES, CLASSES, RELATIONS, box_row, image_id, row, write_release
+from tests.helpers.processes import run
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.open_images import annotations, attribution, boxes, releases
@@ -197,9 +197,8 @@ print(count, len(lines) // 2, streaming, tracemalloc.get_traced_memory()[0] - be
 def test_reading_uses_a_fraction_of_the_memory_of_all_images(tmp_path):
     """In a process of its own: in this one, threads of other tests allocate as well."""
     write_release(tmp_path, (row(i, "Cat", "on", "Table") for i in range(20_000)))
-    done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for line in done.stdout.splitlines():  # of the relationship rows, and of the box file
+    printed = run([sys.executable, "-c", READ, tmp_path], ROOT)
+    for line in printed.splitlines():  # of the relationship rows, and of the box file
         count, all_images, streaming, everything = map(int, line.split())
         assert count == all_images == 20_000 and streaming < everything / 4
 

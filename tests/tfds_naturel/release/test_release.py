@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from tests.helpers import record_files
 from tests.helpers.open_images_files import image_id, write_world
+from tests.helpers.processes import run
 from tfds_naturel import build, naturel
 from tfds_naturel.captions import bank
 from tfds_naturel.common.errors import UserError
@@ -131,12 +132,7 @@ def _read(folder: Path, split: str) -> list[dict]:
 def _process(code: str, *arguments: object, folder: Path) -> str:
     """The output of Python code in a process that can reach no network and starts with an empty cache."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "XDG_CACHE_HOME": str(folder / "cache")}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | offline, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return run([sys.executable, "-c", code, *arguments], folder, os.environ | offline)
 
 
 def test_rows_are_the_examples_of_the_dataset(built, drawn, released, released_drawn):
@@ -358,10 +354,10 @@ def test_folder_is_finished_or_absent(drawn, tmp_path, monkeypatch):
     """Only what a process left that does not run any more is removed."""
     code = f"from pathlib import Path; from tfds_naturel.common.files import new_folder; here = Path({str(tmp_path)!r})"
     code += "\nwith new_folder(here / 'out'): print(*here.iterdir(), flush=True); input()"
-    run = functools.partial(subprocess.Popen, [sys.executable, "-c", code], text=True)
+    start = functools.partial(subprocess.Popen, [sys.executable, "-c", code], text=True)
     with (
-        run(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed,
-        run(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running,
+        start(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed,
+        start(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running,
     ):
         assert killed.stdout and running.stdout and running.stdin
         killed.stdout.readline(), running.stdout.readline()

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from naturel_jax.data.batches import hard_images
+from tests.helpers.image_files import encoded
 from tests.helpers.open_images_files import photo
 from tfds_naturel import build, naturel
 from tfds_naturel.captions import word_order
@@ -169,9 +170,8 @@ def _winoground(folder, items, missing=()):
         names = [f"ex_{n}_img_{k}" for k in range(2)]
         for k, name in enumerate(names):
             if name not in missing:
-                buffer = io.BytesIO()
-                Image.open(io.BytesIO(photo(2 * n + k, 400, 320, quality=100))).save(buffer, "PNG", compress_level=0)
-                archive.writestr(f"images/{name}.png", buffer.getvalue())
+                image = Image.open(io.BytesIO(photo(2 * n + k, 400, 320, quality=100)))
+                archive.writestr(f"images/{name}.png", encoded(image, compress_level=0))
         captions = {"caption_0": f"{n} old pats young", "caption_1": f"{n} young pats old"}
         lines.append(json.dumps({"id": n, "image_0": names[0], "image_1": names[1], "tag": "x"} | captions))
     archive.close()
