@@ -81,7 +81,7 @@ def families(rows: Sequence[ModelRow]) -> list[Section]:
             family.title,
             ("score", "items", *(row.name for row in models), *marks),
             _lines(models, {metric: metric for metric in metrics}, marks.values()),
-            plot=plots.dots(models, family.title, {metric: metric for metric in metrics}, marks),
+            plot=plots.dots(models, {metric: metric for metric in metrics}, marks),
             key=f"columns_{family.key}",
         )
         for family, metrics in columns(every).items()
@@ -101,8 +101,7 @@ def relations(rows: Sequence[ModelRow]) -> list[Section]:
         bold = any(isinstance(cell, Cell) and cell.best for line in lines for cell in line)
         text = ["Bold: the best score of a row, and those that the bootstrap cannot tell from it."] * bold
         of, head = prefix.rsplit("/", 2)[0], ("relation", "items", *(row.name for row in models))
-        plot = plots.dots(models, f"By relation: {of}", numbered)
-        key = f"by_relation_{of.replace('/', '_')}"
+        plot, key = plots.dots(models, numbered), f"by_relation_{of.replace('/', '_')}"
         sections.append(Section(f"By relation: {of}", head, lines, text, heat=True, plot=plot, key=key))
     return sections
 

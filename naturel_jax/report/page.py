@@ -23,18 +23,16 @@ def fill(
     shown: Sequence[str],
     folded: Sequence[str],
     legend: Sequence[str],
-    drawn: Mapping[str, Plot],
     further: Sequence[Section],
 ) -> str:
-    """The page. ``shown``, ``folded``: the tables in HTML, and those that open on a click; ``drawn``: name ->
-    curve; ``further``: see ``overview``."""
+    """The page. ``shown``, ``folded``: the tables in HTML, and those that open on a click; ``further``: curves, and
+    what ``overview`` makes."""
     made, *others = report.made or [Section("")]
     parts = [
         _section(made) if made.rows else "",
         *shown,
         *(f"<p>{escape.html(line)}</p>" for line in legend),
         *map(_section, report.sections),
-        _figures(drawn),
         *map(_section, further),
         f"<details><summary>Each benchmark with all baselines</summary>{''.join(folded)}</details>" if folded else "",
         _examples(report.examples),
@@ -77,13 +75,6 @@ def _figure(plot: Plot) -> str:
 
 def _list(title: str, lines: Sequence[str]) -> str:
     return f"<h2>{title}</h2><ul>{''.join(f'<li>{escape.html(line)}</li>' for line in lines)}</ul>" if lines else ""
-
-
-def _figures(drawn: Mapping[str, Plot]) -> str:
-    figures = "\n".join(
-        f"<section><h2>{escape.html(plot.title)}</h2>{_figure(plot)}</section>" for plot in drawn.values()
-    )
-    return f'<div class="plots">\n{figures}</div>' if figures else ""
 
 
 # ---- Examples --------------------------------------------------------------------------------------------------------
