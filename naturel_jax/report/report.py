@@ -33,7 +33,7 @@ from naturel_jax.report import (
 )
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.seeds import Evaluated
-from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow, Sources
 from tfds_naturel.common import escape
 
 _MAX_QUOTED = 12  # most metrics of a benchmark that a line quotes
@@ -119,11 +119,10 @@ def of_results(
     tied = [f"{r.model} on {r.benchmark}: {r.ties:,} of {r.items:,}" for r in all_results if r.ties]
     folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
     shown = {name: examples.load(folder) for name, folder in folders.items()}
-    trained_on = leakage.lines(all_results)
     return Report(
         rows,
         left_out=[*_left_out(all_results), *others],
-        trained_on=trained_on,
+        trained_on=leakage.sections(all_results),
         sections=_without_shortcuts(all_results),
         ties=tied,
         examples=shown,
@@ -165,7 +164,7 @@ def of_runs(
         rows.append(ModelRow("n-grams", BLIND, {name: Cell(value) for name, value in text_only.items()}))
     rows += [row for row in made.rows if row.kind != MEASURED]
     rows.sort(key=lambda row: (MEASURED, PUBLISHED, BLIND, CHANCE).index(row.kind))
-    return dataclasses.replace(made, rows=rows, trained_on=leakage.lines(left_out))
+    return dataclasses.replace(made, rows=rows, trained_on=leakage.sections(left_out))
 
 
 def chance_row(chance: Mapping[str, float]) -> list[ModelRow]:
@@ -375,7 +374,8 @@ def _section(section: Section) -> str:
     """A section in Markdown."""
     parts = [f"## {escape.markdown(section.title)}"]
     if section.rows:
-        lines = [section.head, [":---", *["---:"] * (len(section.head) - 1)], *section.rows]
+        others = ":---" if section.words else "---:"
+        lines = [section.head, [":---", *[others] * (len(section.head) - 1)], *section.rows]
         parts.append("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
     parts += map(escape.markdown, section.text)
     if section.plot:
@@ -385,7 +385,9 @@ def _section(section: Section) -> str:
     return "\n\n".join(parts)
 
 
-def _cell(cell: str | Cell | None) -> str:
+def _cell(cell: str | Cell | Sources | None) -> str:
+    if isinstance(cell, tuple):
+        return "; ".join(escape.markdown(text) + f" ([source]({source}))" * bool(source) for text, source in cell)
     if not isinstance(cell, str):
         return tables.markdown_cell(cell)
     plain = re.fullmatch(r"[-+:.\d (]+( to [-+.\d]+)?(; \d+)?\)?", cell)  # numbers, intervals and rules
@@ -402,5 +404,5 @@ def _markdown(text: str, further: Sequence[Section], report: Report) -> str:
     if report.left_out:
         lines = "\n".join(f"- {escape.markdown(line)}" for line in report.left_out)
         parts.append(f"## What the scores leave out\n\n{lines}")
-    parts += leakage.markdown(report.trained_on)
+    parts += map(_section, report.trained_on)
     return "\n\n".join(parts) + "\n"
