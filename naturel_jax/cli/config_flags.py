@@ -1,6 +1,7 @@
 """``--config NAME`` or ``--config FILE``, and overrides ``--config.x=y``, with messages instead of tracebacks."""
 
 import functools
+import operator
 import os
 import re
 import sys
@@ -109,7 +110,7 @@ _BEFORE: dict[str, object] = {}  # overridden field -> its value in the config f
 
 
 def _value(field: str) -> object:
-    return functools.reduce(lambda inner, key: inner[key], field.split("."), CONFIG.value)
+    return functools.reduce(operator.getitem, field.split("."), CONFIG.value)
 
 
 def overridden() -> list[str]:
