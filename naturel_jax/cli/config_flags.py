@@ -50,22 +50,20 @@ def locate(value: str) -> str:
 
 
 def _located(argv: Sequence[str]) -> list[str]:
-    """``argv`` with the value of ``--config`` located, in the same word. Also makes modules next to the config file
-    importable. Raises UserError for the config that a run has saved."""
-    located, words = list[str](), iter(argv)
-    for word in words:
-        match = re.fullmatch(r"(--?config)(?:=(.*))?", word, re.DOTALL)
-        value = (next(words, None) if match[2] is None else match[2]) if match else None
-        if match and value is not None:  # without a value, absl's message says that it is missing
-            path = Path(value.partition(":")[0])
+    """``argv`` with the value of ``--config=`` located. Also makes modules next to the config file importable. Raises
+    UserError for the config that a run has saved."""
+    located = []
+    for word in argv:
+        if match := re.fullmatch("(--?config)=(.*)", word, re.DOTALL):
+            path = Path(match[2].partition(":")[0])
             if path.suffix == ".json":
                 raise UserError(
-                    f"--config {value}: a config file is Python; the command that began a run continues it, with the "
-                    "fields that it sets"
+                    f"--config {match[2]}: a config file is Python; the command that began a run continues it, with "
+                    "the fields that it sets"
                 )
             # As `python FILE` and `python -m` do, but last, so that no file there hides an installed package.
             sys.path += [folder for folder in (str(path.resolve().parent), os.getcwd()) if folder not in sys.path]
-            word = f"{match[1]}={locate(value)}"
+            word = f"{match[1]}={locate(match[2])}"
         located.append(word)
     return located
 
@@ -124,7 +122,7 @@ def parse(argv: Sequence[str]) -> ConfigDict:
 
     Overrides are parsed last: for a mistyped field, absl prints a traceback where we suggest the nearest name.
     """
-    argv = joined(_located(argv))
+    argv = _located(joined(argv))
     overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
     others = [arg for arg in argv if arg not in overrides]
     sys.argv = others  # where ml_collections looks for overrides
