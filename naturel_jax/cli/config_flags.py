@@ -1,7 +1,5 @@
 """``--config NAME`` or ``--config FILE``, and overrides ``--config.x=y``, with messages instead of tracebacks."""
 
-import functools
-import operator
 import os
 import re
 import sys
@@ -104,16 +102,10 @@ def _parse(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"--config {path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-_BEFORE: dict[str, object] = {}  # overridden field -> its value in the config file
-
-
-def _value(field: str) -> object:
-    return functools.reduce(operator.getitem, field.split("."), CONFIG.value)
-
-
 def overridden() -> list[str]:
     """What the overrides of the last ``parse`` changed in the config file, in lines."""
-    changed = [f"config.{field} is {_value(field)!r}; the file has {value!r}." for field, value in _BEFORE.items()]
+    values = config_flags.get_override_values(flags.FLAGS["config"])
+    changed = [f"config.{field} is {value!r}." for field, value in values.items()]
     return [f"Config file: {file_name()}" + ", with these changes:" * bool(changed), *changed]
 
 
@@ -136,11 +128,8 @@ def parse(argv: Sequence[str]) -> ConfigDict:
     except OSError as error:  # ml_collections raises it when the config is first accessed
         attempted = str(error).split()[-1].strip("'")
         raise UserError(f"--config {attempted} not found; expected a file or one of: {', '.join(names())}") from error
-    fields = [re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0] for arg in overrides]
-    for field, arg in zip(fields, overrides, strict=True):
-        check_field(CONFIG.value, field, arg)
-    _BEFORE.clear()
-    _BEFORE.update({field: _value(field) for field in fields})
+    for arg in overrides:
+        check_field(CONFIG.value, re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0], arg)
     sys.argv = list(argv)
     rest = _parse(argv)
     if len(rest) > 1:

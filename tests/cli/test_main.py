@@ -60,8 +60,8 @@ def test_overrides_of_the_config_file_are_listed(monkeypatch):
     )
     assert config_flags.overridden() == [
         f"Config file: {file}, with these changes:",
-        "config.optim.lr is 0.5; the file has 0.0001.",
-        "config.data.mixture.main.weight is 3.0; the file has 1.0.",
+        "config.optim.lr is 0.5.",
+        "config.data.mixture.main.weight is 3.0.",
     ]
     config_flags.parse(["naturel-train", f"--config={file}"])
     assert config_flags.overridden() == [f"Config file: {file}"]
