@@ -19,19 +19,13 @@ from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
-from tests.helpers.browser import DESK, MALICIOUS, PHONE, browser
+from tests.helpers.browser import DESK, MALICIOUS, PHONE
 from tests.helpers.model_files import save_hf
 from tfds_naturel.common.pages import data_uri
 
 pytestmark = pytest.mark.slow
 
 MODELS = {"CLIP": "tiny-clip", "SigLIP": "tiny-siglip"}
-
-
-@pytest.fixture(scope="module")
-def page():
-    with browser() as opened:
-        yield opened
 
 
 # ---- Report ----------------------------------------------------------------------------------------------------------
