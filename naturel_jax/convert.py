@@ -25,7 +25,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of SRC in the interpolation (default: 0.5)")
     parser.add_argument("--drop_bias", action="store_true", help="leave out the logit bias; it changes no ranking")
     parser.add_argument("--base", help="with --to peft: the name of SRC's base for transformers, if its own is another")
-    parser.add_argument("--metrics", type=epath.Path, help="a Markdown table for the model card")
     parser.add_argument(
         "--verify", action="store_true", help="compare weights, pixels and token ids with the libraries of SRC and DST"
     )

@@ -60,6 +60,15 @@ def quick_compilation():
     jax.clear_caches()  # an encoder's programs are kept for the next one of its model
 
 
+@pytest.fixture(scope="module")
+def page():
+    """A page of a browser."""
+    from tests.helpers.browser import browser  # most tests have none
+
+    with browser() as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def stores():
     """``gs`` and ``s3`` -> a running server, which this process and those that it starts use."""

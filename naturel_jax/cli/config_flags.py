@@ -1,6 +1,5 @@
 """``--config NAME`` or ``--config FILE``, and overrides ``--config.x=y``, with messages instead of tracebacks."""
 
-import functools
 import os
 import re
 import sys
@@ -49,22 +48,20 @@ def locate(value: str) -> str:
 
 
 def _located(argv: Sequence[str]) -> list[str]:
-    """``argv`` with the value of ``--config`` located, in the same word. Also makes modules next to the config file
-    importable. Raises UserError for the config that a run has saved."""
-    located, words = list[str](), iter(argv)
-    for word in words:
-        match = re.fullmatch(r"(--?config)(?:=(.*))?", word, re.DOTALL)
-        value = (next(words, None) if match[2] is None else match[2]) if match else None
-        if match and value is not None:  # without a value, absl's message says that it is missing
-            path = Path(value.partition(":")[0])
+    """``argv`` with the value of ``--config=`` located. Also makes modules next to the config file importable. Raises
+    UserError for the config that a run has saved."""
+    located = []
+    for word in argv:
+        if match := re.fullmatch("(--?config)=(.*)", word, re.DOTALL):
+            path = Path(match[2].partition(":")[0])
             if path.suffix == ".json":
                 raise UserError(
-                    f"--config {value}: a config file is Python; the command that began a run continues it, with the "
-                    "fields that it sets"
+                    f"--config {match[2]}: a config file is Python; the command that began a run continues it, with "
+                    "the fields that it sets"
                 )
             # As `python FILE` and `python -m` do, but last, so that no file there hides an installed package.
             sys.path += [folder for folder in (str(path.resolve().parent), os.getcwd()) if folder not in sys.path]
-            word = f"{match[1]}={locate(value)}"
+            word = f"{match[1]}={locate(match[2])}"
         located.append(word)
     return located
 
@@ -105,16 +102,10 @@ def _parse(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"--config {path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-_BEFORE: dict[str, object] = {}  # overridden field -> its value in the config file
-
-
-def _value(field: str) -> object:
-    return functools.reduce(lambda inner, key: inner[key], field.split("."), CONFIG.value)
-
-
 def overridden() -> list[str]:
     """What the overrides of the last ``parse`` changed in the config file, in lines."""
-    changed = [f"config.{field} is {_value(field)!r}; the file has {value!r}." for field, value in _BEFORE.items()]
+    values = config_flags.get_override_values(flags.FLAGS["config"])
+    changed = [f"config.{field} is {value!r}." for field, value in values.items()]
     return [f"Config file: {file_name()}" + ", with these changes:" * bool(changed), *changed]
 
 
@@ -123,7 +114,7 @@ def parse(argv: Sequence[str]) -> ConfigDict:
 
     Overrides are parsed last: for a mistyped field, absl prints a traceback where we suggest the nearest name.
     """
-    argv = joined(_located(argv))
+    argv = _located(joined(argv))
     overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
     others = [arg for arg in argv if arg not in overrides]
     sys.argv = others  # where ml_collections looks for overrides
@@ -137,11 +128,8 @@ def parse(argv: Sequence[str]) -> ConfigDict:
     except OSError as error:  # ml_collections raises it when the config is first accessed
         attempted = str(error).split()[-1].strip("'")
         raise UserError(f"--config {attempted} not found; expected a file or one of: {', '.join(names())}") from error
-    fields = [re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0] for arg in overrides]
-    for field, arg in zip(fields, overrides, strict=True):
-        check_field(CONFIG.value, field, arg)
-    _BEFORE.clear()
-    _BEFORE.update({field: _value(field) for field in fields})
+    for arg in overrides:
+        check_field(CONFIG.value, re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0], arg)
     sys.argv = list(argv)
     rest = _parse(argv)
     if len(rest) > 1:

@@ -2,13 +2,13 @@
 
 import pkgutil
 import re
-from collections.abc import Mapping
 
 from naturel_jax.config import durations, own_benchmarks
 from naturel_jax.config.schema import Config, Part
 from tfds_naturel.common.errors import UserError
 
 _AVERAGING = "naturel_jax.training.optim:AVERAGING"  # names of the optimizers that have an average of their own
+_RECIPES = "naturel_jax.data.batches.recipes:RECIPES"  # its module loads the data libraries
 
 
 def check(config: Config, path: str = "config") -> Config:
@@ -28,8 +28,6 @@ def check(config: Config, path: str = "config") -> Config:
             f"{path}.compute.attention is 'cudnn' and {path}.compute.dtype is 'float32', but cuDNN's attention takes "
             f"bfloat16; set {path}.compute.dtype to 'bfloat16', or {path}.compute.attention to ''"
         )
-    if config.data.cache_captions:
-        _check_recipes(config.data.mixture, f"{path}.data")
     for name, part in config.data.mixture.items():
         if part.hard_images_every:
             check_folder(name, f"{path}.data.mixture", "part")
@@ -154,10 +152,16 @@ def check_folder(name: str, where: str, what: str = "run") -> None:
 
 def _check_part(config: Config, part: Part, path: str, where: str) -> None:
     """Raises UserError for a part without a dataset or recipe, and a recipe that does not fit the part's hard images or
-    the cache."""
+    the caches."""
     if missing := [name for name in ("dataset", "recipe") if not getattr(part, name)]:
         raise UserError(f"{where} has no {missing[0]}; set {where}.{missing[0]}")
-    row = pkgutil.resolve_name("naturel_jax.data.batches.recipes:RECIPES")[part.recipe]  # loads the data libraries
+    row = pkgutil.resolve_name(_RECIPES)[part.recipe]
+    if row.makes_captions and config.data.cache_captions:
+        raise UserError(
+            f"{path}.data.cache_captions is True, but {where}.recipe is {part.recipe!r}, which makes captions while "
+            "the run trains, so they cannot be embedded before; use a recipe that takes captions as they are, such as "
+            f"'one_pair', or set {path}.data.cache_captions to False"
+        )
     if row.joins and part.hard_images:
         raise UserError(
             f"{where}.hard_images is {part.hard_images!r}, but {where}.recipe {part.recipe!r} joins images, for which "
@@ -195,19 +199,7 @@ def _check_exchanged(config: Config, path: str) -> None:
 
 def _check_sampled(config: Config, path: str) -> None:
     """Raises UserError for a term that compares more captions of an image than any recipe samples."""
-    recipes = pkgutil.resolve_name("naturel_jax.data.batches.recipes:RECIPES")  # loads the data libraries
+    recipes = pkgutil.resolve_name(_RECIPES)
     if most := [recipes[part.recipe].most for part in config.data.mixture.values()]:
         for name, term in config.objective.terms.items():
             term.check_sampled(f"{path}.objective.terms.{name}", *map(max, zip(*most, strict=True)))
-
-
-def _check_recipes(mixture: Mapping[str, Part], path: str) -> None:
-    """Raises UserError for a recipe whose captions cannot be embedded before the run trains."""
-    recipes = pkgutil.resolve_name("naturel_jax.data.batches.recipes:RECIPES")  # loads the data libraries
-    for name, part in mixture.items():
-        if recipes[part.recipe].makes_captions:
-            raise UserError(
-                f"{path}.cache_captions is True, but {path}.mixture.{name}.recipe is {part.recipe!r}, which makes "
-                "captions while the run trains, so they cannot be embedded before; use a recipe that takes captions as "
-                f"they are, such as 'one_pair', or set {path}.cache_captions to False"
-            )

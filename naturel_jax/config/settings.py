@@ -220,11 +220,11 @@ def meanings(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def joined(words: Sequence[str]) -> list[str]:
-    """A command line with each ``--config.x VALUE`` as one word, ``--config.x=VALUE``. VALUE may be a negative number,
-    which absl takes for a flag."""
+    """A command line with each ``--config VALUE`` and ``--config.x VALUE`` as one word, ``--config.x=VALUE``. VALUE may
+    be a negative number, which absl takes for a flag."""
     result: list[str] = []
     for word in words:
-        if result and re.fullmatch(r"--?config\.[^=]*", result[-1]) and not re.match(r"-(?![\d.])", word):
+        if result and re.fullmatch(r"--?config(\.[^=]*)?", result[-1]) and not re.match(r"-(?![\d.])", word):
             result[-1] += f"={word}"
         else:
             result.append(word)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import leakage
 from naturel_jax.report.plots import History, Losses, Plot
-from naturel_jax.report.tables import Cell, ModelRow
+from naturel_jax.report.tables import Cell, ModelRow, Sources
 
 
 class Section(NamedTuple):
@@ -18,7 +17,7 @@ class Section(NamedTuple):
 
     title: str
     head: Sequence[str] = ()
-    rows: Sequence[Sequence[str | Cell | None]] = ()
+    rows: Sequence[Sequence[str | Cell | Sources | None]] = ()
     text: Sequence[str] = ()
     command: str = ""
     words: bool = False
@@ -47,7 +46,7 @@ class Report:
     rows: Sequence[ModelRow]
     histories: Mapping[str, Sequence[History]] = dataclasses.field(default_factory=dict)
     left_out: Sequence[str] = ()
-    trained_on: Sequence[leakage.Line] = ()
+    trained_on: Sequence[Section] = ()
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     sections: Sequence[Section] = ()
     score: str = ""

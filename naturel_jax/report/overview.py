@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Item, Metric, Outcomes, headlines, sign
+from naturel_jax.benchmarks.benchmark import headlines, sign
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.results import OUTCOME, Result
 from naturel_jax.report import plots, tables, ties
 from naturel_jax.report.contents import Change, Section
+from naturel_jax.report.pairs import are_right
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 
 Items = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -80,7 +81,7 @@ def families(rows: Sequence[ModelRow]) -> list[Section]:
             family.title,
             ("score", "items", *(row.name for row in models), *marks),
             _lines(models, {metric: metric for metric in metrics}, marks.values()),
-            plot=plots.dots(models, family.title, {metric: metric for metric in metrics}, marks),
+            plot=plots.dots(models, {metric: metric for metric in metrics}, marks),
             key=f"columns_{family.key}",
         )
         for family, metrics in columns(every).items()
@@ -100,8 +101,7 @@ def relations(rows: Sequence[ModelRow]) -> list[Section]:
         bold = any(isinstance(cell, Cell) and cell.best for line in lines for cell in line)
         text = ["Bold: the best score of a row, and those that the bootstrap cannot tell from it."] * bold
         of, head = prefix.rsplit("/", 2)[0], ("relation", "items", *(row.name for row in models))
-        plot = plots.dots(models, f"By relation: {of}", numbered)
-        key = f"by_relation_{of.replace('/', '_')}"
+        plot, key = plots.dots(models, numbered), f"by_relation_{of.replace('/', '_')}"
         sections.append(Section(f"By relation: {of}", head, lines, text, heat=True, plot=plot, key=key))
     return sections
 
@@ -205,7 +205,7 @@ class Changes:
             shared = [ties.item(row) for key, row in rows[0].items() if key in rows[1]]
             names = [metric for of_family in columns([*results[name].metrics]).values() for metric in of_family]
             metrics = tuple(results[name].metrics[metric] for metric in names)
-            outcomes = [_outcomes(metrics, of_model, shared) for of_model in rows]
+            outcomes = [ties.outcomes(of_model, [item.id for item in shared], metrics) for of_model in rows]
             benchmark = ties.resampled(results[name].benchmark, shared, metrics)
             images = [confidence.image_of(item, benchmark.together) for item in shared]
             numbers_N = [self._images.setdefault(image, len(self._images)) for image in images]
@@ -222,12 +222,6 @@ class Changes:
         return found
 
 
-def _outcomes(metrics: Sequence[Metric], rows: Mapping[str, Mapping[str, Any]], items: Sequence[Item]) -> Outcomes:
-    """The outcomes [N] of ``items`` in ``rows`` (id -> row); NaN where there is none."""
-    names = {metric.outcome for metric in metrics}
-    return {name: np.array([ties.value_or_nan(rows[item.id].get(OUTCOME + name)) for item in items]) for name in names}
-
-
 class Agreement:
     """How far models agree, added up one benchmark at a time, since items fill the memory."""
 
@@ -241,7 +235,7 @@ class Agreement:
             return
         column = OUTCOME + first.outcome
         right = {
-            model: {row["id"]: value == 1 for row in rows if not np.isnan(value := ties.value_or_nan(row.get(column)))}
+            model: {row["id"]: right[0] for row in rows if (right := are_right([row], column))}
             for model, rows in items.items()
         }
         for a, b in itertools.combinations(right, 2):

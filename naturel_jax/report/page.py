@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from naturel_jax.evaluators.examples import SHOWN, Example
-from naturel_jax.report import leakage, tables
+from naturel_jax.report import tables
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.plots import Plot
-from naturel_jax.report.tables import Cell
+from naturel_jax.report.tables import Cell, Sources
 from tfds_naturel.common import escape, pages
 
 _TEMPLATE = importlib.resources.files("naturel_jax.report") / "report.html"
@@ -23,23 +23,21 @@ def fill(
     shown: Sequence[str],
     folded: Sequence[str],
     legend: Sequence[str],
-    drawn: Mapping[str, Plot],
     further: Sequence[Section],
 ) -> str:
-    """The page. ``shown``, ``folded``: the tables in HTML, and those that open on a click; ``drawn``: name ->
-    curve; ``further``: see ``overview``."""
+    """The page. ``shown``, ``folded``: the tables in HTML, and those that open on a click; ``further``: curves, and
+    what ``overview`` makes."""
     made, *others = report.made or [Section("")]
     parts = [
         _section(made) if made.rows else "",
         *shown,
         *(f"<p>{escape.html(line)}</p>" for line in legend),
         *map(_section, report.sections),
-        _figures(drawn),
         *map(_section, further),
         f"<details><summary>Each benchmark with all baselines</summary>{''.join(folded)}</details>" if folded else "",
         _examples(report.examples),
         _list("What the scores leave out", report.left_out),
-        *leakage.html(report.trained_on),
+        *map(_section, report.trained_on),
         *map(_section, others),
     ]
     return pages.fill(_TEMPLATE, title=escape.html(report.title), body="\n".join(filter(None, parts)))
@@ -66,8 +64,16 @@ def _section(section: Section) -> str:
     return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
 
 
-def _cell(cell: str | Cell | None, *, heat: bool) -> str:
+def _cell(cell: str | Cell | Sources | None, *, heat: bool) -> str:
+    if isinstance(cell, tuple):
+        return f"<td>{''.join(_sourced(*part) for part in cell)}</td>"
     return f"<td>{escape.html(cell)}</td>" if isinstance(cell, str) else tables.html_cell(cell, heat=heat)
+
+
+def _sourced(text: str, source: str) -> str:
+    """The address is written out: a report links nothing."""
+    address = f"<small>{escape.html(source.removeprefix('https://'))}</small>" if source else ""
+    return f"<div>{escape.html(text)}{address}</div>"
 
 
 def _figure(plot: Plot) -> str:
@@ -77,13 +83,6 @@ def _figure(plot: Plot) -> str:
 
 def _list(title: str, lines: Sequence[str]) -> str:
     return f"<h2>{title}</h2><ul>{''.join(f'<li>{escape.html(line)}</li>' for line in lines)}</ul>" if lines else ""
-
-
-def _figures(drawn: Mapping[str, Plot]) -> str:
-    figures = "\n".join(
-        f"<section><h2>{escape.html(plot.title)}</h2>{_figure(plot)}</section>" for plot in drawn.values()
-    )
-    return f'<div class="plots">\n{figures}</div>' if figures else ""
 
 
 # ---- Examples --------------------------------------------------------------------------------------------------------

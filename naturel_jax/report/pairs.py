@@ -55,7 +55,7 @@ def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str], s
     found = []
     for row in first:
         same = [row, *(rows[row["id"]] for rows in by_id if row["id"] in rows)]
-        right = tuple(_right(same, OUTCOME + outcome) for outcome in outcomes)
+        right = tuple(are_right(same, OUTCOME + outcome) for outcome in outcomes)
         if len(same) < len(models) or not any(right):
             continue
         mine = asked(row)
@@ -74,7 +74,7 @@ def judge(models: Sequence[Sequence[dict[str, Any]]], outcomes: Sequence[str], s
     return found
 
 
-def _right(rows: Sequence[dict[str, Any]], column: str) -> tuple[bool, ...]:
+def are_right(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[bool, ...]:
     """Whether each model is right; () if the outcome is missing for one."""
     values = [row.get(column) for row in rows]
     if any(value is None or math.isnan(value) for value in values):

@@ -43,11 +43,10 @@ _POINTS = 200  # most points of a curve of losses
 
 
 class Plot(NamedTuple):
-    """A plot in both formats, with its title and what it shows; ``svg`` is an element of a page."""
+    """A plot in both formats, and what it shows; ``svg`` is an element of a page."""
 
     png: bytes
     svg: str
-    title: str
     text: str
 
 
@@ -83,7 +82,7 @@ def accuracy_over_training(
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step" + " (dotted: chance)" * (not chance.keys().isdisjoint(curves)))
         text = "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl."
-        return _rendered(figure, "Accuracy during training", text)
+        return _rendered(figure, text)
 
 
 def _by_step(run: History, metric: str) -> dict[int, float]:
@@ -105,12 +104,11 @@ def loss_over_training(losses: Mapping[str, Sequence[Losses]]) -> Plot | None:
                 axis.plot(*points.T, label=_literal(model), **_style(n) | {"marker": ""})
         axis.set(xlabel="training step", ylabel="loss")
         text = "Training loss by step, a line for each run; models with different objectives have different losses. "
-        return _rendered(figure, "Training loss", f"{text}The numbers are in metrics.jsonl.")
+        return _rendered(figure, f"{text}The numbers are in metrics.jsonl.")
 
 
 def dots(
     rows: Sequence[ModelRow],
-    title: str,
     labels: Mapping[str, str],
     marks: Mapping[str, Mapping[str, Cell]] = MappingProxyType({}),
 ) -> Plot:
@@ -134,7 +132,7 @@ def dots(
         axis.set_yticks(range(len(labels)), [_literal(label) for label in labels.values()])
         axis.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.4, -0.6), xlabel="score and its 95% interval")
         axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
-        return _rendered(figure, title, "Score of each model with its 95% interval; the numbers are in scores.csv.")
+        return _rendered(figure, "Score of each model with its 95% interval; the numbers are in scores.csv.")
 
 
 def forgetting_against_gain(points: Mapping[str, tuple[Cell, Cell] | None], *, change: bool) -> Plot | None:
@@ -155,8 +153,7 @@ def forgetting_against_gain(points: Mapping[str, tuple[Cell, Cell] | None], *, c
         if change:  # the base is where the lines meet
             axis.axhline(0, color="0.6", linewidth=1)
             axis.axvline(0, color="0.6", linewidth=1)
-        text = f"Scores on compositions against retrieval and zero-shot classification: {what}."
-        return _rendered(figure, "Forgetting against gain", text)
+        return _rendered(figure, f"Scores on compositions against retrieval and zero-shot classification: {what}.")
 
 
 def _errors(cells: Iterable[Cell]) -> np.ndarray:
@@ -196,7 +193,7 @@ def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes)
 
 
-def _rendered(figure: Figure, title: str, text: str) -> Plot:
+def _rendered(figure: Figure, text: str) -> Plot:
     labelled: dict[str, Artist] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -212,7 +209,7 @@ def _rendered(figure: Figure, title: str, text: str) -> Plot:
     for patch in (figure.patch, *(axis.patch for axis in figure.axes)):
         patch.set_visible(False)
     FigureCanvasSVG(figure).print_svg(svg, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Plot(png.getvalue(), _element(svg.getvalue()), title, text)
+    return Plot(png.getvalue(), _element(svg.getvalue()), text)
 
 
 def _element(svg: str) -> str:

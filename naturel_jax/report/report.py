@@ -32,9 +32,8 @@ from naturel_jax.report import (
     ties,
 )
 from naturel_jax.report.contents import Report, Section
-from naturel_jax.report.plots import Plot
 from naturel_jax.report.seeds import Evaluated
-from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow, Sources
 from tfds_naturel.common import escape
 
 _MAX_QUOTED = 12  # most metrics of a benchmark that a line quotes
@@ -120,11 +119,10 @@ def of_results(
     tied = [f"{r.model} on {r.benchmark}: {r.ties:,} of {r.items:,}" for r in all_results if r.ties]
     folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
     shown = {name: examples.load(folder) for name, folder in folders.items()}
-    trained_on = leakage.lines(all_results)
     return Report(
         rows,
         left_out=[*_left_out(all_results), *others],
-        trained_on=trained_on,
+        trained_on=leakage.sections(all_results),
         sections=_without_shortcuts(all_results),
         ties=tied,
         examples=shown,
@@ -166,7 +164,7 @@ def of_runs(
         rows.append(ModelRow("n-grams", BLIND, {name: Cell(value) for name, value in text_only.items()}))
     rows += [row for row in made.rows if row.kind != MEASURED]
     rows.sort(key=lambda row: (MEASURED, PUBLISHED, BLIND, CHANCE).index(row.kind))
-    return dataclasses.replace(made, rows=rows, trained_on=leakage.lines(left_out))
+    return dataclasses.replace(made, rows=rows, trained_on=leakage.sections(left_out))
 
 
 def chance_row(chance: Mapping[str, float]) -> list[ModelRow]:
@@ -181,14 +179,14 @@ def save(folder: epath.Path, report: Report) -> str:
     models = [row for row in rows if row.kind == MEASURED]
     shown = tables.tables_of(metric for row in models for metric in row.cells)
     chance = {metric: cell.value for row in rows if row.kind == CHANCE for metric, cell in row.cells.items()}
-    curves = {
-        "loss": plots.loss_over_training(report.losses),
-        "accuracy": plots.accuracy_over_training(report.histories, report.score, chance),
-    }
-    drawn = {name: plot for name, plot in curves.items() if plot}
+    accuracy = plots.accuracy_over_training(report.histories, report.score, chance)
+    curves = [
+        Section("Training loss", plot=plots.loss_over_training(report.losses), key="loss"),
+        Section("Accuracy during training", plot=accuracy, key="accuracy"),
+    ]
     families = overview.families(rows)
-    further = [*families, *overview.forgetting(rows, report.bases, report.changes), *report.agreement]
-    further += overview.relations(rows)
+    further = [*(one for one in curves if one.plot), *families]
+    further += [*overview.forgetting(rows, report.bases, report.changes), *report.agreement, *overview.relations(rows)]
     text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
         f"\n{line}\n" for line in [*_legend(report, _MARGIN, escape.markdown), *map(_section, report.sections)]
     )
@@ -198,12 +196,11 @@ def save(folder: epath.Path, report: Report) -> str:
     folded_html = [tables.html(table, rows) for table in folded]
     legend = _legend(report, _RANGE, escape.line)
     in_latex = [*(tables.latex(table, rows) for table in shown), *(_latex(one) for one in further if one.rows)]
-    contents: dict[str, str | bytes] = {f"{name}.png": plot.png for name, plot in drawn.items()}
-    contents |= {f"{one.key}.png": one.plot.png for one in further if one.plot}
+    contents: dict[str, str | bytes] = {f"{one.key}.png": one.plot.png for one in further if one.plot}
     texts = (
-        _markdown(text, drawn, further, report),
+        _markdown(text, further, report),
         "\n".join([_PACKAGES, *in_latex]),
-        page.fill(report, open_html, folded_html, legend, drawn, further),
+        page.fill(report, open_html, folded_html, legend, further),
         tables.to_csv(rows),
     )
     for name, content in (contents | dict(zip(files.TEXTS, texts, strict=True))).items():
@@ -377,7 +374,8 @@ def _section(section: Section) -> str:
     """A section in Markdown."""
     parts = [f"## {escape.markdown(section.title)}"]
     if section.rows:
-        lines = [section.head, [":---", *["---:"] * (len(section.head) - 1)], *section.rows]
+        others = ":---" if section.words else "---:"
+        lines = [section.head, [":---", *[others] * (len(section.head) - 1)], *section.rows]
         parts.append("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
     parts += map(escape.markdown, section.text)
     if section.plot:
@@ -387,7 +385,9 @@ def _section(section: Section) -> str:
     return "\n\n".join(parts)
 
 
-def _cell(cell: str | Cell | None) -> str:
+def _cell(cell: str | Cell | Sources | None) -> str:
+    if isinstance(cell, tuple):
+        return "; ".join(escape.markdown(text) + f" ([source]({source}))" * bool(source) for text, source in cell)
     if not isinstance(cell, str):
         return tables.markdown_cell(cell)
     plain = re.fullmatch(r"[-+:.\d (]+( to [-+.\d]+)?(; \d+)?\)?", cell)  # numbers, intervals and rules
@@ -399,12 +399,10 @@ _MARGIN = "±: half the width of the 95% confidence interval (bounds in scores.c
 _PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
-def _markdown(text: str, drawn: Mapping[str, Plot], further: Sequence[Section], report: Report) -> str:
-    parts = [f"# {escape.markdown(report.title)}", text.rstrip("\n")]
-    parts += [f"## {plot.title}\n\n![{plot.text}]({name}.png)" for name, plot in drawn.items()]
-    parts += map(_section, further)
+def _markdown(text: str, further: Sequence[Section], report: Report) -> str:
+    parts = [f"# {escape.markdown(report.title)}", text.rstrip("\n"), *map(_section, further)]
     if report.left_out:
         lines = "\n".join(f"- {escape.markdown(line)}" for line in report.left_out)
         parts.append(f"## What the scores leave out\n\n{lines}")
-    parts += leakage.markdown(report.trained_on)
+    parts += map(_section, report.trained_on)
     return "\n\n".join(parts) + "\n"

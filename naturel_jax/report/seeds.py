@@ -87,16 +87,14 @@ def _read_benchmark(
     metrics = tuple(metric for name, metric in every.items() if name in chosen)
     shared: dict[str, Item] | None = None  # {}: the runs so far have none in common
     known: dict[str, dict[str, Any]] = {}  # item -> what it asks
-    values: dict[str, dict[str, dict[str, float]]] = {}  # run -> outcome -> item -> value
+    values: dict[str, dict[str, dict[str, float | None]]] = {}  # run -> outcome -> item -> value
     wanted = {metric.outcome for metric in metrics}
     for key in of_benchmark:
         rows = results.load_items(runs[key].out, runs[key].model, name, without=("cosines",))
         rows = pairs.alike(rows, known)
         if shared is None:
             shared = {row["id"]: ties.item(row) for row in rows}
-        values[key] = {
-            outcome: {row["id"]: ties.value_or_nan(row.get(OUTCOME + outcome)) for row in rows} for outcome in wanted
-        }
+        values[key] = {outcome: {row["id"]: row.get(OUTCOME + outcome) for row in rows} for outcome in wanted}
         shared = {id: item for id, item in shared.items() if all(id in known for known in values[key].values())}
     if not metrics:
         return

@@ -44,6 +44,9 @@ class Cell:
         return self.interval and (self.interval[1] - self.interval[0]) / 2
 
 
+Sources = tuple[tuple[str, str], ...]  # a cell of texts, each with the address of its source, or ""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelRow:
     """A model, a published one, a blind baseline or chance; ``cells``: metric -> cell."""
@@ -194,9 +197,9 @@ def latex_table(caption: str, columns: int, lines: Sequence[str]) -> str:
     )
 
 
-def latex_line(cells: Sequence[str | Cell | None]) -> str:
+def latex_line(cells: Sequence[str | Cell | Sources | None]) -> str:
     """A line of a LaTeX table: text, which is escaped, and scores."""
-    return " & ".join(escape.latex(cell) if isinstance(cell, str) else latex_cell(cell) for cell in cells) + r" \\"
+    return " & ".join(latex_cell(c) if isinstance(c, Cell | None) else escape.latex(str(c)) for c in cells) + r" \\"
 
 
 def latex_cell(cell: Cell | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from naturel_jax.benchmarks import registry
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, sign
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, sign
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import OUTCOME
@@ -56,23 +56,21 @@ def differences(a: Items, b: Items, metrics: Sequence[Metric]) -> Intervals:
     """Metric -> 95% interval of the score in ``a`` minus that in ``b``, over the items that both have: a paired
     bootstrap over images, the same for all metrics. Those of which they have no item in common are left out."""
     shared = [key for key in a if key in b]
-    columns = {name: OUTCOME + name for name in dict.fromkeys(metric.outcome for metric in metrics)}
-    outcomes = {
-        name: np.array([value_or_nan(a[key].get(column)) - value_or_nan(b[key].get(column)) for key in shared])
-        for name, column in columns.items()
-    }
+    of_a, of_b = (outcomes(rows, shared, metrics) for rows in (a, b))
     items = [item(a[key]) for key in shared]
     benchmark = resampled(metrics[0].name.split("/")[0], items, metrics)
-    return confidence.intervals(benchmark, items, outcomes)
+    return confidence.intervals(benchmark, items, {name: of_a[name] - of_b[name] for name in of_a})
+
+
+def outcomes(rows: Items, ids: Sequence[str], metrics: Sequence[Metric]) -> Outcomes:
+    """The outcomes [N] that ``metrics`` need of the items ``ids``; NaN where there is none."""
+    names = {metric.outcome for metric in metrics}
+    return {name: np.array([rows[key].get(OUTCOME + name) for key in ids], float) for name in names}
 
 
 def resampled(name: str, items: Sequence[Item], metrics: Sequence[Metric]) -> Benchmark:
     """The part of the benchmark called ``name`` that resampling needs, from its results."""
     return Benchmark(name, items, lambda *_: {}, metrics, together=registry.together(name))
-
-
-def value_or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
 
 
 def item(row: Mapping[str, Any]) -> Item:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from naturel_jax import storage, weights
+from naturel_jax import weights
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.positions import resize_positions
@@ -47,8 +47,6 @@ def _about(args: argparse.Namespace) -> model_card.About:
         )
     if args.drop_bias:
         sections["Logit bias"] = "Left out: the model was trained with one. It changes no ranking, only probabilities."
-    if args.metrics:
-        sections["Metrics"] = storage.read(args.metrics)
     return dataclasses.replace(about, sections=sections)
 
 

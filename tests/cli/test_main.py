@@ -39,44 +39,7 @@ def test_hints_for_flags_of_other_libraries_name_fields_that_there_are():
     known = dict(meanings(c.Config)) | {"data.mixture.main.dataset": ""}
     named = {name for hint in hints.FOREIGN.values() for name in re.findall(r"--config\.([\w.]+)", hint)}
     assert named <= known.keys() and len(named) > 15
-    assert {flag for flags in FLAGS.values() for flag in flags.split()} == hints.FOREIGN.keys()
     assert not hints.for_flag("foo")
-
-
-FLAGS = {  # what is written here -> flags of other libraries
-    "--config.objective.chunks=": "accum_freq",
-    "--config.data.batch_size=": "batch_size per_device_train_batch_size",
-    "--config.optim.b1=": "beta1",
-    "--config.optim.b2=": "beta2",
-    "--config.data.mixture.main.dataset=": "dataset",
-    "--config.duration=": "epochs num_train_epochs max_steps total_steps",
-    "--config.optim.eps=": "eps",
-    "--config.optim.clip_norm=": "grad_clip_norm",
-    "--config.eval.benchmarks=": "imagenet_val",
-    "--config.optim.lr=": "learning_rate lr",
-    "--config.log_every=": "log_every_n_steps",
-    "--workdir=": "logs output_dir",
-    "--config.optim.schedule=": "lr_scheduler",
-    "--config.init=": "model model_name_or_path pretrained",
-    "--config.name=": "name",
-    "--config.compute.dtype=": "precision",
-    "--config.wandb=": "report_to wandb wandb_project_name",
-    "the same command again": "resume",
-    "--config.checkpoint.every=": "save_frequency save_steps",
-    "--config.seed=": "seed",
-    "--config=finetune:csv:": "train_data",
-    "--config.optim.warmup=": "warmup warmup_steps",
-    "--config.optim.weight_decay=": "wd weight_decay",
-    "--config.data.threads=": "workers",
-}
-
-
-@pytest.mark.parametrize(
-    ("expected", "flag"), [(here, flag) for here, flags in FLAGS.items() for flag in flags.split()]
-)
-def test_flags_of_other_libraries_have_a_hint(expected, flag):
-    for name in (flag, flag.replace("_", "-")):
-        assert hints.for_flag(name).startswith(f"; write, for example, {expected}")
 
 
 def test_help_shows_an_example_and_every_flag():
@@ -97,8 +60,8 @@ def test_overrides_of_the_config_file_are_listed(monkeypatch):
     )
     assert config_flags.overridden() == [
         f"Config file: {file}, with these changes:",
-        "config.optim.lr is 0.5; the file has 0.0001.",
-        "config.data.mixture.main.weight is 3.0; the file has 1.0.",
+        "config.optim.lr is 0.5.",
+        "config.data.mixture.main.weight is 3.0.",
     ]
     config_flags.parse(["naturel-train", f"--config={file}"])
     assert config_flags.overridden() == [f"Config file: {file}"]
@@ -135,7 +98,6 @@ def test_overrides_of_the_config_file_are_listed(monkeypatch):
         (["--config", "tests/helpers/broken_config.py"], ["broken_config.py line 11: ValueError"]),
         (["--config", "runs/mine/config.json"], ["a config file is Python; the command that began a run continues it"]),
         ([TINY, "--cpu_devices=-1"], ["cpu_devices"]),
-        ([TINY, "--no_such_flag=1"], ["no_such_flag"]),
         ([], ["--config is missing; for example: --config siglip_tp"]),
     ],
     ids=lambda value: value[-1] if value and value[-1].startswith("--") else "",

@@ -135,7 +135,10 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep is 0"),
         ({"name": ""}, r"config\.name is ''; expected a name"),
         ({"data__mixture": {"a": {"recipe": "one_pair"}}}, r"config\.data\.mixture\.a has no dataset; set"),
-        ({"data__mixture": {"a": {"dataset": "naturel/x"}}}, r"config\.data\.mixture\.a has no recipe; set"),
+        (
+            {"data__mixture": {"a": {"dataset": "naturel/x"}}, "data__cache_captions": True},
+            r"config\.data\.mixture\.a has no recipe; set",
+        ),
     ],
     ids=str,
 )  # fmt: skip

@@ -93,5 +93,5 @@ def test_key_of_accepts_entries_added_by_a_user():
 
 def test_an_override_may_be_two_words():
     words = ["--config", "a.py", "--config.a", "-1", "-config.b", "x y", "--config.c=2", "--config.d", "--json", "e"]
-    joined = ["--config", "a.py", "--config.a=-1", "-config.b=x y", "--config.c=2", "--config.d", "--json", "e"]
+    joined = ["--config=a.py", "--config.a=-1", "-config.b=x y", "--config.c=2", "--config.d", "--json", "e"]
     assert settings.joined(words) == joined

@@ -19,19 +19,13 @@ from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
-from tests.helpers.browser import DESK, MALICIOUS, PHONE, browser
+from tests.helpers.browser import DESK, MALICIOUS, PHONE
 from tests.helpers.model_files import save_hf
 from tfds_naturel.common.pages import data_uri
 
 pytestmark = pytest.mark.slow
 
 MODELS = {"CLIP": "tiny-clip", "SigLIP": "tiny-siglip"}
-
-
-@pytest.fixture(scope="module")
-def page():
-    with browser() as opened:
-        yield opened
 
 
 # ---- Report ----------------------------------------------------------------------------------------------------------
@@ -59,8 +53,9 @@ def test_report(page, tmp_path):
     assert page.run("document.querySelectorAll('script').length") == 0
     assert page.run("document.querySelectorAll('strong').length") == 2 * (7 + 4 + 11), "two tables, further, families"
     titles = page.run("[...document.querySelectorAll('.beside')].map(e => e.previousElementSibling.textContent)")
-    assert titles[:5] == [family.title for family in overview.COLUMN_FAMILIES]
-    assert titles[5:] == ["Forgetting against gain", "By relation: vg_relation"]
+    families = [family.title for family in overview.COLUMN_FAMILIES]
+    curves = ["Training loss", "Accuracy during training"]
+    assert titles == [*curves, *families, "Forgetting against gain", "By relation: vg_relation"]
     page.run("document.querySelector('details').open = true")
     assert page.violations() == [] and page.fits()
     page.resize(*PHONE, dark=True)

@@ -253,7 +253,7 @@ def test_curves_are_in_the_report(tmp_path, monkeypatch):
     assert "](accuracy.png)" in (tmp_path / "results/report.md").read_text()
     assert (tmp_path / "results/loss.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "results/report.html").read_text()
-    drawn = re.findall(r'<h2>([^<]*)</h2><figure><svg aria-label="[^"]{20,}" role="img"', page)
+    drawn = re.findall(r'<h2>([^<]*)</h2><div class=beside><figure><svg aria-label="[^"]{20,}" role="img"', page)
     assert drawn == ["Training loss", "Accuracy during training"]
     assert "<title>Evaluation of CLIP on 1 benchmark</title>" in page
     both = report.with_runs(Report([]), {"CLIP": [run, record(tmp_path / "other", 0.25)]})

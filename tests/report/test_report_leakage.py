@@ -4,12 +4,14 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from etils import epath
 
 from naturel_jax.benchmarks.benchmark import Origin, Overlap, Source
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.data.seen import identity
 from naturel_jax.evaluators.results import Result
-from naturel_jax.report import leakage
+from naturel_jax.report import leakage, report
+from naturel_jax.report.contents import Report
 
 COLLECTIONS = ("COCO", "Visual Genome", "Open Images", "Flickr30k")
 
@@ -40,8 +42,8 @@ def test_new_benchmark_brings_its_origin(monkeypatch):
     origin = Origin("COCO (a part)", "https://example.com/new", (Overlap("COCO", "all of it"),))
     source = Source("MIT", "here", "new.json", origins=(origin,))
     monkeypatch.setitem(BENCHMARKS, "new", SimpleNamespace(SOURCE=source, read=None))
-    (line,) = leakage.lines([result("CLIP", "new", found={})])
-    assert line.cells[1:3] == [[("COCO (a part)", "https://example.com/new")], [("COCO: all of it", "")]]
+    (section,) = leakage.sections([result("CLIP", "new", found={})])
+    assert section.rows[0][1:3] == ((("COCO (a part)", "https://example.com/new"),), (("COCO: all of it", ""),))
 
 
 @pytest.mark.parametrize(("name", "path"), [("vg_relation", "VG_100K/2331508.jpg"), ("sugarcrepe", "000000000139.jpg")])
@@ -60,29 +62,25 @@ def test_numbers_add_up():
     assert 82_783 + val2014 - 5_000 == 118_287
 
 
-def test_statement_in_every_format():
-    first, second = leakage.lines(RESULTS)
-    assert (first.benchmark, second.benchmark) == ("vg_relation", "my")
-    assert first.found == (
-        "CLIP: no record",
-        "A|<b>&: 6 of 100 items (3 by name, 2 by bytes, 5 by look; 4,000 of 5,000 training images read)",
-        "old: of an earlier version; evaluate again",
-    )
-    (text,) = leakage.markdown([first, second])
+def test_statement_in_every_format(tmp_path):
+    report.save(epath.Path(tmp_path), Report([], trained_on=leakage.sections(RESULTS)))
+    text, page = ((tmp_path / f"report.{form}").read_text() for form in ("md", "html"))
     assert "| vg_relation | Visual Genome ([source](https://arxiv.org/abs/2210.01936)) |" in text
     assert "51,208 of the 108,077 images of Visual Genome are COCO's" in text and "A\\|\\<b\\>\\&" in text
+    found = "6 of 100 items (3 by name, 2 by bytes, 5 by look; 4,000 of 5,000 training images read)"
+    assert f": {found}; old: of an earlier version; evaluate again |" in text
     assert "| my | not stated |  | CLIP: no record |" in text
-    (page,) = leakage.html([first, second])
-    assert "A|&lt;b&gt;&amp;" in page and "<b>" not in page and "http" not in page and page.count("<tr>") == 3
-    assert leakage.markdown([]) == leakage.html([]) == []
+    assert "<div>Visual Genome<small>arxiv.org/abs/2210.01936</small></div>" in page and page.count("<tr>") == 3
+    assert f"A|&lt;b&gt;&amp;: {found}</div>" in page and not re.search("<b>|http[^-]", page)
+    assert leakage.sections([]) == []
 
 
 def test_benchmarks_without_any_are_one_sentence():
     none = {"images": 5000, "read": 5000, "name": 0, "bytes": 0, "look": 0}
     clear = [result(model, name, found=none) for name in ("naturel", "winoground") for model in ("A", "B")]
     sentence = "No image of naturel, winoground was found among those that the models were trained on; all were read."
-    for parts in (leakage.markdown(leakage.lines(clear)), leakage.html(leakage.lines(clear))):
-        assert sentence in parts[0] and not re.search(r"<table|\|", parts[0])
-    lines = leakage.lines([*clear, result("A", "sugarcrepe", found=none | {"read": 4999})])
-    (text,) = leakage.markdown(lines)
-    assert sentence in text and "| sugarcrepe | COCO" in text and "| naturel |" not in text, "one image was not read"
+    (section,) = leakage.sections(clear)
+    assert section.text == [sentence] and not section.rows
+    (section,) = leakage.sections([*clear, result("A", "sugarcrepe", found=none | {"read": 4999})])
+    assert section.text == [sentence, leakage.NOTE]
+    assert [row[0] for row in section.rows] == ["sugarcrepe"], "one image was not read"

@@ -223,7 +223,7 @@ def test_plots_are_images_and_elements_in_the_colours_of_a_page():
     clip = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})]
     history = {"<b>": [clip, clip], "B": [[]]}
     points = {"CLIP": (Cell(0.5), Cell(0.6, (0.5, 0.7)))}
-    drawn = [plots.dots([row("A", x=Cell(0.5, (0, 1))), row("B", y=0.6)], "", {"x": "x", "y": "y"}, {"chance": {}})]
+    drawn = [plots.dots([row("A", x=Cell(0.5, (0, 1))), row("B", y=0.6)], {"x": "x", "y": "y"}, {"chance": {}})]
     drawn += [plots.accuracy_over_training(history), plots.forgetting_against_gain(points, change=True)]
     drawn += [plots.loss_over_training({"<b>": [[(n, 4.0) for n in range(1000)], []], "B": [[(3, 1.0)]]})]
     assert all(plot and plot.png.startswith(b"\x89PNG") for plot in drawn)

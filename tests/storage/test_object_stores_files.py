@@ -106,10 +106,9 @@ def test_weights_are_read_from_a_file_in_a_store(url, tmp_path):
 def test_convert_writes_to_a_store(form, url, server, tmp_path, capsys):
     """What makes the folder readable is uploaded last; nothing is left on the disk."""
     export.save(tmp_path / "model", *tiny("tiny-clip"), form="openclip")
-    (tmp_path / "metrics.md").write_text("| a |\n|---|\n| 1 |\n")
     put(tmp_path, url)
     server.requests.clear()
-    arguments = [f"{url}/model", f"{url}/out", "--to", form, "--metrics", f"{url}/metrics.md"]
+    arguments = [f"{url}/model", f"{url}/out", "--to", form]
     convert.main(arguments)
     assert capsys.readouterr().out.startswith(f"wrote {url}/out\n")
     written = [request for request in server.requests if request.startswith(("POST", "PUT"))]
@@ -117,8 +116,6 @@ def test_convert_writes_to_a_store(form, url, server, tmp_path, capsys):
     assert not list((tmp_path / "cache/naturel_jax/scratch").iterdir())
     loaded = weights.load(f"run:{url}/out" if form == "run" else f"{url}/out")
     assert_same(loaded.params, tiny("tiny-clip").params)
-    card = Location(f"{url}/out/README.md").get()[0].decode()
-    assert "| a |" in card
     with pytest.raises(FileExistsError, match=f"^{url}/out exists; choose another name"):
         convert.main(arguments)
 

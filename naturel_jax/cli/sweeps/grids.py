@@ -2,14 +2,17 @@
 here, before anything runs."""
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
+import functools
 import hashlib
-import importlib.util
 import itertools
 import json
+import operator
 import re
+import runpy
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -109,12 +112,8 @@ def make_grid(flags: Sequence[str], grid: Sequence[str], seeds: str, name: str) 
 def _asked(config_path: str) -> dict[str, Any]:
     """What ``sweep()`` of a config file returns, its seeds as --seeds takes them; both empty if there is no such
     function. Raises UserError."""
-    spec = importlib.util.spec_from_file_location("naturel_sweep_config", config_path.partition(":")[0])
-    assert spec and spec.loader  # the file has been loaded before
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     default: dict[str, Any] = {"grid": {}, "seeds": ""}
-    found = module.sweep() if hasattr(module, "sweep") else {}
+    found = runpy.run_path(config_path.partition(":")[0]).get("sweep", dict)()
     if not isinstance(found, dict) or found.keys() - default or not isinstance(found.get("grid", {}), dict):
         raise UserError(
             f"{config_path}: sweep() returned {found!r:.200}; expected {{'grid': {{'config.optim.lr': (1e-4, 3e-4)}}, "
@@ -187,15 +186,10 @@ def load(grid: Grid, setting: Setting) -> Config | Suite:
     changed = copy.deepcopy(grid.raw)
     for field, text in setting.items():
         *path, last = field.split(".")[1:]
-        inner = changed
-        for name in path:
-            inner = inner[name]
-        value: Any = text
+        inner, value = functools.reduce(operator.getitem, path, changed), text
         if not isinstance(inner[last], str):
-            try:
+            with contextlib.suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                value = text
         with inner.ignore_type():
             inner[last] = value
     return config_lib.load(changed)

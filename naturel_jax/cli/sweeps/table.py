@@ -73,11 +73,11 @@ def _unfinished(runs: Sequence[Planned], states: Mapping[str, str]) -> list[str]
     return lines + [f"{key}: {text}" for key, text in states.items() if text.startswith(("pruned", "failed"))]
 
 
-def _trained_on(groups: Groups, found: Mapping[str, Finished]) -> list[leakage.Line]:
-    """Lines on the images that may have been trained on, by the first run of each setting."""
+def _trained_on(groups: Groups, found: Mapping[str, Finished]) -> list[Section]:
+    """The images that may have been trained on, by the first run of each setting."""
     firsts = {group: of_group[0] for group, of_group in groups.items()}
     lines = [run_folder.left_out(found[run.key], run.config, group) for group, run in firsts.items()]
-    return leakage.lines(list(itertools.chain.from_iterable(lines)))
+    return leakage.sections(list(itertools.chain.from_iterable(lines)))
 
 
 def _examples(out: Path, groups: Groups) -> dict[str, list[Example]]:

@@ -22,7 +22,7 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.report.playground import server
 from naturel_jax.report.playground.playground import MOST_CAPTIONS, Playground
 from tests.helpers import benchmark_files as files
-from tests.helpers.browser import Page, browser
+from tests.helpers.browser import Page
 from tests.helpers.tiny_models import tiny
 from tests.helpers.worlds import ROOT, data_dir
 from tfds_naturel.common.errors import UserError
@@ -248,12 +248,6 @@ def test_scores_and_items_are_those_of_the_python_api(served, models):
     ask(f"{address}/items", {"photo": key, "true": captions[:1], "false": captions[1:]})
     right, *wrong = scores[1]["cosine"]
     assert naturel_jax.evaluate(loaded["siglip"], f"pairs:{items}")["my/accuracy"] == float(right > max(wrong))
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with browser() as opened:
-        yield opened
 
 
 def write(page: Page, selector: str, text: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import benchmark_files as files
-from tests.helpers.browser import DESK, MALICIOUS, PHONE, Page, browser
+from tests.helpers.browser import DESK, MALICIOUS, PHONE, Page
 from tests.helpers.open_images_files import photo, row, write_photos, write_release
 from tfds_naturel import build
 from tfds_naturel.audit import __main__ as audit
@@ -22,12 +22,6 @@ from tfds_naturel.common.schema import Triplet
 from tfds_naturel.open_images.annotations import Box
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def page():
-    with browser() as opened:
-        yield opened
 
 
 CAT = Triplet("Cat", "on", "Desk")

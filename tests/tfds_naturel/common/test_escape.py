@@ -87,7 +87,7 @@ def test_plots_draw_names_literally():
     rows = [
         ModelRow(name, MEASURED, {"x": Cell(0.5, (0.4, 0.6))}) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)
     ]
-    assert plots.dots(rows, "", {"x": "$x^{$"})
+    assert plots.dots(rows, {"x": "$x^{$"})
 
 
 NAMES = ["../../x", "/etc/x", "..", ".", "a/b", "a_b", "a b", "a\0b", "", "C:\\x", "x" * 300, "x" * 301]
