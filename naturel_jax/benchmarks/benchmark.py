@@ -7,6 +7,7 @@ Shape letters: N items, S items that are scored, M items that a mean is over, G 
 """
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -106,12 +107,13 @@ class Metric:
         return np.array([items[n].weight for n in index_M]) if self.weighted else np.ones(len(index_M))
 
 
-_LESS_IS_BETTER = ("brittleness", "no_op", "ties")
+_LESS_IS_BETTER = re.compile(r"[^/]+/(no_op|ties|brittleness(/.+)?)")
 
 
 def sign(metric: str) -> int:
-    """-1 for a score of which less is better, otherwise 1: the best of several is that with the highest product."""
-    return -1 if any(part in _LESS_IS_BETTER for part in metric.split("/")[1:]) else 1
+    """-1 for a score of which less is better, otherwise 1: the best of several is that with the highest product. A
+    class or a data set may be called ties, too."""
+    return -1 if _LESS_IS_BETTER.fullmatch(metric) else 1
 
 
 def headlines(metrics: Iterable[str]) -> list[str]:

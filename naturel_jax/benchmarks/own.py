@@ -43,6 +43,7 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".parquet": parquet.open_table,
 }
 
+TRUE = "number of true captions"  # the tag that says it, of an item with several
 _MOST_BAD = 10_000  # records that are left out and reported
 _MOST_PAIRS = 10_000  # of a true and a false caption of an item, which are compared
 _ROWS = 64  # of a Parquet file, in memory at a time before they are items
@@ -71,8 +72,9 @@ def _pairs(own: Own, fields: BenchmarkFields) -> Benchmark:
             raise BenchmarkError(f"has no false caption in {_named(chosen, 'negatives')}; expected at least one")
         if (pairs := len(record.positives) * len(record.negatives)) > _MOST_PAIRS:
             raise BenchmarkError(f"has {pairs:,} pairs of a true and a false caption; expected at most {_MOST_PAIRS:,}")
-        true[key] = len(record.positives)
-        return Item(key, (images(record),), (*record.positives, *record.negatives), _tags(row, fields))
+        true[key], texts = len(record.positives), (*record.positives, *record.negatives)
+        asked = {TRUE: str(true[key])} if len(texts) > 2 else {}  # the texts alone do not say which of them are true
+        return Item(key, (images(record),), texts, _tags(row, fields) | asked)
 
     items, problems = _items(own, item)
     metrics = [Metric(f"{own.name}/accuracy", "right")]

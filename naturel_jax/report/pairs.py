@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from naturel_jax.benchmarks.own import TRUE
 from naturel_jax.evaluators.results import OUTCOME
 from tfds_naturel.common.errors import UserError
 
@@ -89,6 +90,7 @@ def asked(row: Mapping[str, Any]) -> dict[str, Any]:
         "images": [re.split("[/!]", key)[-1] for key in row["images"]],
         "boxes": row["boxes"],
         "label": row["tags"].get("label"),
+        TRUE: row["tags"].get(TRUE),
         "captions": row["captions"],
         _HASH: row.get("captions_hash"),
     }

@@ -11,6 +11,7 @@ import pytest
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.config.own_benchmarks import BenchmarkFields, parse_fields
+from naturel_jax.evaluators import fingerprints
 from tests.helpers import benchmark_files as files
 from tests.helpers.benchmark_files import values
 from tfds_naturel.common.errors import UserError
@@ -56,6 +57,16 @@ def test_pairs(folder):
     lines(folder / "one.jsonl", ROWS[::2])
     one = read("pairs:one.jsonl")
     assert one.true_captions == 1 and [metric.name for metric in one.metrics] == ["one/accuracy"]
+
+
+def test_a_caption_that_is_now_false_makes_other_items(folder):
+    """Though the captions and their order are the same: scores of the file as it was are not kept."""
+    row, found = {"image": "photos/0.png"}, []
+    for captions in ({"caption": ["a", "b"], "negatives": ["c"]}, {"caption": ["a"], "negatives": ["b", "c"]}):
+        lines(folder / "my.jsonl", [row | captions])
+        found.append(read("pairs:my.jsonl"))
+    assert found[0].items[0].captions == found[1].items[0].captions
+    assert len({fingerprints.of_pair("model", benchmark) for benchmark in found}) == 2
 
 
 def test_formats_and_names_of_fields(folder):

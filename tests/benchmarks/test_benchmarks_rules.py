@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from naturel_jax.benchmarks import hard_positives, retrieval, rules, vsr, whatsup, zeroshot
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, sign
 from tests.helpers.properties import given, settings, st
 from tfds_naturel.captions.word_order import clean, shuffles
 
@@ -249,3 +249,10 @@ def test_order_shuffles_move_only_the_words_they_should():
 def test_order_captions_are_cleaned_after_the_shuffle():
     assert clean('A man; "Tom" (left)...  sits: #1 ~ here!\n') == "a man tom left sits 1 here"
     assert clean(" ".join(str(n) for n in range(40))) == " ".join(str(n) for n in range(30))
+
+
+def test_of_which_scores_less_is_better():
+    """Whatever classes, relations and data sets are called."""
+    less = ["coco_order/ties", "coco_order/no_op", "hard_positives_replace/brittleness/attribute"]
+    assert {sign(metric) for metric in less} == {-1}
+    assert {sign(metric) for metric in ("clothes/class/ties", "my/relation/ties", "zeroshot/ties/top1")} == {1}

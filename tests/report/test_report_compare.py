@@ -68,6 +68,7 @@ def test_judge_joins_the_results_of_models():
         ("images", {"images": ["data/q"]}),
         ("boxes", {"boxes": [[1, 2, 3, 4]]}),
         ("label", {"tags": {"label": "1"}}),
+        ("number of true captions", {"tags": {"label": "0", "number of true captions": "2"}}),
         ("hash of captions", {"captions_hash": 2}),
     ],
 )

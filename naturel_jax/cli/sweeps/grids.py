@@ -22,6 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from naturel_jax import config as config_lib
+from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.cli import config_flags
 from naturel_jax.cli.suite import row_names
 from naturel_jax.config import Config, Suite, versions
@@ -258,6 +259,8 @@ def check_names(runs: Sequence[Planned], score: str, baseline: str, prune: bool)
             known = [metric.name for benchmark in read_benchmarks(config) for metric in benchmark.metrics]
             if score not in known:
                 raise UserError(f"--score {score!r} is not a score of these runs; {_nearest(score, known)}")
+            if prune and score not in (recorded := headlines(known)):
+                raise UserError(f"--prune: {score!r} is not recorded during training; {_nearest(score, recorded)}")
             if prune and config.eval.during.get(score.split("/")[0], "0").split()[0] in ("0", "0%"):
                 raise UserError(
                     f"--prune: config.eval.during.{score.split('/')[0]} is missing: a run is pruned by its evaluations "

@@ -65,6 +65,12 @@ REFUSED = {  # flags -> message
         "--prune",
         "--config.eval.during.naturel=0 steps",
     ): "--prune: config.eval.during",
+    (
+        RANGE,
+        *SEARCH,
+        "--score=naturel/complex/mirrored/yes",
+        "--prune",
+    ): "--prune: 'naturel/complex/mirrored/yes' is not recorded during training; did you mean 'naturel/complex'?",
     ("--share=4/4",): "--share 4/4: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1",
     ("--jobs=0",): "--jobs is 0, expected 1 to 1,024",
 }
