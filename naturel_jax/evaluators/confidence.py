@@ -1,15 +1,16 @@
-"""Bootstrap confidence intervals of a benchmark's metrics, over images and over seeds.
+"""Confidence intervals of a benchmark's metrics: a bootstrap over images, and the variance of seeds.
 
 Shape letters: N items, M items that a mean is over, G groups that it averages, C clusters of items that share an image
 or an outcome, S seeds, R resamples.
 """
 
 import functools
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy import sparse
+from scipy import optimize, sparse, special
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Outcomes, mean_of_groups, positions
 
@@ -17,6 +18,8 @@ Intervals = dict[str, tuple[float, float]]  # metric name -> (low, high)
 Sums = list[list[sparse.csr_array]]  # run -> weighted sums of an outcome, and total weights, [G, C]
 K = TypeVar("K", bound=Hashable)
 
+_EQUAL = 1e-12  # scores that differ by rounding only
+_SMALLEST = 1e-100  # p-value
 _CHUNK = 100  # resamples at a time, and more of few clusters, to bound memory
 _BLOCK = 1_000  # metrics at a time, to bound memory too
 _KEPT = 5_000  # clusters: draws of so many are 10 MB for 1000 resamples
@@ -112,26 +115,40 @@ def _multinomials(clusters: int, resamples: int) -> Iterator[np.ndarray]:
         yield rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=min(chunk, resamples - start))
 
 
-def mean_over_seeds(scores_SR: np.ndarray, stream: int = 1) -> np.ndarray:
-    """The mean score [R] of S seeds, of which each resample draws S again, with its scores on the same resample of the
-    images: a bootstrap over two crossed factors (Owen, arXiv 0711.2371). Equal numbers of seeds are drawn in pairs,
-    unless their ``stream`` differs.
+class Estimate(NamedTuple):
+    """The 95% interval of a score or of a difference of scores, and its two-sided p-value."""
 
-    The difference of the drawn seeds from all of them is scaled by sqrt(S / (S - 1)), since the variance of a bootstrap
-    is (S - 1) / S of the unbiased one (Davison and Hinkley, 1997, section 2.3). One seed has no spread.
+    low: float
+    high: float
+    p: float
+
+
+def estimate(value: float, resampled_R: np.ndarray, seeds: Sequence[np.ndarray]) -> Estimate:
+    """What images and seeds say of ``value``, a mean score of several seeds, or the difference of two.
+
+    ``resampled_R``: it, of the same seeds, on resamples of the images; ``seeds``: the scores [S] of each group of seeds
+    that were drawn apart, such as the differences of pairs, or both sides. Images and seeds are crossed factors, whose
+    variances add up (Owen, arXiv 0711.2371; what they share is in both). The interval of the images is normal, that of
+    each group Student's t, and the squares of their half widths add up (MOVER; Zou and Donner, 2008), which is never
+    too narrow, as it would be if few seeds were resampled. One seed has no variance. ``p``: the value at which 0 leaves
+    the interval.
     """
-    seeds, resamples = scores_SR.shape
-    drawn_RS = np.random.default_rng(stream).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    scale = np.sqrt(seeds / max(seeds - 1, 1))
-    return np.mean(scores_SR, axis=0) + scale * np.mean((drawn_RS.T - 1) * scores_SR, axis=0)
+    of_images = float(np.nanvar(resampled_R))
+    of_seeds = [(float(np.var(x_S, ddof=1)) / len(x_S), len(x_S) - 1) for x_S in seeds if len(x_S) > 1]
 
+    def half(p: float) -> float:
+        squares = [of_images * special.ndtri(p / 2) ** 2]
+        squares += [variance * special.stdtrit(freedom, p / 2) ** 2 for variance, freedom in of_seeds]
+        return math.sqrt(sum(squares))
 
-def p_value(difference_R: np.ndarray) -> float:
-    """Two-sided p of a resampled difference: twice the share on the smaller side of 0, counting the data as one more
-    resample (Davison and Hinkley, 1997, equation 4.11)."""
-    known_R = difference_R[~np.isnan(difference_R)]
-    smaller = min(np.sum(known_R <= 0), np.sum(known_R >= 0))
-    return float(min(1.0, 2 * (smaller + 1) / (len(known_R) + 1)))
+    width = half(0.05)
+    if width < _EQUAL:
+        return Estimate(value, value, float(abs(value) < _EQUAL))
+    low, high = (math.log(end) for end in (_SMALLEST, 1.0))
+    p = _SMALLEST
+    if abs(value) < half(_SMALLEST):
+        p = math.exp(optimize.brentq(lambda log_p: half(math.exp(log_p)) - abs(value), low, high))
+    return Estimate(value - width, value + width, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -58,7 +58,7 @@ def markdown(a: str, b: str, runs_a: Runs, runs_b: Runs, benchmark: str, outcome
         if len(runs) == 1:
             number, alone = "1 run", ". One seed: nothing here says how much another would change"
         lines.append(f"- {escape.markdown(f'{name}, {number}: ' + ', '.join(runs) + alone)}.")
-    lines += ["", "Intervals and p-values are from a bootstrap over runs and images; both sides share the images.", ""]
+    lines += ["", "Intervals and p-values are over runs and images; both sides share the images.", ""]
     lines += [f"{escape.markdown(line)}\n" for line in scores.left_out]
     lines += [f"| score | {escape.markdown(a)} | {escape.markdown(b)} | {' | '.join(seeds.HEAD[2:-1])} |"]
     lines += ["| :--- |" + " ---: |" * 6]

@@ -325,12 +325,13 @@ def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[
     """Explanations of ``interval``, of the number of seeds and of those marks that occur in the tables; ``plain``
     escapes names."""
     cells = [cell for row in report.rows for cell in row.cells.values()]
-    resampled = "seeds and images" if any(number > 1 for number in report.seeds.values()) else "images"
+    several = any(number > 1 for number in report.seeds.values())
+    by = "seeds and images" if several else "a bootstrap over images"
     kinds = {row.kind for row in report.rows}
-    bold = f"Bold: the best score of a column, and those that a bootstrap over {resampled} (95%) cannot tell from it."
+    bold = f"Bold: the best score of a column, and those that {by} (95%) cannot tell from it."
     tied = "; ".join(map(plain, report.ties))
     lines = [
-        (f"{interval}, from a bootstrap over {resampled}.", any(cell.interval for cell in cells)),
+        (f"{interval}, {'over' if several else 'from'} {by}.", any(cell.interval for cell in cells)),
         (_of_seeds(report.seeds), any(row.cells for row in report.rows if row.kind == MEASURED)),
         (bold, any(cell.best for cell in cells)),
         (

@@ -17,7 +17,7 @@ from naturel_jax.report import pairs, tables, ties
 from naturel_jax.report.tables import Cell
 from tfds_naturel.common.errors import UserError
 
-RESAMPLES = 5000  # the smallest p-value is 2 / 5001
+RESAMPLES = 5000
 
 
 class Evaluated(NamedTuple):
@@ -125,10 +125,16 @@ def _read_benchmark(
 
 def mean(runs: Sequence[Scored], count: int, incomplete: bool, with_trained_on: Sequence[float] = ()) -> Cell:
     """The mean score of one or several seeds, with its interval over seeds and images."""
-    resampled_R = confidence.mean_over_seeds(np.stack([run.resampled_R for run in runs]))
-    value = float(np.mean([run.value for run in runs]))
+    values_S, resampled_R = _stacked(runs)
+    value = float(np.mean(values_S))
+    low, high, _ = confidence.estimate(value, resampled_R, [values_S])
     whole = float(np.mean(with_trained_on)) if len(with_trained_on) == len(runs) else None
-    return Cell(value, confidence.bounds(resampled_R), count, incomplete, with_trained_on=whole)
+    return Cell(value, (max(low, 0.0), min(high, 1.0)), count, incomplete, with_trained_on=whole)
+
+
+def _stacked(runs: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
+    """The scores [S] of runs, and their means [R] on resamples of the images."""
+    return np.array([run.value for run in runs]), np.mean([run.resampled_R for run in runs], axis=0)
 
 
 def best(metric: str, settings: Mapping[str, Sequence[Scored]]) -> set[str]:
@@ -157,15 +163,14 @@ class Difference(NamedTuple):
 def difference(
     setting: str, metric: str, runs: Sequence[Scored], baseline: Sequence[Scored], *, paired: bool
 ) -> Difference:
-    """``runs`` minus ``baseline``, on the same resamples of the images. ``paired``: the n-th of both have the same
-    seed, and are resampled together."""
-    runs_SR, baseline_SR = (np.stack([run.resampled_R for run in side]) for side in (runs, baseline))
-    drawn_R = confidence.mean_over_seeds(runs_SR, stream=1)
-    drawn_R = drawn_R - confidence.mean_over_seeds(baseline_SR, stream=1 if paired else 2)
-    value = float(np.mean([run.value for run in runs]) - np.mean([run.value for run in baseline]))
-    low, high = confidence.bounds(drawn_R)
+    """``runs`` minus ``baseline``, on the same images. ``paired``: the n-th of both have the same seed, and what it
+    makes easy for both cancels."""
+    (values_S, resampled_R), (others_S, baseline_R) = _stacked(runs), _stacked(baseline)
+    value = float(np.mean(values_S) - np.mean(others_S))
+    drawn = [values_S - others_S] if paired else [values_S, others_S]
+    low, high, p = confidence.estimate(value, resampled_R - baseline_R, drawn)
     seeds = f"{len(runs)} paired" if paired else f"{len(runs)} and {len(baseline)}"
-    return Difference(setting, metric, seeds, value, low, high, confidence.p_value(drawn_R))
+    return Difference(setting, metric, seeds, value, low, high, p)
 
 
 def adjust(differences: Sequence[Difference]) -> list[Difference]:

@@ -72,7 +72,7 @@ def test_best_settings_are_those_that_seeds_and_images_cannot_tell_apart(runs):
     assert seeds.best("naturel/complex", settings) == {"B"}
     more = settings | {"first two of B": settings["B"][:2]}
     assert seeds.best("naturel/complex", more) == {"B", "first two of B"}
-    assert seeds.best("hard_positives_replace/brittleness", more) == {"A"}, "less is better"
+    assert seeds.best("hard_positives_replace/brittleness", settings) == {"A"}, "less is better"
     assert seeds.best("naturel/complex", {"A": settings["A"]}) == set(), "nothing to compare"
     assert scores.chance["naturel/complex"] == 0.5 and scores.ties[0] == ("A0", "naturel", 0, NUMBER)
 
@@ -130,8 +130,9 @@ def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):
     own = {key: results.load(run.out)[0].scores["naturel/complex"]["value"] for key, run in runs.items()}
     assert float(rows[0][1]) == pytest.approx(np.mean([own[f"A{n}"] for n in range(3)]), abs=5e-4)
     p_values = [[float(cell) for cell in row[-2:]] for row in rows]
-    assert all(adjusted >= p for p, adjusted in p_values) and max(a for _, a in p_values) >= 2 * min(
-        p for p, _ in p_values
+    assert all(adjusted >= p for p, adjusted in p_values) and max(a for _, a in p_values) >= 1.9 * min(
+        p
+        for p, _ in p_values  # as they are printed
     )
     for again in ("A0", ".//A0", str(tmp_path / "A0")):
         assert len(groups.find(f"A0,{again}", tmp_path)) == 1

@@ -140,7 +140,7 @@ def _difference_section(differences: Sequence[seeds.Difference], baseline: str) 
     if not differences:
         return []
     text = [
-        "Paired: the same seeds, on the same items. Intervals and p-values are from a bootstrap over seeds and images; "
+        "Paired: the same seeds, on the same items. Intervals and p-values are over seeds and images; "
         f"p (Holm) is adjusted for the {len(differences)} rows."
     ]
     if any(one.seeds == "1 paired" for one in differences):
