@@ -125,27 +125,27 @@ def with_blocks(config: TwoTowerConfig, **fields: Any) -> TwoTowerConfig:
     return dataclasses.replace(config, image=image, text=text)
 
 
-def reduced(name: str, depth: int = 1, vocab: int = 300) -> TwoTowerConfig:
-    """A preset reduced to few blocks and a small vocabulary, with all other shapes unchanged."""
-    config = with_blocks(preset(name), depth=depth)
-    eos_id = None if config.text.eos_id is None else min(config.text.eos_id, vocab - 1)
-    return dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=vocab, eos_id=eos_id))
+def reduced(name: str) -> TwoTowerConfig:
+    """A preset reduced to one block and 300 tokens, with all other shapes unchanged."""
+    config = with_blocks(preset(name), depth=1)
+    eos_id = None if config.text.eos_id is None else 299
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=300, eos_id=eos_id))
 
 
-def inputs(config: TwoTowerConfig, images: int = 2, texts: int = 3, seed: int = 1) -> tuple[Any, np.ndarray]:
-    """Normalized images [I, S, S, 3], or for a NaFlex model grids of 3 x 5, 4 x 4, 5 x 3 ... with room for 20 patches,
-    and token ids [U, L]. CLIP's texts end at different positions and are padded with the end token."""
-    rng = np.random.default_rng(seed)
-    pixels: Any = rng.standard_normal((images, config.image.size, config.image.size, 3), np.float32)
+def inputs(config: TwoTowerConfig) -> tuple[Any, np.ndarray]:
+    """Two normalized images [I, S, S, 3], or for a NaFlex model grids of 3 x 5 and 4 x 4 with room for 20 patches, and
+    the token ids [U, L] of three texts. CLIP's texts end at different positions and are padded with the end token."""
+    rng = np.random.default_rng(1)
+    pixels: Any = rng.standard_normal((2, config.image.size, config.image.size, 3), np.float32)
     if config.image.naflex:
-        grid_I2 = np.array([(3 + n % 3, 5 - n % 3) for n in range(images)], np.int32)
-        values_IPV = rng.standard_normal((images, 20, 3 * config.image.patch**2), np.float32)
+        grid_I2 = np.array([(3, 5), (4, 4)], np.int32)
+        values_IPV = rng.standard_normal((2, 20, 3 * config.image.patch**2), np.float32)
         values_IPV[np.arange(20) >= grid_I2.prod(axis=1)[:, None]] = 0
         pixels = Patches(values_IPV, grid_I2)
-    tokens = rng.integers(3, config.text.vocab - 1, (texts, config.text.context)).astype(np.int32)
+    tokens = rng.integers(3, config.text.vocab - 1, (3, config.text.context)).astype(np.int32)
     if (end := config.text.eos_id) is not None:
         tokens[tokens == end] = 5
-        for row in range(texts):
+        for row in range(3):
             tokens[row, 4 + row :] = end
     return pixels, tokens
 

@@ -141,7 +141,7 @@ def test_what_a_config_leaves_out_is_openclips_default(tmp_path, preprocess):
 def test_reads_openclips_own_timm_siglip(tmp_path):
     """The folder of OpenCLIP's ``hf-hub:timm/ViT-B-32-SigLIP2-256`` with fewer blocks: bit-exact parameters, and
     OpenCLIP's own config."""
-    config = reduced("siglip2-b32-256", vocab=300)
+    config = reduced("siglip2-b32-256")
     params = random_params(config)
     fields = open_clip.get_model_config("ViT-B-32-SigLIP2-256")
     assert openclip.read_config(fields) == preset("siglip2-b32-256")
