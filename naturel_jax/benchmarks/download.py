@@ -17,12 +17,10 @@ CONNECTIONS = 16
 MAX_FAILURES = 50  # in a row, after which the other files are not tried
 MAX_TEXT_BYTES = 256 << 20  # limit for files that are not images; the largest official one has 60 MB
 
-_POLICY = Policy()
-
 Extract = Callable[[bytes], bytes]  # downloaded bytes -> content of the file; raises ValueError
 
 
-def download(name: str, source: Source, root: Path, policy: Policy = _POLICY) -> list[str]:
+def download(name: str, source: Source, root: Path) -> list[str]:
     """Downloads the files of ``name`` that may be downloaded and are missing in ``root``; returns what failed.
 
     A file appears under its final name only once it is complete and valid (JSON, or an image that decodes). Raises
@@ -34,11 +32,10 @@ def download(name: str, source: Source, root: Path, policy: Policy = _POLICY) ->
     if source.hub:
         _from_hub(source.hub, root)
     extract = dict.fromkeys(source.files, _json) | dict(source.extract)
-    problems = asyncio.run(_fetch_all(source.files, root, extract, MAX_TEXT_BYTES, policy))
+    problems = asyncio.run(_fetch_all(source.files, root, extract, MAX_TEXT_BYTES))
     if source.images and not problems:
         images = source.images(root)
-        checks = dict.fromkeys(images, _image)
-        problems = asyncio.run(_fetch_all(images, root, checks, MAX_IMAGE_BYTES, policy))
+        problems = asyncio.run(_fetch_all(images, root, dict.fromkeys(images, _image), MAX_IMAGE_BYTES))
     return problems
 
 
@@ -72,15 +69,12 @@ def _image(data: bytes) -> bytes:
     return data
 
 
-async def _fetch_all(
-    files: Mapping[str, str], root: Path, extract: Mapping[str, Extract], limit: int, policy: Policy
-) -> list[str]:
+async def _fetch_all(files: Mapping[str, str], root: Path, extract: Mapping[str, Extract], limit: int) -> list[str]:
     """Downloads the missing ones of ``files`` (path -> URL), each of at most ``limit`` bytes; returns what failed.
     Stops after ``MAX_FAILURES`` failures in a row: the server is down, or another one answers in its place.
     """
     missing = {path: url for path, url in files.items() if not (root / path).exists()}
-    problems: list[str] = []
-    failures = 0
+    policy, problems, failures = Policy(), list[str](), 0
     async with session(policy, CONNECTIONS) as client:
         slots = asyncio.Semaphore(CONNECTIONS)
 

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Source, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Origin, Source
 from naturel_jax.benchmarks.files import BenchmarkError, Fields, Folder, Record, load_json, not_found, read_items
 from tfds_naturel.common.photos import MAX_PIXELS
 
@@ -39,9 +39,7 @@ def read(folder: Path) -> Benchmark:
     images = Folder(root / "images")
     problems: list[str] = []
     items = [item for file in files for item in _items(file, images, problems)]
-    metrics = [Metric(f"eqben/{score}", score) for score in rules.TWO_BY_TWO]
-    for score in rules.STRICT:
-        metrics += by_value(f"eqben/{score}", score, "source", items)
+    metrics = rules.group_metrics("eqben", items, ["source"])
     return Benchmark("eqben", items, rules.two_by_two, metrics, problems=problems, chance=rules.GROUPS)
 
 

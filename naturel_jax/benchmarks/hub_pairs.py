@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Entry, HubFiles, Image, Item, Metric, Origin, Source, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found, note
+from naturel_jax.benchmarks.benchmark import Benchmark, Entry, HubFiles, Image, Item, Origin, Source
+from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found, note, read_items
 from naturel_jax.data.seen import identity
 from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.files import reading_arrow
@@ -23,21 +23,16 @@ def read(
     folder: Path, name: str, images: tuple[str, str], captions: tuple[str, str], tags: Sequence[str], published: int
 ) -> Benchmark:
     """Reads ``<folder>/<name>/*.parquet``; ``images``, ``captions`` and ``tags`` are its columns."""
-    problems, items, root = [], [], folder / name
-    for key, row in rows(root, (*images, *captions, *tags)):
-        texts = tuple(row[column] for column in captions)
-        try:
-            cells = tuple(hub_image(f"{root}/{key}", row[column]) for column in images)
-            if not all(isinstance(text, str) for text in texts):
-                raise BenchmarkError(f"captions are {texts!r:.80}, expected strings")
-        except BenchmarkError as error:
-            problems.append(f"{key}: {error}")
-            continue
-        items.append(Item(key, cells, texts, {tag: str(row[tag]) for tag in tags if row[tag] is not None}))
-    metrics = [Metric(f"{name}/{score}", score) for score in rules.TWO_BY_TWO]
-    for tag in tags:
-        for score in rules.STRICT:
-            metrics += by_value(f"{name}/{score}", score, tag, items)
+    root = folder / name
+
+    def item(key: str, row: Record) -> Item:
+        cells = tuple(hub_image(f"{root}/{key}", row[column]) for column in images)
+        tagged = {tag: str(row[tag]) for tag in tags if row[tag] is not None}
+        return Item(key, cells, tuple(row[column] for column in captions), tagged)
+
+    problems: list[str] = []
+    items = read_items(name, rows(root, (*images, *captions, *tags)), dict.fromkeys(captions, str), item, problems)
+    metrics = rules.group_metrics(name, items, tags)
     return Benchmark(name, items, rules.two_by_two, metrics, published, problems, chance=rules.GROUPS)
 
 

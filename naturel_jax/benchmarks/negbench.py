@@ -11,7 +11,6 @@ from naturel_jax.benchmarks.benchmark import Entry, Origin, Source, Verified
 from naturel_jax.benchmarks.table import CHOICE, Format, entry
 
 _PAPER = "https://arxiv.org/abs/2501.09425"
-_DATE = "2026-11-29"
 
 
 class Collection(NamedTuple):
@@ -51,9 +50,31 @@ _CHOICE = {
 _RETRIEVAL = {"rule": None, "more_captions": "captions"}
 
 
-def _entry(kind: dict[str, Any], name: str, file: str, collection: Collection, published: int, sha256: str) -> Entry:
+# Benchmark -> how a record has its captions, images, number of items, and file.
+_ROWS: dict[str, tuple[dict[str, Any], Collection, int, str]] = {
+    "coco": (_CHOICE, COCO, 5_914, "COCO_val_mcq_llama3.1_rephrased"),
+    "voc": (_CHOICE, VOC, 5_031, "VOC2007_mcq_llama3.1_rephrased"),
+    "synthetic": (_CHOICE, SYNTHETIC, 9_997, "synthetic_mcq_llama3.1_rephrased"),
+    "coco_retrieval": (_RETRIEVAL, COCO, 5_000, "COCO_val_retrieval"),
+    "coco_negated_retrieval": (_RETRIEVAL, COCO, 5_000, "COCO_val_negated_retrieval_llama3.1_rephrased_affneg_true"),
+    "synthetic_retrieval": (_RETRIEVAL, SYNTHETIC, 5_000, "synthetic_retrieval_v1"),
+    "synthetic_negated_retrieval": (_RETRIEVAL, SYNTHETIC, 10_000, "synthetic_retrieval_v2"),
+}
+_SHA256 = {
+    "coco": "42bc853b64fb7d995e73e39212cbbe076ea3e06c8dca1ccc892910f3f91bceee",
+    "voc": "666269c3661d29c9148c702fdae7efa049b7f9b312679f845ac66ddf619979c1",
+    "synthetic": "84c3f07c6bdf96238838f4278a3d5a3f00b31f9d35549e31f83d771de8b29374",
+    "coco_retrieval": "dfe9217359b42f3f68bd93245f92a04701b8d3cde0aaf3fd1c26694d6de8d547",
+    "coco_negated_retrieval": "08a8db9b96130ab27f91f5ef14f413981d70a96bc9b3557436a26256db115b7d",
+    "synthetic_retrieval": "1f6601d433c04586a31b44be63bdac1b28ffcad96d305da42a11267391e6d067",
+    "synthetic_negated_retrieval": "3f49724cdc49ce85710c820f1116ef0535be83a40551c697a751cfb48b56c760",
+}
+
+
+def _entry(name: str, kind: dict[str, Any], collection: Collection, published: int, file: str) -> Entry:
+    path = f"negbench/{file}.csv"
     row = Format(
-        files={"": f"negbench/{file}"},
+        files={"": path},
         folders=(collection.folder,),
         images=("{name}",),
         records=collection.records,
@@ -64,72 +85,11 @@ def _entry(kind: dict[str, Any], name: str, file: str, collection: Collection, p
         f"MIT; {collection.licence}",
         "https://github.com/m1k2zoo/negbench/blob/main/datasets.md (its Google Drive link; the same files are in "
         "https://github.com/sepehrkr/SpaceVLM/tree/main/data/images)",
-        f"negbench/{file}, {collection.folder}/",
+        f"{path}, {collection.folder}/",
         origins=(collection.origin,),
-        verified=Verified(sha256, published, _DATE),
+        verified=Verified(_SHA256[name], published, "2026-11-29"),
     )
-    return entry(name, row, source)
+    return entry(f"negbench_{name}", row, source)
 
 
-_ROWS = (
-    (
-        "negbench_coco",
-        _CHOICE,
-        "COCO_val_mcq_llama3.1_rephrased.csv",
-        COCO,
-        5_914,
-        "42bc853b64fb7d995e73e39212cbbe076ea3e06c8dca1ccc892910f3f91bceee",
-    ),
-    (
-        "negbench_voc",
-        _CHOICE,
-        "VOC2007_mcq_llama3.1_rephrased.csv",
-        VOC,
-        5_031,
-        "666269c3661d29c9148c702fdae7efa049b7f9b312679f845ac66ddf619979c1",
-    ),
-    (
-        "negbench_synthetic",
-        _CHOICE,
-        "synthetic_mcq_llama3.1_rephrased.csv",
-        SYNTHETIC,
-        9_997,
-        "84c3f07c6bdf96238838f4278a3d5a3f00b31f9d35549e31f83d771de8b29374",
-    ),
-    (
-        "negbench_coco_retrieval",
-        _RETRIEVAL,
-        "COCO_val_retrieval.csv",
-        COCO,
-        5_000,
-        "dfe9217359b42f3f68bd93245f92a04701b8d3cde0aaf3fd1c26694d6de8d547",
-    ),
-    (
-        "negbench_coco_negated_retrieval",
-        _RETRIEVAL,
-        "COCO_val_negated_retrieval_llama3.1_rephrased_affneg_true.csv",
-        COCO,
-        5_000,
-        "08a8db9b96130ab27f91f5ef14f413981d70a96bc9b3557436a26256db115b7d",
-    ),
-    (
-        "negbench_synthetic_retrieval",
-        _RETRIEVAL,
-        "synthetic_retrieval_v1.csv",
-        SYNTHETIC,
-        5_000,
-        "1f6601d433c04586a31b44be63bdac1b28ffcad96d305da42a11267391e6d067",
-    ),
-    (
-        "negbench_synthetic_negated_retrieval",
-        _RETRIEVAL,
-        "synthetic_retrieval_v2.csv",
-        SYNTHETIC,
-        10_000,
-        "3f49724cdc49ce85710c820f1116ef0535be83a40551c697a751cfb48b56c760",
-    ),
-)
-ENTRIES = {
-    name: _entry(kind, name, file, collection, published, sha256)
-    for name, kind, file, collection, published, sha256 in _ROWS
-}
+ENTRIES = {f"negbench_{name}": _entry(name, *row) for name, row in _ROWS.items()}

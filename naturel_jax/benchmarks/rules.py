@@ -6,12 +6,12 @@ Shape letters: N items.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Chance, Item, Outcomes
+from naturel_jax.benchmarks.benchmark import Chance, Item, Metric, Outcomes, by_value
 
 T = TypeVar("T")
 
@@ -46,6 +46,17 @@ def two_by_two(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes
 
 
 GROUPS: Chance = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6, "matching": 1 / 2}
+
+
+def group_metrics(
+    name: str, items: Sequence[Item], tags: Iterable[str], by_tag: Sequence[str] = STRICT
+) -> list[Metric]:
+    """The scores of ``two_by_two``, and those of ``by_tag`` for every value of each tag."""
+    metrics = [Metric(f"{name}/{score}", score) for score in TWO_BY_TWO]
+    for tag in tags:
+        for score in by_tag:
+            metrics += by_value(f"{name}/{score}", score, tag, items)
+    return metrics
 
 
 def first_of_many(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

@@ -1,12 +1,12 @@
 """Winoground: two images, two captions with the same words (Thrush et al., arXiv 2204.03162)."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from naturel_jax.benchmarks import hub_pairs, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Image, Item, Metric, Origin, Overlap, Source, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Image, Item, Origin, Overlap, Source
 from naturel_jax.benchmarks.files import (
     Archive,
     BenchmarkError,
@@ -57,7 +57,8 @@ def read(folder: Path) -> Benchmark:
 
     problems: list[str] = []
     items = read_items("winoground", rows, {**FIELDS, "image_0": cell, "image_1": cell}, item, problems)
-    return Benchmark("winoground", items, rules.two_by_two, _metrics(items), 400, problems, chance=rules.GROUPS)
+    metrics = rules.group_metrics("winoground", items, ("collapsed_tag", "secondary_tag", "why"), rules.TWO_BY_TWO)
+    return Benchmark("winoground", items, rules.two_by_two, metrics, 400, problems, chance=rules.GROUPS)
 
 
 Keyed = Iterable[tuple[str, Any]]
@@ -81,14 +82,6 @@ def _hub(root: Path) -> tuple[Keyed, type, ImageFrom]:
         dict,
         lambda key, cell: hub_pairs.hub_image(f"{root}/{key}", cell),
     )
-
-
-def _metrics(items: Sequence[Item]) -> tuple[Metric, ...]:
-    metrics = [Metric(f"winoground/{score}", score) for score in rules.TWO_BY_TWO]
-    for tag in ("collapsed_tag", "secondary_tag", "why"):
-        for score in rules.TWO_BY_TWO:
-            metrics += by_value(f"winoground/{score}", score, tag, items)
-    return tuple(metrics)
 
 
 def _why_hard(path: Path) -> dict[str, tuple[str, ...]]:

@@ -109,11 +109,9 @@ class CachedEncoder:
         return known
 
     def _rows(self, path: Path) -> np.ndarray:
-        """The rows in a file, without those that earlier versions stored though they are NaN; none if it is damaged."""
+        """The rows in a file; none if it is damaged."""
         try:
-            rows = np.frombuffer(once.read_block(path), self._row)
-            finite = np.isfinite(rows["embedding"]).all(axis=1)
-            return rows if finite.all() else rows[finite]
+            return np.frombuffer(once.read_block(path), self._row)
         except (ValueError, OSError) as error:
             _LOG.warning("%s; what is in it is embedded again", error)
             if isinstance(error, ValueError):

@@ -15,14 +15,14 @@ from typing import NamedTuple, Protocol, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax import weights
 from naturel_jax.benchmarks.benchmark import Box, Caption, Image, Item
 from naturel_jax.data.images.decode import decoded
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices import preemption
-from naturel_jax.devices.sharding import BATCH_AXES, make_mesh, param_sharding
+from naturel_jax.devices.sharding import batch_sharding, batch_shards, make_mesh, param_sharding
 from naturel_jax.models.naflex import Patches
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
@@ -63,7 +63,8 @@ class Sides(NamedTuple):
 class Encoder:
     """Embeds images and captions with one model and any parameters for it.
 
-    Decoded pixels and tokens are kept, so later evaluations of a run pay only for the towers.
+    Without a ``mesh``, it does so on the first device. Decoded pixels and tokens are kept, so later evaluations of a
+    run pay only for the towers.
     Pixels of distinct crops (uint8) are kept until ``pixel_cache_bytes`` are used; further ones are decoded each time.
     """
 
@@ -77,13 +78,9 @@ class Encoder:
         pixel_cache_bytes: int = 1 << 30,
     ):
         self.model, self.processor = model, processor
-        self._rows = None
-        if mesh is not None:
-            axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
-            self._rows = NamedSharding(mesh, PartitionSpec(axes))
-            shards = int(np.prod([mesh.shape[axis] for axis in axes]))
-            batch_size = -(-batch_size // shards) * shards
-        self.batch_size = batch_size
+        mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
+        self._rows, shards = batch_sharding(mesh), batch_shards(mesh)
+        self.batch_size = -(-batch_size // shards) * shards
         self._pixels: dict[tuple[str, Box | None], np.ndarray] = {}
         self._max_cached = pixel_cache_bytes // sum(x.nbytes for x in jax.tree.leaves(processor.batch({}, 1)))
         self._tokens: dict[str, np.ndarray] = {}
@@ -214,8 +211,6 @@ class Encoder:
     def _local_rows(self) -> np.ndarray:
         """The rows of a batch on this process's devices, the only ones that it decodes."""
         rows = np.arange(self.batch_size)
-        if self._rows is None:
-            return rows
         slices = self._rows.addressable_devices_indices_map((self.batch_size,)).values()
         return np.unique(np.concatenate([rows[index] for index in slices]))
 
@@ -249,8 +244,6 @@ class Encoder:
         return z_ND
 
     def _put(self, block: np.ndarray) -> jax.Array:
-        if self._rows is None:
-            return jax.device_put(block)
         return jax.make_array_from_callback(block.shape, self._rows, block.__getitem__)
 
     def _all_process_faults(self, faults: dict[int, str], images: Sequence[Image]) -> dict[int, str]:
@@ -263,7 +256,7 @@ class Encoder:
 
 @functools.lru_cache(maxsize=2)
 def _compiled(
-    model: Model, mean: tuple[float, ...], std: tuple[float, ...], rows: NamedSharding | None
+    model: Model, mean: tuple[float, ...], std: tuple[float, ...], rows: NamedSharding
 ) -> tuple[Encode, Encode, Encode, Encode]:
     """``encode_image`` and ``image_norm`` of uint8 images, ``encode_text`` and ``text_norm``: jitted, with results
     sharded by ``rows``. Kept, so that further runs of a model in a process compile nothing: a base and its recipes."""

@@ -64,7 +64,7 @@ class Evaluator:
         return scores
 
     def scores_with_intervals(
-        self, params: Params, out: epath.Path | None = None, model: str = "", identity: str = ""
+        self, params: Params, out: epath.Path, model: str, identity: str
     ) -> tuple[dict[str, float], Intervals]:
         """``scores`` of all benchmarks, and the 95% confidence interval of each (see ``confidence``). The first process
         also writes them to ``out``, item by item, as those of ``model`` (see ``results``), with the scores over the
@@ -76,7 +76,7 @@ class Evaluator:
             result, table = scoring.score(model, benchmark, pair, (items, matrices, problems))
             scores |= {name: score["value"] for name, score in result.scores.items()}
             bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
-            if out is not None and jax.process_index() == 0:
+            if jax.process_index() == 0:
                 picked = scoring.pick(benchmark, table, examples.per_benchmark(len(self._benchmarks)))
                 results.write(results.folder_of(out, model, benchmark.name), result, table, picked)
         return scores, bounds

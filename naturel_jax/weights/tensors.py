@@ -21,7 +21,6 @@ from tfds_naturel.common.files import open_zip, parse_json
 
 Shape = tuple[int, ...]
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # float32 holds each of them exactly
-_HEADER_LIMIT = 100 << 20  # safetensors' own limit
 # Bytes that an archive may unpack to beyond twice its size: TorchScript compresses its code, and nothing compresses
 # tensors.
 _SLACK = 16 << 20
@@ -80,21 +79,17 @@ def explained(path: Path, kind: str) -> Iterator[None]:
 def open_safetensors(path: Path) -> Tensors:
     """One safetensors file; needs no torch. Raises UserError for a broken file or a dtype that is not float32,
     float16 or bfloat16."""
-    with explained(path, "safetensors"):
-        with safetensors.safe_open(path, "numpy"):  # the library checks that header and data cover the file exactly
-            pass
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = parse_json(file.read(min(length, _HEADER_LIMIT)))
-    header.pop("__metadata__", None)
+    with explained(path, "safetensors"), safetensors.safe_open(path, "numpy") as file:
+        slices = {key: file.get_slice(key) for key in sorted(file.keys())}
+        shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
+        dtypes = {key: one.get_dtype() for key, one in slices.items()}
 
     def get(key: str) -> np.ndarray:
-        entry = header[key]
-        start, end = entry["data_offsets"]
-        data = np.fromfile(path, np.uint8, end - start, offset=8 + length + start)
-        return data.view(float_dtype(path, key, entry["dtype"])).reshape(entry["shape"])
+        float_dtype(path, key, dtypes[key])
+        with safetensors.safe_open(path, "numpy") as file:  # for each: pages of a mapped file count as memory
+            return file.get_tensor(key)
 
-    return Tensors(str(path), {key: tuple(entry["shape"]) for key, entry in header.items()}, get)
+    return Tensors(str(path), shapes, get)
 
 
 def float_dtype(path: Path, key: str, dtype: str) -> np.dtype:

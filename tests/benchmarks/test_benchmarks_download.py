@@ -15,13 +15,12 @@ from tests.helpers.loopback import serve
 from tfds_naturel.common.download import Policy
 from tfds_naturel.common.errors import Stopped, UserError
 
-QUICK = Policy(attempts=3, first_wait=0.01, longest_wait=0.02, stall=2)
-
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """(address, served folder, paths requested so far)."""
-    monkeypatch.setattr(download, "Policy", lambda: QUICK)
+    quick = Policy(attempts=3, first_wait=0.01, longest_wait=0.02, stall=2)
+    monkeypatch.setattr(download, "Policy", lambda: quick)
     with serve(tmp_path / "served") as (address, requested):
         yield address, tmp_path / "served", requested
 
@@ -91,7 +90,7 @@ def test_a_download_does_not_follow_a_link(tmp_path, server):
     (tmp_path / "file").write_text("somebody's")
     (tmp_path / "root/vsr/dev.jsonl.part").symlink_to(tmp_path / "file")
     source = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"}, images=None)
-    assert fetch("vsr", source, tmp_path / "root", QUICK) == []
+    assert fetch("vsr", source, tmp_path / "root") == []
     assert (tmp_path / "file").read_text() == "somebody's"
     assert (tmp_path / "root/vsr/dev.jsonl").read_bytes() == b'{"a": 1}\n'
 
@@ -102,7 +101,7 @@ def test_text_that_is_not_json_is_rejected(tmp_path, server, content):
     files.write(served / "dev.jsonl", b'{"a": 1}\n{"a": 2}\n')
     files.write(served / "test.jsonl", content)
     local = {f"vsr/{split}.jsonl": f"{address}/{split}.jsonl" for split in vsr.SPLITS}
-    problems = fetch("vsr", dataclasses.replace(vsr.SOURCE, files=local), tmp_path, QUICK)
+    problems = fetch("vsr", dataclasses.replace(vsr.SOURCE, files=local), tmp_path)
     assert len(problems) == 1 and "test.jsonl" in problems[0]
     assert [path.name for path in (tmp_path / "vsr").iterdir()] == ["dev.jsonl"], "no images are downloaded either"
 
@@ -132,15 +131,13 @@ def test_bodies_have_a_limit(tmp_path, server, monkeypatch):
     monkeypatch.setattr(download, "MAX_TEXT_BYTES", 1000)
     files.write(served / "dev.jsonl", b'{"a": 1}\n' * 1000)
     local = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"})
-    assert fetch("vsr", local, tmp_path, QUICK) == [
-        f"{address}/dev.jsonl: {address}/dev.jsonl: 9,000 bytes, more than 1,000"
-    ]
+    assert fetch("vsr", local, tmp_path) == [f"{address}/dev.jsonl: {address}/dev.jsonl: 9,000 bytes, more than 1,000"]
 
 
 def test_server_without_any_image_is_not_asked_for_all(tmp_path, server):
     address, _, requested = server
     source = dataclasses.replace(vsr.SOURCE, files={f"vsr/{n}.json": f"{address}/{n}.json" for n in range(300)})
-    problems = fetch("vsr", source, tmp_path, QUICK)
+    problems = fetch("vsr", source, tmp_path)
     assert len(problems) == 300 and len(requested) < 80
     assert sum("not tried, since" in problem for problem in problems) == 300 - len(requested)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from PIL import Image
 
 from naturel_jax import evaluate
@@ -23,7 +21,7 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.evaluators import embed, fingerprints, results
 from naturel_jax.report import compare, published
 from tests.helpers import benchmark_files as files
-from tests.helpers import hub_server
+from tests.helpers import hub_server, reference_scores
 from tests.helpers.model_files import save_hf
 from tests.helpers.worlds import ROOT
 from tfds_naturel.common.errors import UserError
@@ -46,17 +44,15 @@ def run(root: Path, out: Path, *models: str, names=("winoground", "vg_relation",
     evaluate.main([*flags, "--models", *models, "--benchmarks", *names])
 
 
-def torch_cosines(folder: Path, item: benchmark.Item) -> np.ndarray:
-    """As in the benchmarks' scripts: crop, transformers' own processor, both towers, cosine."""
-    model = transformers.AutoModel.from_pretrained(folder).eval()
-    processor = transformers.AutoProcessor.from_pretrained(folder, use_fast=False)
-    images = [Image.open(io.BytesIO(image.read())).convert("RGB") for image in item.images]
-    images = [p.crop(image.box) if image.box else p for p, image in zip(images, item.images, strict=True)]
-    options = {"return_tensors": "pt", "padding": "max_length", "truncation": True}
-    inputs = processor(text=list(item.captions), images=images, **options)
-    with torch.no_grad():
-        output = model(**{name: value for name, value in inputs.items() if name in ("input_ids", "pixel_values")})
-    return (output.image_embeds @ output.text_embeds.T).numpy()
+def cosines(folder: Path, bench: benchmark.Benchmark) -> list[np.ndarray]:
+    """Of each item, as in the benchmarks' scripts: crop, transformers' own processor, both towers, cosine."""
+    model = reference_scores.transformers_model(folder)
+
+    def crop(image: benchmark.Image) -> Image.Image:
+        whole = Image.open(io.BytesIO(image.read())).convert("RGB")
+        return whole.crop(image.box) if image.box else whole
+
+    return [model(list(map(crop, item.images)), item.captions) for item in bench.items]
 
 
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
@@ -65,8 +61,8 @@ def test_cosines_match_transformers(folders, tmp_path, name):
     for bench in registry.read(["winoground", "vg_relation", "sugarcrepe"], files=folders):
         rows = results.load_items(tmp_path / "out", "m", bench.name)
         assert [row["id"] for row in rows] == [item.id for item in bench.items]
-        for row, item in zip(rows, bench.items, strict=True):
-            np.testing.assert_allclose(row["cosines"], torch_cosines(folders / name, item).ravel(), atol=1e-5)
+        for row, expected in zip(rows, cosines(folders / name, bench), strict=True):
+            np.testing.assert_allclose(row["cosines"], expected.ravel(), atol=1e-5)
 
 
 def test_suites_on_the_same_photos_decode_each_once(folders, tmp_path, monkeypatch):
@@ -227,7 +223,7 @@ def test_known_checkpoint_that_is_off_is_warned_of(folders, tmp_path):
     another. The same weights from a folder are nobody's."""
     known: dict = {"name": "Tiny", "source": "hf:owner/tiny", "origin": "transformers", "scores": {}, "items": {}}
     for bench in registry.read(["winoground", "sugarcrepe"], files=folders):
-        scores = bench.score(bench.items, [torch_cosines(folders / "tiny-clip", item) for item in bench.items])
+        scores = bench.score(bench.items, cosines(folders / "tiny-clip", bench))
         metric = "winoground/text" if bench.name == "winoground" else "sugarcrepe/replace"
         value = scores[metric].value
         known["scores"][metric] = value if bench.name == "winoground" else float(value < 0.5)

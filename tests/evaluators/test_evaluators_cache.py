@@ -84,16 +84,6 @@ def test_contents_of_a_damaged_file_are_embedded_again(encoder, filled, damage, 
     test_nothing_is_embedded_twice(encoder, filled, monkeypatch)
 
 
-def test_rows_that_are_no_numbers_are_embedded_again(encoder, filled, monkeypatch):
-    """Earlier versions stored them."""
-    folder, expected = filled
-    for path in folder.iterdir():
-        rows = once.read_block(path)
-        once.write_block(path, rows[:-4] + np.float32(np.nan).tobytes())
-    np.testing.assert_allclose(cached_cosines(encoder, folder, items(13)), expected, atol=1e-6)
-    test_nothing_is_embedded_twice(encoder, filled, monkeypatch)
-
-
 def test_a_full_disk_is_done_without(encoder, filled, tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

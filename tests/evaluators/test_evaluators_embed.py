@@ -6,7 +6,6 @@ import io
 import jax
 import numpy as np
 import pytest
-import torch
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
@@ -16,7 +15,6 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.evaluators import embed
 from tests.helpers import benchmark_files
-from tests.helpers.model_files import hf_model
 from tests.helpers.tiny_models import CAPTIONS, items, tiny
 from tfds_naturel.common.errors import UserError
 
@@ -133,15 +131,6 @@ def test_box_overhanging_by_a_few_pixels_is_cropped_like_pil(encoder):
     padded.save(data, "png")
     padded_item = Item("1", (benchmark.Image("padded", data.getvalue),), ("a",))
     np.testing.assert_array_equal(matrices, embed.cosines([padded_item], encoder.with_params(params))[1])
-
-
-def test_text_norms_match_transformers():
-    model, params, processor = tiny("siglip")
-    norms = embed.Encoder(model, processor, batch_size=4).text_norms(params, CAPTIONS)
-    peer = hf_model(model.config, params)
-    with torch.no_grad():
-        features_UD = peer.text_model(input_ids=torch.from_numpy(processor.tokenize(CAPTIONS)).long()).pooler_output
-    np.testing.assert_allclose(norms, features_UD.norm(dim=1).numpy(), rtol=1e-5)
 
 
 def test_results_do_not_depend_on_device_count():

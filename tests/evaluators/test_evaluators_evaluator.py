@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from etils import epath
 
 from naturel_jax.benchmarks import retrieval, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
@@ -38,7 +39,7 @@ def test_scores_follow_from_the_cosines(caplog):
     assert len(warnings) == 1 and "second: item bad: image broken: not a readable" in warnings[0]
 
 
-def test_images_that_are_left_out_stay_in_the_gallery():
+def test_images_that_are_left_out_stay_in_the_gallery(tmp_path):
     """Otherwise a model that was trained on some of the images would have an easier task than its base."""
     model, params, processor = tiny()
     images = [(str(n), Image(f"image {n}", lambda n=n: benchmark_files.png(n)), [CAPTIONS[n % 4]]) for n in range(4)]
@@ -46,7 +47,7 @@ def test_images_that_are_left_out_stay_in_the_gallery():
     embedder = Encoder(model, processor, batch_size=4).with_params(params)
     outcomes = whole.outcomes(whole.items, cosines(whole.items, embedder)[1])
     evaluator = Evaluator(model, processor, [whole.held_out({"0", "1"})], batch_size=4)
-    scores, _ = evaluator.scores_with_intervals(params)
+    scores, _ = evaluator.scores_with_intervals(params, epath.Path(tmp_path), "m", "")
     assert evaluator.scores(params) == scores and scores.keys() == {metric.name for metric in whole.metrics}
     for name, score in scores.items():
         assert score == pytest.approx(np.mean(outcomes[name.removeprefix("photos/")][2:]))

@@ -1,6 +1,5 @@
 """Mistakes of evaluation made on purpose: as transformers makes them if misused, and never among the scores."""
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -17,7 +16,7 @@ from PIL import Image
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
-from naturel_jax.checkpoints import checkpoint, checkpoint_meta
+from naturel_jax.checkpoints import checkpoint_meta
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.evaluators import mistakes, results
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
@@ -30,6 +29,7 @@ from naturel_jax.weights import processor_files
 from naturel_jax.weights.sources import Loaded
 from tests.helpers.model_files import hf_model, random_params
 from tests.helpers.tiny_models import tiny
+from tests.helpers.worlds import write_checkpoints
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS
@@ -200,8 +200,7 @@ def test_base_is_what_the_run_started_from(folder, tmp_path, caplog):
     model, _, processor = tiny()
     for seed, (name, init) in enumerate({"first": "", "second": "base:first"}.items()):
         meta = checkpoint_meta.make_meta({"name": name, "init": init}, model.config, processor)
-        with contextlib.closing(checkpoint.Checkpoints(tmp_path / name, keep=1)) as checkpoints:
-            checkpoints.save(1, {"params": model.init(jax.random.key(seed))}, meta, wait=True)
+        write_checkpoints(tmp_path / name, {1: model.init(jax.random.key(seed))}, meta)
     items = winoground(folder).items
     first, second = (right(f"run:{tmp_path / name}") for name in ("first", "second"))
     found = cosines(items, mistakes.MISTAKES["base"].make(second))[1]

@@ -12,9 +12,8 @@ from naturel_jax.benchmarks import benchmark, blind, rules
 from naturel_jax.evaluators import confidence
 
 
-def bench(items, macro=None) -> benchmark.Benchmark:
-    metric = benchmark.Metric("accuracy", "right", macro=macro)
-    return benchmark.Benchmark("b", tuple(items), rules.pair, (metric,))
+def bench(items) -> benchmark.Benchmark:
+    return benchmark.Benchmark("b", tuple(items), rules.pair, (benchmark.Metric("accuracy", "right"),))
 
 
 def test_blind_baselines_detect_text_bias():

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from naturel_jax.config import Adapter
 from naturel_jax.devices.sharding import make_mesh, shardings
 from naturel_jax.models import adapters
 from naturel_jax.weights.tables import flatten
-from tests.helpers.model_files import tiny
+from tests.helpers.model_files import random_adapter, tiny
 from tfds_naturel.common.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -17,12 +18,6 @@ EVERYWHERE = (".*",)
 @pytest.fixture(scope="module", params=["tiny-clip", "tiny-siglip"])
 def loaded(request):
     return tiny(request.param)
-
-
-def random_adapter(params, rank=3, targets=EVERYWHERE):
-    rng = np.random.default_rng(0)
-    tree = adapters.shapes(params, rank, targets)
-    return jax.tree.map(lambda x: np.float32(0.2 * rng.standard_normal(x.shape)), tree)
 
 
 def test_a_new_adapter_changes_no_bit(loaded):
@@ -39,7 +34,7 @@ def test_a_new_adapter_changes_no_bit(loaded):
 def test_products_are_added_to_the_kernels_of_their_layers(loaded):
     """Each layer by itself, in NumPy: queries, keys and values of every block, the result of attention, both layers of
     the MLP, and projections."""
-    adapter = random_adapter(loaded.params)
+    adapter = random_adapter(loaded.params, Adapter(rank=3, targets=EVERYWHERE))
     before, after, lora = map(flatten, (loaded.params, jax.jit(adapters.merged)(loaded.params, adapter, 0.5), adapter))
     kernels = set()
     for path in [path.removesuffix("/lora_a") for path in lora if path.endswith("/lora_a")]:
@@ -80,7 +75,7 @@ def test_digest_is_that_of_the_bits_on_any_number_of_devices(loaded):
 
 def test_merged_parameters_lie_where_the_base_does():
     params, mesh = tiny("tiny-clip").params, make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
-    adapter = random_adapter(params, targets=("image/.*", "text/.*/query"))
+    adapter = random_adapter(params, Adapter(rank=3, targets=("image/.*", "text/.*/query")))
     base, expected = (
         jax.device_put(params, shardings(params, mesh)),
         flatten(jax.jit(adapters.merged)(params, adapter, 0.5)),

@@ -4,7 +4,6 @@ again with ``save_pretrained``, is what we meant."""
 import json
 from pathlib import Path
 
-import open_clip
 import pytest
 import transformers
 
@@ -82,15 +81,3 @@ def test_tokenizer_and_image_processor_are_kept_by_save_pretrained(folders, name
         read(folders[name], "preprocessor_config.json"), fields | {"processor_class": f"{family.hf_prefix}Processor"}
     )
     assert fields["resample"] == FILTERS[processor.interpolation]
-
-
-def test_openclip_config_builds_the_model_without_other_arguments(tmp_path):
-    """OpenCLIP's classes take every field, and its preprocessing config has ours."""
-    config, params, processor = tiny("tiny-clip")
-    export.save(tmp_path / "out", config, params, processor, form="openclip")
-    written = read(tmp_path / "out", "open_clip_config.json")
-    vision, text = (written["model_cfg"][part] for part in ("vision_cfg", "text_cfg"))
-    assert not contained(vision, vars(open_clip.CLIPVisionCfg(**vision)))
-    assert not contained(text, vars(open_clip.CLIPTextCfg(**text)))
-    made = open_clip.transform.PreprocessCfg(**written["preprocess_cfg"])
-    assert (made.interpolation, made.resize_mode, list(made.mean)) == ("bicubic", "shortest", list(processor.mean))

@@ -30,20 +30,19 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub where TOKEN may write to ``owner``, used by this process as the only one, without a login."""
+    """A hub where TOKEN, which this process has, may write to ``owner``, used by this process as the only one."""
     with hub_server.serve(hub_server.Hub(tokens={TOKEN: ("owner",)})) as server:
         api = huggingface_hub.HfApi(endpoint=server.address)
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
         yield server
 
 
-def test_pushed_repository_has_the_files_of_the_folder(hub, source, tmp_path, monkeypatch, capfd):
+def test_pushed_repository_has_the_files_of_the_folder(hub, source, tmp_path, capfd):
     """Weights in LFS, the rest in git; a second push with a change is a second commit."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     out = tmp_path / "out"
     convert.main([str(source), str(out), "--to", "openclip", "--push", "owner/tiny", "--private"])
     files = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -58,23 +57,20 @@ def test_pushed_repository_has_the_files_of_the_folder(hub, source, tmp_path, mo
     assert hub.repositories["owner/tiny"]["README.md"].endswith(b"# Edited\n")
 
 
-def test_private_model_is_not_pushed_to_a_public_repository(hub, source, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+def test_private_model_is_not_pushed_to_a_public_repository(hub, source):
     hub.repositories["owner/tiny"] = {}
     with pytest.raises(UserError, match="there is a public repository of this name; nothing was uploaded"):
         push.push(source, "owner/tiny", private=True)
     assert not hub.repositories["owner/tiny"] and not hub.lfs
 
 
-def test_redirects_of_the_hub_are_checked(hub, source, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+def test_redirects_of_the_hub_are_checked(hub, source):
     hub.redirected = "preupload", "http://169.254.169.254/latest"
     with pytest.raises(UserError, match=r"redirects to http://169\.254\.169\.254/latest; expected https and a public"):
         push.push(source, "owner/tiny", private=False)
 
 
 def test_hub_may_be_silent_for_longer_before_it_answers_a_commit(hub, source, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(push, "SILENCE", 0.5)
     patient = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
     monkeypatch.setattr("huggingface_hub.utils._http.time", patient)  # between its attempts
@@ -110,8 +106,8 @@ def test_dry_run_lists_the_files_and_contacts_nobody(source, tmp_path, monkeypat
     ],
 )
 def test_mistakes_are_reported_before_the_conversion(hub, source, tmp_path, monkeypatch, arguments, token, message):
-    if token:
-        monkeypatch.setenv("HF_TOKEN", token)
+    if not token:
+        monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError) as error:
         convert.main([str(source), str(tmp_path / "out"), *arguments])
     assert str(error.value).startswith(message) and not (tmp_path / "out").exists()
