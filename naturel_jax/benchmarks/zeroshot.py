@@ -4,6 +4,7 @@
 
 import functools
 import itertools
+import mimetypes
 import re
 import string
 from collections.abc import Iterator, Sequence
@@ -195,7 +196,13 @@ def _folder(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tup
 
     def images() -> Iterator[tuple[Image, int]]:
         for label, folder in enumerate(classes):
-            found = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
+            inside = _visible(folder)
+            found = [path for path in inside if path.suffix.lower() in SUFFIXES]
+            if others := [path.name for path in inside if path not in found and (path.is_dir() or _looks_like(path))]:
+                problems.append(
+                    f"{dataset.name}/{folder.name}: {len(others):,} not read, such as {others[0]}; expected images "
+                    f"({', '.join(sorted(SUFFIXES))}) in the folder of the class itself"
+                )
             if not found:
                 problems.append(
                     f"{dataset.name}/{folder.name}: no images ({', '.join(sorted(SUFFIXES))}), but a class in the "
@@ -205,6 +212,11 @@ def _folder(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tup
                 yield _file(check_inside(path, dataset)), label
 
     return [path.name for path in classes], images()
+
+
+def _looks_like(path: Path) -> bool:
+    """Whether a file has the name of an image."""
+    return str(mimetypes.guess_type(path.name)[0]).startswith("image/")
 
 
 def _file(path: Path) -> Image:

@@ -8,6 +8,7 @@ import gzip
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -145,7 +146,14 @@ def hf_image(folder: Path, image: ImageConfig) -> Pixels:
         return _hf_pixels(path, config, image)
 
 
+_CLASSES = re.compile(r"(CLIP|Siglip2?|ViT|Bit)(ImageProcessor|FeatureExtractor)\w*")  # others resize otherwise
+
+
 def _hf_pixels(path: Path, config: Mapping[str, Any], image: ImageConfig) -> Pixels:
+    if (kind := config.get("image_processor_type")) is not None and not _CLASSES.fullmatch(kind):
+        raise UserError(
+            f"{path}: image_processor_type is {kind!r:.80}, which may resize otherwise; expected that of CLIP or SigLIP"
+        )
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not config.get(key, True):
             raise UserError(f"{path}: {key} is false; only true is implemented")
@@ -232,14 +240,32 @@ def tokenizer(folder: Path, family: Family, context: int, clean: str = "none") -
         return _tokenizer(folder, config, family, context, clean)
 
 
+# What transformers' tokenizers can be set to, and is implemented.
+_TEXT = {"truncation_side": "right", "split_special_tokens": False}
+_SENTENCEPIECE = {
+    "do_lower_case": True,
+    "padding_side": "right",
+    "pad_token": "</s>",
+    "eos_token": "</s>",
+    "additional_special_tokens": [],
+    "tokenizer_class": "SiglipTokenizer",
+}
+
+
 def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context: int, clean: str) -> Text:
-    if (folder / "spiece.model").is_file():
-        if not config.get("do_lower_case", True):
-            raise UserError(f"{folder}/tokenizer_config.json: do_lower_case is false; SigLIP's texts are lowercased")
+    sentencepiece = (folder / "spiece.model").is_file()
+    of_siglip = sentencepiece and clean == "none"  # OpenCLIP's has another class, and its own padding
+    for key, expected in (_TEXT | _SENTENCEPIECE if of_siglip else _TEXT).items():
+        found = _token(value) if isinstance(value := config.get(key), Mapping) else value
+        if found is not None and found != expected:
+            raise UserError(f"{folder}/tokenizer_config.json: {key} is {found!r:.80}; only {expected!r} is implemented")
+    if sentencepiece:
         pieces = base64.b64encode((folder / "spiece.model").read_bytes()).decode()
         limited.check(folder / "spiece.model", pieces)
         return {"tokenizer": pieces, "clean": clean if clean == "openclip_siglip" else "siglip"}
     tok = _read_tokenizer(folder, family.tokenizer)
+    if (side := str((tok.truncation or {}).get("direction", "right")).lower()) != "right":
+        raise UserError(f"{folder}/tokenizer.json: truncation.direction is {side!r}; only 'right' is implemented")
     if family.tokenizer.incomplete_files:
         _complete_gemma(tok, config)
     pad = _token(config.get("pad_token") or family.tokenizer.pad)

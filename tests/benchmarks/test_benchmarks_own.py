@@ -167,6 +167,12 @@ def test_classes_are_folders_of_images(folder):
     assert [Path(item.images[0].key).name for item in benchmark.items] == sorted(f"0.{ending}" for ending in endings)
     (problem,) = benchmark.problems
     assert problem.startswith("pets/dog: no images (.bmp, .gif, .jfif, .jpeg, .jpg, ")
+    for name in ("cat/more/1.png", "dog/0.png", "dog/1.jp2"):
+        files.write(folder / f"pets/{name}", files.png(0))
+    assert [problem.partition(";")[0] for problem in read("classes:pets").problems] == [
+        "pets/cat: 1 not read, such as more",
+        "pets/dog: 1 not read, such as 1.jp2",
+    ]
 
 
 def test_bad_records_are_left_out_and_named_by_line_and_field(folder):

@@ -70,6 +70,7 @@ def deep_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {"[" * 100_000}{"]" * 100_000}}}')
 
 
+CUT = {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
 BLOCK = "vision_model.encoder.layers.3.mlp.fc1.weight"
 
 
@@ -158,6 +159,18 @@ BROKEN = {
         r"preprocessor_config\.json is missing, so its image preprocessing",
     ),
     "another image size": (images("crop_size", 224), r"do not give the model's 48 pixels"),
+    "another image processor": (
+        images("image_processor_type", "ConvNextImageProcessor"),
+        r"image_processor_type is 'ConvNextImageProcessor', which may resize otherwise",
+    ),
+    "texts cut at their start": (
+        lambda folder: edit_json(folder, "tokenizer_config.json", "truncation_side", value="left"),
+        r"tokenizer_config\.json: truncation_side is 'left'; only 'right' is implemented",
+    ),
+    "texts cut at their start, by the tokenizer": (
+        lambda folder: edit_json(folder, "tokenizer.json", "truncation", value=CUT),
+        r"tokenizer\.json: truncation\.direction is 'left'; only 'right' is implemented",
+    ),
     "unknown interpolation": (images("resample", 0), r"resample is 0; expected one of"),
     "a run": (as_a_run, r"model: a run of naturel_jax; write run:.*model$"),
     "no weights": (without("model.safetensors"), r"no checkpoint in a known format.*found README"),

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import random
+import shutil
 import string
 import struct
 
@@ -114,6 +115,20 @@ def test_siglip_ids_match_transformers(siglip_folder, context):
     np.testing.assert_array_equal(ours, expected)
     assert (ours[:, -1] == 1).all()  # truncated texts also end in the end token
     assert Processor(**json.loads(json.dumps(processor.to_dict()))) == processor
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("padding_side", "left"), ("pad_token", {"content": "<pad>"}), ("additional_special_tokens", ["<image>"])],
+)
+def test_sentencepiece_settings_that_give_other_ids_are_refused(field, value, siglip_folder, tmp_path):
+    folder = shutil.copytree(siglip_folder, tmp_path / "model")
+    settings = {"tokenizer_class": "SiglipTokenizer", "pad_token": {"content": "</s>"}, "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    processor_files.tokenizer(folder, SIGLIP, 16)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {field: value}))
+    with pytest.raises(UserError, match=rf"tokenizer_config\.json: {field} is .*; only .* is implemented"):
+        processor_files.tokenizer(folder, SIGLIP, 16)
 
 
 def test_siglip_export_keeps_its_sentencepiece_model(siglip_folder, tmp_path):
