@@ -15,6 +15,7 @@ runs alongside the training run (on another machine, if the folder is shared), w
 
 import argparse
 import functools
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -34,9 +35,10 @@ from tfds_naturel.common.errors import UserError
 
 
 def parse_models(models: Sequence[str]) -> dict[str, str]:
-    """Name -> source of ``name=source`` or ``source``. Raises UserError if two share a name."""
-    parts = (text.partition("=") for text in models)
-    pairs = [(name, source if equals else name) for name, equals, source in parts]
+    """Name -> source of ``name=source`` or ``source``, which may have ``=`` after a colon or slash, as runs of sweeps
+    do. Raises UserError if two share a name."""
+    named = (re.fullmatch(r"([^:/=]*)=(.*)", text, re.DOTALL) for text in models)
+    pairs = [(match[1], match[2]) if match else (text, text) for text, match in zip(models, named, strict=True)]
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names) or not all(name and source for name, source in pairs):
         raise UserError(f"--models {' '.join(models)}: expected name=source, each name once")

@@ -235,7 +235,7 @@ class Agreement:
             return
         column = OUTCOME + first.outcome
         right = {
-            model: {row["id"]: right[0] for row in rows if (right := are_right([row], column))}
+            model: {row["id"]: known[0] for row in rows if (known := are_right([row], column))}
             for model, rows in items.items()
         }
         for a, b in itertools.combinations(right, 2):

@@ -186,6 +186,12 @@ def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
     assert (result.items, result.unreadable, result.problems) == (14, 0, ())
 
 
+def test_a_run_of_a_sweep_needs_no_name():
+    """Its folder has an equals sign."""
+    source = "run:sweeps/lr=1e-4_seed=0"
+    assert evaluate.parse_models([source, f"A={source}"]) == {source: source, "A": source}
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
