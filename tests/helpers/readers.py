@@ -273,6 +273,7 @@ def _tokenizer_files(name: str, folder: Path) -> list[Path]:
     state = json.loads(whole.read_text())
     whole.unlink()
     if name == "spiece.model":
+        (model / "tokenizer_config.json").unlink()  # that of the other tokenizer
         (model / name).write_bytes(sentencepiece_model(["the cat is under the table"] * 20, 40))
         return [model / name]
     (model / "vocab.json").write_text(json.dumps(state["model"]["vocab"]))
