@@ -196,9 +196,14 @@ def _folder(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator[tup
 
     def images() -> Iterator[tuple[Image, int]]:
         for label, folder in enumerate(classes):
-            inside = _visible(folder)
-            found = [path for path in inside if path.suffix.lower() in SUFFIXES]
-            if others := [path.name for path in inside if path not in found and (path.is_dir() or _looks_like(path))]:
+            found: list[Path] = []
+            others: list[str] = []
+            for path in _visible(folder):
+                if path.suffix.lower() in SUFFIXES:
+                    found.append(path)
+                elif path.is_dir() or _looks_like(path):
+                    others.append(path.name)
+            if others:
                 problems.append(
                     f"{dataset.name}/{folder.name}: {len(others):,} not read, such as {others[0]}; expected images "
                     f"({', '.join(sorted(SUFFIXES))}) in the folder of the class itself"

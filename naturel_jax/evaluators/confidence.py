@@ -129,9 +129,9 @@ def estimate(value: float, resampled_R: np.ndarray, seeds: Sequence[np.ndarray])
     ``resampled_R``: it, of the same seeds, on resamples of the images; ``seeds``: the scores [S] of each group of seeds
     that were drawn apart, such as the differences of pairs, or both sides. Images and seeds are crossed factors, whose
     variances add up (Owen, arXiv 0711.2371; what they share is in both). The interval of the images is normal, that of
-    each group Student's t, and the squares of their half widths add up (MOVER; Zou and Donner, 2008), which is never
-    too narrow, as it would be if few seeds were resampled. One seed has no variance. ``p``: the value at which 0 leaves
-    the interval.
+    each group Student's t, and the squares of their half widths add up (MOVER; Zou and Donner, 2008). That is rather
+    too wide than too narrow, whereas intervals from resampling a few seeds are too narrow. One seed has no variance.
+    ``p``: the level at which the interval reaches 0.
     """
     of_images = float(np.nanvar(resampled_R))
     of_seeds = [(float(np.var(x_S, ddof=1)) / len(x_S), len(x_S) - 1) for x_S in seeds if len(x_S) > 1]

@@ -63,9 +63,9 @@ class Sides(NamedTuple):
 class Encoder:
     """Embeds images and captions with one model and any parameters for it.
 
-    Without a ``mesh``, it does so on the first device. Decoded pixels and tokens are kept, so later evaluations of a
-    run pay only for the towers.
-    Pixels of distinct crops (uint8) are kept until ``pixel_cache_bytes`` are used; further ones are decoded each time.
+    Without a ``mesh``, it does so on the first device of this process. Decoded pixels and tokens are kept, so later
+    evaluations of a run pay only for the towers. Pixels of distinct crops (uint8) are kept until ``pixel_cache_bytes``
+    are used; further ones are decoded each time.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Encoder:
         pixel_cache_bytes: int = 1 << 30,
     ):
         self.model, self.processor = model, processor
-        mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
+        mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
         self._rows, shards = batch_sharding(mesh), batch_shards(mesh)
         self.batch_size = -(-batch_size // shards) * shards
         self._pixels: dict[tuple[str, Box | None], np.ndarray] = {}

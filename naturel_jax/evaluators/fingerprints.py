@@ -40,8 +40,8 @@ def of_pair(model: str, benchmark: Benchmark) -> str:
     digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
     if benchmark.left_out:
         digest.update(f"{len(benchmark.items)} scored".encode())
-        digest.update(b", in the whole gallery" * benchmark.gallery)  # it was without those that are left out before
-    if benchmark.together:  # items were resampled one by one before
+        digest.update(b", in the whole gallery" * benchmark.gallery)  # before, without those left out
+    if benchmark.together:  # before, items were resampled one by one
         digest.update(f"together by {benchmark.together}".encode())
     captions = of_captions(benchmark.whole.items)
     for item in benchmark.whole.items:

@@ -27,7 +27,9 @@ def take(source: Source, split: str) -> Source:
         if "shard" in split.removeprefix(name):
             raise ValueError("shards are not counted")
         info = splits.SplitInfo(name=name, shard_lengths=[records], num_bytes=0)
-        (part,) = splits.ReadInstruction.from_spec(split).to_absolute({name: info})
+        part, *others = splits.ReadInstruction.from_spec(split).to_absolute({name: info})
+        if others:
+            raise ValueError("it is more than one slice")
     except (ValueError, AssertionError) as error:
         raise UserError(
             f"config.data.mixture: {items.name}, split {split!r}: {' '.join(str(error).split()):.200}; expected one "
