@@ -8,7 +8,7 @@ import numpy as np
 
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.report.plots import History, Losses, Plot
-from naturel_jax.report.tables import Cell, ModelRow, Sources
+from naturel_jax.report.tables import Cell, Cited, ModelRow
 
 
 class Section(NamedTuple):
@@ -17,7 +17,7 @@ class Section(NamedTuple):
 
     title: str
     head: Sequence[str] = ()
-    rows: Sequence[Sequence[str | Cell | Sources | None]] = ()
+    rows: Sequence[Sequence[str | Cell | Cited | None]] = ()
     text: Sequence[str] = ()
     command: str = ""
     words: bool = False

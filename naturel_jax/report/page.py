@@ -11,7 +11,7 @@ from naturel_jax.evaluators.examples import SHOWN, Example
 from naturel_jax.report import tables
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.plots import Plot
-from naturel_jax.report.tables import Cell, Sources
+from naturel_jax.report.tables import Cell, Cited
 from tfds_naturel.common import escape, pages
 
 _TEMPLATE = importlib.resources.files("naturel_jax.report") / "report.html"
@@ -64,7 +64,7 @@ def _section(section: Section) -> str:
     return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
 
 
-def _cell(cell: str | Cell | Sources | None, *, heat: bool) -> str:
+def _cell(cell: str | Cell | Cited | None, *, heat: bool) -> str:
     if isinstance(cell, tuple):
         return f"<td>{''.join(_sourced(*part) for part in cell)}</td>"
     return f"<td>{escape.html(cell)}</td>" if isinstance(cell, str) else tables.html_cell(cell, heat=heat)

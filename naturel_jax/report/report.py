@@ -33,7 +33,7 @@ from naturel_jax.report import (
 )
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.seeds import Evaluated
-from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow, Sources
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Cited, ModelRow
 from tfds_naturel.common import escape
 
 _MAX_QUOTED = 12  # most metrics of a benchmark that a line quotes
@@ -386,7 +386,7 @@ def _section(section: Section) -> str:
     return "\n\n".join(parts)
 
 
-def _cell(cell: str | Cell | Sources | None) -> str:
+def _cell(cell: str | Cell | Cited | None) -> str:
     if isinstance(cell, tuple):
         return "; ".join(escape.markdown(text) + f" ([source]({source}))" * bool(source) for text, source in cell)
     if not isinstance(cell, str):

@@ -44,7 +44,7 @@ class Cell:
         return self.interval and (self.interval[1] - self.interval[0]) / 2
 
 
-Sources = tuple[tuple[str, str], ...]  # a cell of texts, each with the address of its source, or ""
+Cited = tuple[tuple[str, str], ...]  # a cell of texts, each with the address of its source, or ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +197,7 @@ def latex_table(caption: str, columns: int, lines: Sequence[str]) -> str:
     )
 
 
-def latex_line(cells: Sequence[str | Cell | Sources | None]) -> str:
+def latex_line(cells: Sequence[str | Cell | Cited | None]) -> str:
     """A line of a LaTeX table: text, which is escaped, and scores."""
     return " & ".join(latex_cell(c) if isinstance(c, Cell | None) else escape.latex(str(c)) for c in cells) + r" \\"
 
