@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]  # a clone of the repository, or site-packages
+_PACKAGES = ("naturel_jax", "tfds_naturel")
 
 
 def describe() -> dict[str, str]:
@@ -28,13 +29,14 @@ def accelerators() -> str:
 
 @functools.cache  # what this process has imported
 def _code() -> str:
-    """The version of this package and, in a clone of its repository, the commit."""
+    """The version of this package and, in a clone of its repository, the commit, and whether the packages differ from
+    it."""
     version = importlib.metadata.version("naturel_jax")
     if not ((_ROOT / ".git").exists() and shutil.which("git")):
         return version
     head, changed = (
         subprocess.run(["git", "-C", str(_ROOT), *command], capture_output=True, text=True)
-        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "--", *_PACKAGES))
     )
     if head.returncode or changed.returncode:  # such as a clone that another user owns
         return version
