@@ -8,8 +8,6 @@ from naturel_jax.data.random import draws
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.two_tower import TwoTowerConfig
 
-# Version 0 had no version field and an older config (see config.versions.from_json); before version 2 there was no
-# manifest; before version 3, ``used`` had the items that were trained on, by collection.
 VERSION = 3
 
 PACKAGES = (

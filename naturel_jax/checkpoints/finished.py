@@ -16,8 +16,7 @@ class Finished(NamedTuple):
 
     scores, intervals: metric -> score, and the bounds of its 95% confidence interval; left_out: benchmark -> number of
     items whose images cannot be read; found: benchmark -> number of its items that are scored, and how those whose
-    images the run trains on were found (``Evaluator.found``); text_only: metric -> what n-grams score. Runs of earlier
-    versions have scores only.
+    images the run trains on were found (``Evaluator.found``); text_only: metric -> what n-grams score.
     """
 
     scores: Mapping[str, float]
@@ -48,14 +47,14 @@ def read(folder: epath.Path) -> Saved | None:
     try:
         finished = Finished(
             {str(metric): float(score) for metric, score in saved["scores"].items()},
-            {str(metric): (float(low), float(high)) for metric, (low, high) in saved.get("intervals", {}).items()},
-            {str(name): int(count) for name, count in saved.get("left_out", {}).items()},
-            {str(name): _counts(counts) for name, counts in saved.get("found", {}).items()},
-            {str(metric): float(score) for metric, score in saved.get("text_only", {}).items()},
+            {str(metric): (float(low), float(high)) for metric, (low, high) in saved["intervals"].items()},
+            {str(name): int(count) for name, count in saved["left_out"].items()},
+            {str(name): _counts(counts) for name, counts in saved["found"].items()},
+            {str(metric): float(score) for metric, score in saved["text_only"].items()},
         )
+        return Saved(finished, {key: saved[key] for key in ("config", "duration", "benchmarks")})
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
-    return Saved(finished, {key: saved.get(key) for key in ("config", "duration", "benchmarks")})
 
 
 def _counts(saved: Mapping[str, Any]) -> dict[str, int]:

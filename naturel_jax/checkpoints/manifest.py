@@ -23,7 +23,6 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import check_regular, parse_json
 
 NAME = "manifest.json"
-SINCE = 2  # checkpoints have a manifest since this version of the meta item
 _CHUNK = 1 << 18  # bytes read at a time
 _LARGEST = 1 << 30  # bytes of a block
 
@@ -45,15 +44,13 @@ def write(folder: epath.Path) -> None:
     storage.write(folder / NAME, _to_text({"block": blocks.BLOCK, "files": files}))
 
 
-def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: int = 1) -> bool:
-    """Compares part ``part`` of ``parts`` of the files of ``items`` with the manifest; False if there is none.
+def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: int = 1) -> None:
+    """Compares part ``part`` of ``parts`` of the files of ``items`` with the manifest.
 
-    Raises Damaged for a difference, OSError for a file that cannot be read.
+    Raises Damaged for a difference or without a manifest, OSError for a file that cannot be read.
     """
-    fields = read(folder)
-    if fields is None:
-        return False
-    length, expected = fields["block"], list[tuple[blocks.Block, str]]()
+    fields, expected = read(folder), list[tuple[blocks.Block, str]]()
+    length = fields["block"]
     if not isinstance(length, int) or length % _CHUNK or not 0 < length <= _LARGEST:
         raise Damaged(f"{folder / NAME} has blocks of {length!r:.40} bytes, expected {blocks.BLOCK:,}")
     for name, file in fields["files"].items():
@@ -77,15 +74,6 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
     for (block, checksum), found in zip(mine, blocks.checksums([block for block, _ in mine]), strict=True):
         if found != checksum:
             raise Damaged(f"{block.path} has XXH3 {found} from byte {block.start:,} on, expected {checksum}")
-    return True
-
-
-def read_all(folder: epath.Path) -> None:
-    """Reads every file in ``folder``. Raises OSError for one that cannot be read."""
-    for path in _files(folder):
-        with open(path, "rb", buffering=0) as file:
-            while file.read(_CHUNK):
-                pass
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
@@ -101,13 +89,13 @@ def _to_text(fields: dict[str, Any]) -> str:
     return json.dumps({"xxh3": xxhash.xxh3_64_hexdigest(json.dumps(fields).encode()), **fields})
 
 
-def read(folder: epath.Path) -> dict[str, Any] | None:
-    """The fields of the manifest in ``folder``, if there is one. Raises Damaged if it is not as ``write`` left it."""
+def read(folder: epath.Path) -> dict[str, Any]:
+    """The fields of the manifest in ``folder``. Raises Damaged if it is not as ``write`` left it."""
     try:
         check_regular(Path(folder / NAME))
         content = (folder / NAME).read_bytes()
-    except FileNotFoundError:
-        return None
+    except FileNotFoundError as error:
+        raise Damaged(f"{folder / NAME} is missing") from error
     try:
         fields = parse_json(content)
         del fields["xxh3"]

@@ -26,37 +26,23 @@ _HANDLERS = {
     ocp.args.JsonRestore: ocp.JsonCheckpointHandler,
 }
 
-# How TensorStore reports failures that say nothing about the files (absl::StatusCode).
-_TRANSIENT = (
-    "CANCELLED",
-    "UNKNOWN",
-    "DEADLINE_EXCEEDED",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "ABORTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "UNAUTHENTICATED",
-)
-
 
 def read(folder: epath.Path, **items: Any) -> dict[str, Any]:
     """The items of the checkpoint ``folder`` named by ``items`` (name -> Orbax's arguments), after checking their files
     against the manifest: each process checks a part of them.
 
     Raises, in all processes alike, Damaged if the files are proven to differ from what was saved, and OSError if they
-    could not be read for any other reason, such as permissions, the network, memory or a time-out. Files without a
-    manifest, from before there were any, are damaged if they can be read but not parsed. From an object store, each
-    process downloads the items to a scratch folder first, and checks all of them.
+    could not be read for any other reason, such as permissions, the network, memory or a time-out. From an object
+    store, each process downloads the items to a scratch folder first, and checks all of them.
     """
     if in_store(folder):
         with scratch.folder() as local:
             _agreed(folder, lambda: _download(folder, items, local))
-            checked = _agreed(folder, lambda: manifest.check(epath.Path(local), items))
-            return _agreed(folder, lambda: _restored(epath.Path(local), items, checked))
+            _agreed(folder, lambda: manifest.check(epath.Path(local), items))
+            return _agreed(folder, lambda: _restored(epath.Path(local), items))
     part, parts = jax.process_index(), jax.process_count()
-    checked = _agreed(folder, lambda: manifest.check(folder, items, part=part, parts=parts))
-    return _agreed(folder, lambda: _restored(folder, items, checked))
+    _agreed(folder, lambda: manifest.check(folder, items, part=part, parts=parts))
+    return _agreed(folder, lambda: _restored(folder, items))
 
 
 def _download(folder: epath.Path, items: Collection[str], local: Path) -> None:
@@ -103,35 +89,12 @@ def make_handler(arguments: Any) -> Any:
     return _HANDLERS[type(arguments)](multiprocessing_options=independent)
 
 
-def _restored(folder: epath.Path, items: dict[str, Any], checked: bool) -> dict[str, Any]:
+def _restored(folder: epath.Path, items: dict[str, Any]) -> dict[str, Any]:
     restored = {}
     for name, arguments in items.items():
-        handler = make_handler(arguments)
-        try:
+        with contextlib.closing(make_handler(arguments)) as handler:
             restored[name] = handler.restore(folder / name, args=arguments)
-        except Exception as error:  # Orbax and TensorStore raise nothing narrower for an array cut short
-            if checked or not _shows_damage(error):
-                raise
-            with contextlib.suppress(FileNotFoundError):
-                manifest.read_all(folder / name)  # an OSError: Orbax may not have noticed that it cannot read a folder
-            raise manifest.Damaged(f"{folder / name}: {error}") from error
-        finally:
-            handler.close()
-    if not checked and restored.get("meta", {}).get("version", 0) >= manifest.SINCE:
-        raise manifest.Damaged(f"{folder / manifest.NAME} is missing")
     return restored
-
-
-def _shows_damage(error: BaseException | None) -> bool:
-    """Whether an error from parsing files without a manifest is about their content."""
-    while error is not None:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and not missing):
-            return False
-        if any(f"{code}:" in str(error) for code in _TRANSIENT):
-            return False
-        error = error.__cause__ or error.__context__
-    return True
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class SuiteReport:
         name = self._names[key]
         print(f"\n{name}: {seconds / 60:.1f} min\n")
         self._found[name] = found
-        self._left_out += run_folder.left_out(found, self.runs[key], name)
+        self._left_out += run_folder.left_out(found, name)
         if storage.names(out := self._workdir / key / results.FOLDER):
             self._evaluated[name] = Evaluated(staging.stage(out), self.runs[key].name)
         rows = self._found.items()

@@ -190,14 +190,14 @@ def note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) ->
         return
     path = folder / "config.json"
     saved, record = storage.read_json(path), finished.read(folder)
-    lasted = (saved["config"] if record is None else record.request).get("duration")
-    if lasted not in (None, config.duration):
+    lasted = (saved["config"] if record is None else record.request)["duration"]
+    if lasted != config.duration:
         for old in (finished.FILE, recorded.INTERPOLATED):
             if storage.exists(folder / old):
                 stem, _, suffix = old.partition(".")
                 storage.write(folder / f"{stem}_{'_'.join(str(lasted).split())}.{suffix}", storage.read(folder / old))
                 storage.delete(folder / old)
-    if saved["config"].get("duration") != config.duration or extended:
+    if saved["config"]["duration"] != config.duration or extended:
         earlier = [row for row in saved.get("extended", []) if row != extended]
         saved |= {"config": versions.to_json(config), "extended": [*earlier, *([extended] if extended else [])]}
         storage.write_json(path, saved)

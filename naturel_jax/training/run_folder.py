@@ -19,7 +19,7 @@ from naturel_jax import storage
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, finished, manifest, recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.checkpoints.restore import read
-from naturel_jax.config import Config, own_benchmarks, versions
+from naturel_jax.config import Config, versions
 from naturel_jax.config.settings import fixed
 from naturel_jax.data.random import draws
 from naturel_jax.data.seen import trained_on
@@ -123,13 +123,12 @@ def mistakes(out: epath.Path, model: str) -> list[Example]:
     return [example for example in found if not example.right]
 
 
-def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
+def left_out(found: Finished, model: str) -> list[LeftOut]:
     """What the scores of the run ``model`` leave out of each of its benchmarks."""
     rows = []
-    for name in map(own_benchmarks.name_of, config.eval.benchmarks):
-        counts = found.found.get(name)
-        ways = None if counts is None else {way: n for way, n in counts.items() if way != "items"}
-        rows.append(LeftOut(model, name, counts["items"] if counts else 0, found.left_out.get(name, 0), ways))
+    for name, counts in found.found.items():
+        ways = {way: n for way, n in counts.items() if way != "items"}
+        rows.append(LeftOut(model, name, counts["items"], found.left_out.get(name, 0), ways))
     return rows
 
 
@@ -173,8 +172,7 @@ def check_meta(
             f"config.init {config.init!r}: its parameters have the digest {adapter['digest']}, but the adapters in "
             f"{folder} belong to {saved['base']!r} with {saved['digest']}: restore that model, or use another --workdir"
         )
-    if (began := meta.get("init_digest")) is None:  # a checkpoint of an earlier version does not say
-        return
+    began = meta["init_digest"]
     fix = "restore the model that it started from, or use another --workdir"
     if digest and began and digest != began:
         raise UserError(
@@ -192,7 +190,7 @@ def check_meta(
 
 def check_streams(folder: epath.Path, meta: dict[str, Any]) -> None:
     """Raises UserError if the run of a checkpoint draws its batches from other random streams than this code."""
-    if (found := meta.get("streams", 1)) != draws.VERSION:
+    if (found := meta["streams"]) != draws.VERSION:
         raise UserError(
             f"{folder} holds a run that drew its batches from version {found} of the random streams; this naturel_jax "
             f"has version {draws.VERSION}, which would not draw the same. Continue it with the naturel_jax that "
@@ -216,16 +214,12 @@ def saved_choices(folder: epath.Path) -> dict[str, str]:
     newest intact checkpoint of the folder; {} without one."""
     if (newest := newest_checkpoint(folder)) is None:
         return {}
-    meta = newest[1]
-    before = versions.from_json(meta["config"])
-    remat = before.compute.remat if before.compute.remat != "auto" else "none"  # the default before "auto"
-    return {"remat": meta.get("remat", remat), "exchange": meta.get("exchange", before.objective.exchange)}
+    return {name: newest[1][name] for name in ("remat", "exchange")}
 
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
     """Records the contents of the data in the folder. Raises UserError if they differ from those of the run there, once
-    it has a checkpoint, or of another process. What a run of an earlier version did not record is taken from now on to
-    be what there is now."""
+    it has a checkpoint, or of another process."""
     if not contents:
         return
     path = folder / "data.json"

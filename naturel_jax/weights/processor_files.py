@@ -116,8 +116,8 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
 
 
 def listed_record(folder: Path) -> str:
-    """The checksum of the record of training images that the export in ``folder`` had; "" if it had none, or does not
-    say. Raises UserError."""
+    """The checksum of the record of training images that the export in ``folder`` had; "" if it had none, or if
+    ``folder`` is no export. Raises UserError."""
     listed = folder / CHECKSUMS
     return str(read_json(listed).get(RECORD, "")) if listed.is_file() else ""
 

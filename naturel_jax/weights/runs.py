@@ -124,7 +124,7 @@ def _best(workdir: epath.Path, score: str) -> int:
 def read_meta(name: epath.PathLike, step: int | None = None) -> tuple[int, dict[str, Any]]:
     """(step, meta) of the checkpoint that ``name`` and ``step`` name (``locate``).
 
-    Raises what ``locate`` raises, and UserError for a checkpoint written by a later version.
+    Raises what ``locate`` raises, and UserError for a checkpoint of another version.
     """
     workdir, step = locate(name, step)
     return step, _read_meta(workdir, step)
@@ -134,8 +134,8 @@ def _read_meta(workdir: epath.Path, step: int) -> dict[str, Any]:
     folder = checkpoint.directory(workdir) / str(step)
     meta = _read(folder, meta=ocp.args.JsonRestore())["meta"]
     with malformed(folder / "meta"):
-        if (version := meta.get("version", 0)) > checkpoint_meta.VERSION:
-            raise UserError(f"version {version}; this naturel_jax reads up to {checkpoint_meta.VERSION}")
+        if (version := meta["version"]) != (ours := checkpoint_meta.VERSION):
+            raise UserError(f"version {version!r:.20}; this naturel_jax reads {ours}: install the one that wrote it")
     return meta
 
 
@@ -147,8 +147,6 @@ def trained_on(name: epath.PathLike, step: int | None = None) -> TrainedOn:
     workdir, step = locate(name, step)
     meta = _read_meta(workdir, step)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
-        if meta.get("version", 0) < 3:
-            return trained_on_lib.from_used(meta.get("used", {}))
         noted = meta["trained_on"]
     folder = workdir / trained_on_lib.FOLDER
     if noted is None:
@@ -168,12 +166,12 @@ def base(name: epath.PathLike) -> str:
     workdir, step = locate(name)
     meta = _read_meta(workdir, step)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
-        return _resolved(workdir, str(meta["config"].get("init", "")))  # the earliest runs have none
+        return _resolved(workdir, str(meta["config"]["init"]))
 
 
 def base_digest(name: epath.PathLike) -> str:
-    """``adapters.digest`` of what a run started from; "" if its checkpoint does not say. Raises like ``read_meta``."""
-    return str(read_meta(name)[1].get("init_digest", ""))
+    """``adapters.digest`` of what a run started from; "" if that was computed. Raises like ``read_meta``."""
+    return str(read_meta(name)[1]["init_digest"])
 
 
 def _resolved(workdir: epath.Path, init: str) -> str:

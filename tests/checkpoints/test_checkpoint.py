@@ -45,14 +45,9 @@ def saved(tmp_path_factory) -> Path:
     return workdir
 
 
-@pytest.fixture(params=["with manifest", "from before manifests"])
-def workdir(request, saved, tmp_path) -> Path:
-    """A copy of the run, with and without manifests: both kinds of damage and of failure must be told apart."""
-    workdir = shutil.copytree(saved, tmp_path / "run")
-    if request.param == "from before manifests":
-        for step in (10, 20):
-            (workdir / "checkpoints" / str(step) / "manifest.json").unlink()
-    return workdir
+@pytest.fixture
+def workdir(saved, tmp_path) -> Path:
+    return shutil.copytree(saved, tmp_path / "run")
 
 
 def accept(meta: dict) -> None:

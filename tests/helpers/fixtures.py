@@ -1,4 +1,4 @@
-"""Archives of what earlier versions wrote, in tests/fixtures."""
+"""Archives of what releases wrote, in tests/fixtures."""
 
 import subprocess
 from pathlib import Path

@@ -214,9 +214,8 @@ def test_restored_state_takes_the_place_of_the_initial_one(folder, tmp_path):
     config, training = make_training(folder, **{"optim.skip_above": 3.0})
     saved = jax.device_get(training.state)
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(
-        2, training.state.arrays(), {"config": versions.to_json(config), "streams": draws.VERSION}, wait=True
-    )
+    meta = {"config": versions.to_json(config), "streams": draws.VERSION, "init_digest": "", "processor": {}}
+    checkpoints.save(2, training.state.arrays(), meta, wait=True)
     step, state = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, training)
     checkpoints.close()
     assert step == 2 and all(x.is_deleted() for x in jax.tree.leaves(training.state))

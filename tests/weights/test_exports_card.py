@@ -1,14 +1,14 @@
 """Model cards: metadata that the hub reads, facts of the run, and nothing from outside that is not escaped."""
 
-import json
 import re
 import time
 
 import huggingface_hub
 import pytest
+from etils import epath
 
 from naturel_jax import convert
-from naturel_jax.checkpoints import checkpoint_meta
+from naturel_jax.checkpoints import checkpoint_meta, finished
 from naturel_jax.models.presets import preset
 from naturel_jax.weights import export, model_card
 from tests.helpers.model_files import tiny
@@ -34,7 +34,8 @@ def write_run(path, config=CONFIG, scores=None):
     model, params, processor = tiny("tiny-clip")
     write_checkpoints(path, {7: params}, checkpoint_meta.make_meta(config, model, processor))
     if scores is not None:
-        (path / "scores.json").write_text(json.dumps({"scores": scores}))
+        request = {"config": config, "duration": "", "benchmarks": []}
+        finished.write(epath.Path(path), finished.Saved(finished.Finished(scores, {}, {}, {}, {}), request))
     return path
 
 

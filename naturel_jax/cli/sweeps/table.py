@@ -76,7 +76,7 @@ def _unfinished(runs: Sequence[Planned], states: Mapping[str, str]) -> list[str]
 def _trained_on(groups: Groups, found: Mapping[str, Finished]) -> list[Section]:
     """The images that may have been trained on, by the first run of each setting."""
     firsts = {group: of_group[0] for group, of_group in groups.items()}
-    lines = [run_folder.left_out(found[run.key], run.config, group) for group, run in firsts.items()]
+    lines = [run_folder.left_out(found[run.key], group) for group, run in firsts.items()]
     return leakage.sections(list(itertools.chain.from_iterable(lines)))
 
 

@@ -7,7 +7,7 @@ They are kept in the run's folder, ``<workdir>/trained_on/``, and mapped into me
     exact.uint64         names, and hashes of the bytes
     perceptual.uint64    perceptual hashes
 
-A checkpoint has the version and the checksum. Before version 1, it listed the items by collection (``from_used``).
+A checkpoint has the version and the checksum.
 """
 
 import dataclasses
@@ -155,6 +155,6 @@ def _array(path: epath.Path) -> np.ndarray:
 
 
 def from_used(used: Mapping[str, Iterable[str]]) -> TrainedOn:
-    """The record made from collection -> its items, the form of checkpoints before version 1 and prepared datasets."""
+    """The record made from collection -> its items, the form of prepared datasets."""
     names = [f"{collection}:{item}" for collection, items in used.items() for item in items]
     return TrainedOn.of(names, images=len(names))

@@ -18,12 +18,13 @@ from naturel_jax import config as c
 from naturel_jax import storage
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
-from naturel_jax.checkpoints import checkpoint, finished
+from naturel_jax.checkpoints import checkpoint
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import grids, runs, search, table
 from naturel_jax.cli.sweeps.grids import Grid
 from naturel_jax.devices import machine, processes
 from naturel_jax.evaluators import results, scoring
+from naturel_jax.training import run_folder
 from tests.helpers import tiny_config
 from tests.helpers.processes import wait_until
 from tests.helpers.worlds import ROOT, compiled_once, data_dir
@@ -183,7 +184,7 @@ def trained(monkeypatch) -> list[str]:
             with (epath.Path(folder) / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **scores}) + "\n")
             watch(step, scores)
-        finished.write(epath.Path(folder), finished.Saved(Finished(scores, {}, {}, {}, {}), {}))
+        run_folder.write_finished(epath.Path(folder), config, Finished(scores, {}, {}, {}, {}))
 
     monkeypatch.setattr(runs, "run", train)
     return names
@@ -298,7 +299,7 @@ def test_report_marks_the_best_and_items_that_were_trained_on(tmp_path):
         held_out = mine.held_out({str(n) for n in range(10)})
         result = scoring.save(folder / results.FOLDER, run.config.name, held_out, "f", (items, matrices, []), {})
         scores = {name: score["value"] for name, score in result.scores.items()}
-        finished.write(epath.Path(folder), finished.Saved(Finished(scores, {}, {}, {}, {}), {}))
+        run_folder.write_finished(epath.Path(folder), run.config, Finished(scores, {}, {}, {}, {}))
     text = table.write(tmp_path, planned, "mine/accuracy", "lr=1e-4").partition("\n## ")[0]
     rows = {line.split("|")[1].strip(): line.split("|")[2] for line in text.splitlines() if line.startswith("|")}
     assert {name for name, cell in rows.items() if "**" in cell} == {"lr=3e-4", "lr=1e-3"}
