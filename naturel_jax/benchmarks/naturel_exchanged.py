@@ -49,8 +49,8 @@ def read(folder: Path, kind: Kind, name: str) -> Benchmark:
         items += _items(folder, split, records, kind, problems)
     if not items:
         raise UserError(
-            f"{folder}: no captions of kind {kind!r} in its test splits; {name} needs a dataset of version 4.0.0 or "
-            "newer, with photos that show the opposite of each other"
+            f"{folder}: no captions of kind {kind!r} in its test splits; {name} needs a dataset with images that show "
+            "the opposite of each other"
         )
     metrics = [Metric(f"{name}/{score}", score) for score in _SCORES]
     for tag in ("trained", "relation"):

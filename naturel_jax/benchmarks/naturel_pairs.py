@@ -106,10 +106,9 @@ def caption_pairs(
     in ``problems``."""
     image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
     texts, triplets, asserts = (list(map(prepared.to_str, captions[name])) for name in ("text", "triplet", "asserts"))
-    groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column
     rows_of: dict[tuple[Any, int], dict[Polarity, int]] = {}  # (group, pair) -> polarity -> row of paraphrase 0
     wordings: dict[tuple[Any, int], tuple[str, ...]] = {}
-    columns = (groups, captions["pair"], captions["polarity"], prepared.paraphrases(example), captions["kind"])
+    columns = (captions[name] for name in ("group", "pair", "polarity", "paraphrase", "kind"))
     for row, (group, pair, polarity, paraphrase, kind) in enumerate(zip(*columns, strict=True)):
         if KINDS[kind] not in kinds:
             continue

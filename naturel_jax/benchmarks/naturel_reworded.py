@@ -26,7 +26,7 @@ def read(folder: Path) -> Benchmark:
     if not items:
         raise UserError(
             f"{folder}: no complex caption of its split 'test' has several wordings; naturel_reworded needs a dataset "
-            "of version 3.0.0 or newer, built with a caption bank that has paraphrases"
+            "built with a caption bank that has paraphrases"
         )
     wordings = {len(item.captions) - 1 for item in items}
     metrics: list[Metric] = []

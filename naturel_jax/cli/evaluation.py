@@ -113,8 +113,7 @@ def evaluate(
         benchmark = hold_out(whole, trained_on)
         pair = fingerprints.of_pair(fingerprint, benchmark)
         done = results.finished(out, name, benchmark.name, pair)
-        complete = done and done.chance is not None and (done.shortcuts is not None or not shortcuts)
-        if done and complete:  # one of an earlier version is evaluated again, from cached embeddings
+        if done and (done.shortcuts is not None or not shortcuts):
             print(f"{name} on {benchmark.name}: already done", flush=True)
             scored.append((benchmark, done))
             continue

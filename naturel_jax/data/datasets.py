@@ -1,5 +1,5 @@
 """Opens the training data of a run. A data source is an entry in ``SOURCES`` and a file that reads it, or
-an entry point of another package (``plugins.py``)."""
+an entry point of another package (``plugins.py``). Shape letter: G caption groups."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from naturel_jax import storage
@@ -22,7 +23,7 @@ from naturel_jax.config.record_fields import Fields
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.items import decoded_writer, index, index_writer, prepared, slices
-from naturel_jax.data.items.items import Origin, Source
+from naturel_jax.data.items.items import Items, Origin, Source
 from naturel_jax.data.items.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
@@ -42,6 +43,7 @@ _LOG = logging.getLogger(__name__)
 _TFDS = "tfds"  # the default prefix
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
 _USUAL = Fields()
+_MOST_CAPTIONS, _MOST_FACTS = 256, 4096
 _POLL_S = 2.0
 
 Opener = Callable[[str, str, str], Source | Table]  # (name without its prefix, config.data.dir, split) -> source
@@ -98,7 +100,29 @@ def open_source(
     UserError for an unknown prefix, and whatever the opener and ``slices.take`` raise.
     """
     source = _open_whole(dataset, data_dir, slices.whole(split), fields, max_bad, cache_dir, kind)
+    _check_widths(source.items)
     return source if split == slices.whole(split) else slices.take(source, split)
+
+
+def _check_widths(items: Items) -> None:
+    """Raises UserError for captions or facts that are too many: every batch is as wide as the widest, and its programs
+    compare each fact that an image shows with each that a caption asserts."""
+    for side in (items.positives, items.negatives):
+        number_G = np.diff(side.starts_G1)
+        if number_G.max(initial=0) > _MOST_CAPTIONS:
+            group = int(number_G.argmax())
+            raise UserError(
+                f"{items.name}, image {items.image_of(group)!r:.80}: {number_G[group]:,} true or false captions; "
+                f"expected at most {_MOST_CAPTIONS}: leave some of them out"
+            )
+    shown, asserted = items.shows.widest, items.asserts.widest
+    if shown * asserted > _MOST_FACTS:
+        image, text = (int(facts.lengths.argmax()) for facts in (items.shows, items.asserts))
+        raise UserError(
+            f"{items.name}: image {items.image_ids[image]!r:.80} shows {shown:,} facts, and the caption "
+            f"{items.texts[text]!r:.80} asserts {asserted:,}; expected at most {_MOST_FACTS:,} pairs of them: leave "
+            "some of the facts out"
+        )
 
 
 def _open_whole(

@@ -50,9 +50,12 @@ def resample(
 
 
 def image_of(item: Item, together: str) -> str:
-    """Names the image that an item is resampled with, or what it shares the tag ``together`` with."""
+    """Names the image that an item is resampled with, or what it shares the tag ``together`` with. A choice among more
+    than two images is resampled with those among the same, such as ImageCoDe's sets."""
     if together in item.tags:
         return str(item.tags[together])
+    if len(item.images) > 2:
+        return min(image.key for image in item.images)
     return item.images[0].key if item.images else item.id
 
 

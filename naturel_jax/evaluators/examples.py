@@ -79,8 +79,8 @@ def write(folder: epath.Path, examples: Sequence[Example]) -> None:
 
 
 def load(folder: epath.Path) -> list[Example]:
-    """The examples in the results of a model: in turns a right and a wrong one of each benchmark; none in results of an
-    earlier version. Raises UserError for a damaged file."""
+    """The examples in the results of a model: in turns a right and a wrong one of each benchmark. Raises UserError
+    for a damaged file."""
     found = [_read(folder / name / FILE) for name in storage.names(folder) if not name.startswith(".")]
     sides = [[example for example in read if example.right == right] for read in found for right in (True, False)]
     return [side[n] for n in range(SHOWN) for side in sides if n < len(side)][:SHOWN]

@@ -28,10 +28,7 @@ from tfds_naturel.common.arrow_files import parquet_batches, parquet_schema
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_arrow
 
-# The version of both files. A file without one is version 0, which reads like version 1; version 2 added what was left
-# out, version 3 how it was found, version 4 ties and chance, version 5 the checksum of the rows and the scores without
-# shortcuts.
-VERSION = 5
+VERSION = 5  # of both files
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _MAX_NAME = 100  # characters of a model's name that a file name keeps
 FOLDER = "results"  # in a run's folder: those of its last evaluation
@@ -48,13 +45,14 @@ class Result:
     ``scores``: metric -> {value, count, low, high}; low and high bound the 95% confidence interval. ``published``
     is the official number of items, ``unreadable`` how many of the listed items had an image that could not be
     read, ``blind`` baseline -> metric -> value (see ``blind.baselines``), ``metrics`` what each score is the mean of,
-    so that models can be compared item by item (empty in older files). ``left_out``: how many further items are not
-    scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
-    ``held_out.count_overlaps`` says about them (empty: the model has no record; None: older files do not say).
-    ``ties``: how many items have a right and a wrong answer of the same cosine (see ``rules``); ``chance``: metric ->
-    the expected score of a guess (None: older files do not say). ``shortcuts``: the parts of ``shortcuts.parts`` ->
-    metric -> its score on the items of that part, as in ``scores`` (None: not asked for; empty: it has no parts).
-    ``rows``: XXH3 of ``items.parquet``, of which Parquet checks all but the footer and headers ("": not known).
+    so that models can be compared item by item. ``left_out``: how many further items are not scored, since the model
+    was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
+    ``held_out.count_overlaps`` says about them (empty: the model has no record; None: not counted, as in the results
+    that a run leaves, which has the counts in its own ``scores.json``). ``ties``: how many items have a right and a
+    wrong answer of the same cosine (see ``rules``); ``chance``: metric -> the expected score of a guess.
+    ``shortcuts``: the parts of ``shortcuts.parts`` -> metric -> its score on the items of that part, as in ``scores``
+    (None: not asked for; empty: it has no parts). ``rows``: XXH3 of ``items.parquet``, of which Parquet checks all but
+    the footer and headers ("" until it is written).
     """
 
     model: str
@@ -71,7 +69,7 @@ class Result:
     with_trained_on: Mapping[str, float] = dataclasses.field(default_factory=dict)
     found: Mapping[str, int] | None = None
     ties: int = 0
-    chance: Mapping[str, float] | None = None
+    chance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     shortcuts: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
     rows: str = dataclasses.field(default="", compare=False)
 
@@ -104,9 +102,7 @@ def write(folder: epath.Path, result: Result, rows: pa.Table, picked: Sequence[E
     storage.write_json(folder / "scores.json", {"version": VERSION, **dataclasses.asdict(result)})
 
 
-def table(
-    items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapping[str, np.ndarray], fingerprint: str
-) -> pa.Table:
+def table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapping[str, np.ndarray]) -> pa.Table:
     """What ``items.parquet`` holds: a row per item, with a column per outcome."""
     small = [len(item.captions) <= MAX_CAPTIONS for item in items]
     digests = fingerprints.of_captions(items)
@@ -121,7 +117,6 @@ def table(
             ],
             pa.list_(pa.string()),
         ),
-        # A number: earlier versions read columns of numbers that they do not know.
         "captions_hash": pa.array(
             [
                 None if keep else int.from_bytes(digests[id(item.captions)][:8], "little", signed=True)
@@ -137,7 +132,7 @@ def table(
         "weight": pa.array([item.weight for item in items], pa.float32()),
     }
     made = pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
-    return made.replace_schema_metadata({"version": str(VERSION), "fingerprint": fingerprint})
+    return made.replace_schema_metadata({"version": str(VERSION)})
 
 
 def load(out: Path) -> list[Result]:
@@ -148,8 +143,8 @@ def load(out: Path) -> list[Result]:
 def _read(path: Path) -> Result:
     try:
         row = storage.unsealed(parse_json(storage.read(epath.Path(path))))
-        check_version(path, row.pop("version", 0))
-        metrics = {name: _metric(fields) for name, fields in row.pop("metrics", {}).items()}
+        check_version(path, row.pop("version"))
+        metrics = {name: _metric(fields) for name, fields in row.pop("metrics").items()}
         result = Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
         if path.parent != folder_of(path.parents[2], result.model, result.benchmark):
             raise ValueError(f"those of {result.model!r:.80} on {result.benchmark!r:.80} belong into another folder")
@@ -167,38 +162,29 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("items", "unreadable"), int),
     "published": (int, type(None)),
     "problems": list,
-    **dict.fromkeys(("scores", "blind"), dict),
-}
-_SINCE_2: dict[str, type | tuple[type, ...]] = {
-    "left_out": int,
-    "with_trained_on": dict,
-    "found": (dict, type(None)),  # since 3
-    "ties": int,  # since 4
-    "chance": (dict, type(None)),
-    "shortcuts": (dict, type(None)),  # since 5
+    **dict.fromkeys(("scores", "blind", "with_trained_on", "chance"), dict),
+    **dict.fromkeys(("left_out", "ties"), int),
+    **dict.fromkeys(("found", "shortcuts"), (dict, type(None))),
     "rows": str,
 }
-
-
 _FOUND = ("name", "bytes", "look", "read", "images")  # what is counted of overlaps
 
 
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
     """``row``. Raises TypeError, KeyError or ValueError for a field that is absent or of another type."""
     json.dumps(row, ensure_ascii=False).encode()
-    kinds = _KINDS | {name: kind for name, kind in _SINCE_2.items() if name in row}
-    for name, kind in kinds.items():
+    for name, kind in _KINDS.items():
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is {row[name]!r:.80}")
-    every = [score for part in (row["scores"], *(row.get("shortcuts") or {}).values()) for score in part.values()]
+    every = [score for part in (row["scores"], *(row["shortcuts"] or {}).values()) for score in part.values()]
     if not all(math.isfinite(score["count"]) for score in every):
         raise TypeError("a count is not finite")
     values = [[score[key] for key in ("value", "count", "low", "high")] for score in every]
-    further = (*row["blind"].values(), row.get("with_trained_on", {}), row.get("chance") or {})
+    further = (*row["blind"].values(), row["with_trained_on"], row["chance"])
     values += [list(baseline.values()) for baseline in further]
     if not all(isinstance(value, int | float) and not math.isinf(value) for group in values for value in group):
         raise TypeError("a score is not a number")
-    found = row.get("found") or {}
+    found = row["found"] or {}
     if not all(isinstance(found.get(way), int) for way in (*_FOUND, *found) if found):
         raise TypeError(f"found is {row['found']!r:.80}")
     if not all(isinstance(problem, str) for problem in row["problems"]):
@@ -218,22 +204,24 @@ def _metric(fields: dict[str, Any]) -> Metric:
     return metric
 
 
-def check_version(path: epath.PathLike, version: int) -> None:
-    """Raises UserError for a file that a newer version of this package wrote."""
-    if version > VERSION:
+def check_version(path: epath.PathLike, version: Any) -> None:
+    """Raises UserError for a file of another version than this package writes."""
+    if version != VERSION:
         raise UserError(
-            f"{path}: schema version {version}, this naturel_jax reads up to {VERSION}; update it, or evaluate again"
+            f"{path}: schema version {version!r:.80}, this naturel_jax reads {VERSION}: install a newer one, or delete "
+            "the file and evaluate again"
         )
 
 
 def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of ``items.parquet``, tags parsed, except for the columns ``without``. Raises FileNotFoundError saying
-    what to run, UserError for a newer schema, for columns that are missing, or for rows of another evaluation than the
+    what to run, UserError for another version, for columns that are missing, or for rows of another evaluation than the
     scores.
     """
     path = folder_of(out, model, benchmark) / "items.parquet"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
+    for file in (path, path.with_name("scores.json")):
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: not found; evaluate {model!r} on {benchmark!r} first")
     _check_rows(path, f"evaluate {model!r} again")
     with reading_arrow(path, f"evaluate {model!r} again"):
         schema = parquet_schema(path)
@@ -248,10 +236,7 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
         batches = parquet_batches(path, _ROWS, columns, kept=True)
         rows = [row for batch in batches for row in _complete(path, batch).to_pylist()]
     try:
-        check_version(path, int((schema.metadata or {}).get(b"version", 0)))
         return [row | {"tags": _tags(row["tags"])} for row in rows]
-    except UserError:
-        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the items of an evaluation ({error!r:.80}); evaluate {model!r} again") from error
 
@@ -275,8 +260,10 @@ _TYPES: dict[str, Callable[[pa.DataType], bool]] = {
     **dict.fromkeys(("images", "captions"), pa.list_(pa.string()).equals),
     "boxes": pa.list_(pa.list_(pa.int32())).equals,
     "cosines": pa.list_(pa.float32()).equals,
+    "captions_hash": pa.int64().equals,
+    "weight": pa.float32().equals,
 }
-_NULLABLE = ("captions", "cosines", "weight")
+_NULLABLE = ("captions", "captions_hash", "cosines")
 
 
 def _complete(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -306,16 +293,8 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
 
 
 def _check_rows(path: Path, fix: str) -> None:
-    """Raises UserError for rows that are damaged, or of another evaluation than the scores beside them; old files have
-    a fingerprint only, or nothing."""
-    scores = path.with_name("scores.json")
-    if scores.exists() and (expected := _read(scores).rows):
-        same = once.checksum(path) == expected
-    else:
-        with reading_arrow(path, fix):
-            found = (parquet_schema(path).metadata or {}).get(b"fingerprint")
-        same = found is None or found == _read(scores).fingerprint.encode()
-    if not same:
+    """Raises UserError for rows that are damaged, or of another evaluation than the scores beside them."""
+    if once.checksum(path) != _read(path.with_name("scores.json")).rows:
         raise UserError(f"{path}: damaged, or its rows are not those that scores.json is about; {fix}")
 
 

@@ -29,8 +29,9 @@ def save(
     """Scores what ``embed.cosines`` returned for the items of ``benchmark.whole``, and writes both files to the folder
     of (model, benchmark).
 
-    Each replaces the old one atomically, and both hold the fingerprint, so that the rows of one evaluation are never
-    taken for those of another, even after a crash or if two processes evaluate at the same time (they write in turn).
+    Each replaces the old one atomically, and the scores hold the checksum of the rows, so that the rows of one
+    evaluation are never taken for those of another, even after a crash or if two processes evaluate at the same time
+    (they write in turn).
 
     ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``. ``shown``: see
     ``pick``. ``embeddings``: see ``score``.
@@ -88,7 +89,7 @@ def score(
         chance={name: value for name, value in benchmark.guess(items, every_item).items() if name in scores},
         shortcuts=None if embeddings is None else _without_shortcuts(benchmark, items, matrices, outcomes),
     )
-    return result, results.table(items, matrices, outcomes, fingerprint)
+    return result, results.table(items, matrices, outcomes)
 
 
 def _without_shortcuts(

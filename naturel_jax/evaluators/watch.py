@@ -68,7 +68,7 @@ def watch(
         score = functools.partial(evaluator.scores, loaded.params, missing)
         new = preemption.abandonable(score)
         saved = _read(path, workdir, identity, inputs)  # another process may have added other benchmarks
-        scores, left_out = saved["scores"] | new, saved.get("left_out", {}) | evaluator.left_out
+        scores, left_out = saved["scores"] | new, saved["left_out"] | evaluator.left_out
         names = list(dict.fromkeys([*saved["benchmarks"], *missing]))
         done = {"benchmarks": names, "scores": scores, "left_out": left_out}
         fields = saved | {"step": step, **done, "inputs": saved["inputs"] | inputs}
@@ -108,11 +108,10 @@ def new_steps(workdir: epath.Path) -> Iterator[int]:
 
 
 def _identity(workdir: epath.Path, step: int) -> str:
-    """Identifies a checkpoint by its metadata and its manifest, which has the checksums of its parameters; one from
-    before there were manifests by its metadata. Raises what ``runs.read_meta`` raises."""
+    """Identifies a checkpoint by its metadata and its manifest, which has the checksums of its parameters. Raises what
+    ``runs.read_meta`` raises, and FileNotFoundError without a manifest."""
     text = json.dumps(runs.read_meta(workdir, step), sort_keys=True)
-    if storage.exists(path := checkpoint.directory(workdir) / str(step) / manifest.NAME):
-        text += storage.read(path)
+    text += storage.read(checkpoint.directory(workdir) / str(step) / manifest.NAME)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -135,29 +134,29 @@ def _unless_removed(workdir: epath.Path, step: int, read: Callable[[], T]) -> T 
 
 def _read(path: epath.Path, workdir: epath.Path, identity: str, inputs: Mapping[str, str]) -> dict[str, Any]:
     """The finished scores of a step: none of another checkpoint than ``identity``, such as of a run that was in
-    ``workdir`` before, nor of a benchmark that has changed since. ``inputs``: benchmark -> digest of its items. Files
-    of earlier versions have neither. Raises UserError for another run's file."""
+    ``workdir`` before, nor of a benchmark that has changed since. ``inputs``: benchmark -> digest of its items. Raises
+    UserError for another run's file."""
     run = os.fspath(storage.absolute(workdir))
     none = {
         "version": results.VERSION,
         "run": run,
         "benchmarks": [],
         "scores": {},
+        "left_out": {},
         "inputs": {},
         "checkpoint": identity,
     }
     if not storage.exists(path):
         return none
     saved = storage.read_json(path)
-    if not isinstance(saved, dict) or not {"run", "benchmarks", "scores"} <= saved.keys():
+    if not none.keys() <= saved.keys():
         raise UserError(f"{path}: not the scores of a checkpoint; move it away to evaluate it again")
-    results.check_version(path, saved.get("version", 0))
+    results.check_version(path, saved["version"])
     if saved["run"] != run:
         raise UserError(f"{path}: holds scores of {saved['run']}, not of {run}; choose another --out")
-    if saved.get("checkpoint", identity) != identity:
+    if saved["checkpoint"] != identity:
         return none
-    before = saved.get("inputs", {})
-    changed = {name for name in inputs if before.get(name, inputs[name]) != inputs[name]}
+    changed = {name for name in inputs if saved["inputs"].get(name) != inputs[name]}
     kept = {metric: value for metric, value in saved["scores"].items() if metric.partition("/")[0] not in changed}
     names = [name for name in saved["benchmarks"] if name not in changed]
-    return none | saved | {"benchmarks": names, "scores": kept}
+    return saved | {"benchmarks": names, "scores": kept}

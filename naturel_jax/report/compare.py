@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 from scipy import stats
 
@@ -43,12 +44,15 @@ _SHARES = (
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """A 2 x 2 table of paired outcomes."""
+    """A 2 x 2 table of paired outcomes. ``sizes``: how many of the items are of each photo;
+    ``gains``: how many more of these B gets right than A."""
 
     both: int
     only_a: int
     only_b: int
     neither: int
+    sizes: np.ndarray
+    gains: np.ndarray
 
     @property
     def items(self) -> int:
@@ -56,18 +60,25 @@ class Counts:
 
     @property
     def p(self) -> float:
-        """Exact McNemar test (two-sided binomial of the discordant pairs; McNemar 1947)."""
-        discordant = self.only_a + self.only_b
-        return float(stats.binomtest(self.only_a, discordant).pvalue) if discordant else 1.0
+        """Exact McNemar test (two-sided binomial of the discordant pairs; McNemar 1947), in which the items of a photo
+        change sides together: the distribution of the sum of the gains if each has either sign."""
+        gains, numbers = np.unique(np.abs(self.gains[self.gains != 0]), return_counts=True)
+        chances = np.ones(1)  # of each sum, from the smallest
+        for gain, number in zip(gains, numbers, strict=True):
+            steps = np.zeros(2 * gain * number + 1)
+            steps[:: 2 * gain] = stats.binom.pmf(np.arange(number + 1), number, 0.5)
+            chances = np.convolve(chances, steps)
+        sums = np.arange(len(chances)) - len(chances) // 2
+        return min(float(chances[np.abs(sums) >= abs(self.gains.sum())].sum()), 1.0)
 
     @property
     def difference(self) -> tuple[float, float, float]:
         """Accuracy of B minus that of A with its 95% confidence interval (Wald for paired proportions; Agresti
-        2013, section 11.1.2).
+        2013, section 11.1.2), whose variance is that between photos.
         """
-        n, b, c = self.items, self.only_b, self.only_a
-        error = math.sqrt(max(b + c - (b - c) ** 2 / n, 0)) / n
-        return (b - c) / n, (b - c) / n - 1.96 * error, (b - c) / n + 1.96 * error
+        mean = float(self.gains.sum()) / self.items
+        error = math.sqrt(np.square(self.gains - self.sizes * mean).sum()) / self.items
+        return mean, mean - 1.96 * error, mean + 1.96 * error
 
     @property
     def odds_ratio(self) -> float:
@@ -86,7 +97,9 @@ def count(judged: Iterable[Judged]) -> Counts:
     pairs = {pair.unit: pair for pair in judged}.values()
     both, only_a = sum(p.a and p.b for p in pairs), sum(p.a and not p.b for p in pairs)
     only_b = sum(p.b and not p.a for p in pairs)
-    return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b)
+    _, photos = np.unique([pair.images[0] if pair.images else pair.id for pair in pairs], return_inverse=True)
+    gains = np.bincount(photos, [int(pair.b) - int(pair.a) for pair in pairs]).astype(int)
+    return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b, np.bincount(photos), gains)
 
 
 def count_by_group(pairs: Sequence[Judged]) -> dict[str, tuple[Counts, float]]:
@@ -122,6 +135,11 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged]) -> str:
     ]
     if table.items < len(pairs):
         lines.append(f"Items that share one outcome, such as photos of one set, count once: {len(pairs):,} in all.")
+    if len(table.sizes) < table.items:
+        lines.append(
+            "Items of one photo are not independent, so the interval and the p-values count photos, of which there are "
+            f"{len(table.sizes):,}."
+        )
     lines += ["", f"| group | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |", "| :--- |" + " ---: |" * 7]
     for name, (t, p) in count_by_group(pairs).items():
         right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items

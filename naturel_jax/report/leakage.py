@@ -37,7 +37,7 @@ def sections(results: Sequence[Result | LeftOut]) -> list[Section]:
 
 def _found(result: Result | LeftOut) -> str:
     if not result.found:
-        return "no record" if result.found is not None else "of an earlier version; evaluate again"
+        return "no record" if result.found is not None else "not counted; evaluate again"
     number = result.items + result.left_out
     ways = ", ".join(f"{result.found[way]:,} by {way}" for way in ("name", "bytes", "look"))
     read = f"{result.found['read']:,} of {result.found['images']:,} training images read"

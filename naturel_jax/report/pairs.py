@@ -92,13 +92,13 @@ def asked(row: Mapping[str, Any]) -> dict[str, Any]:
         "label": row["tags"].get("label"),
         TRUE: row["tags"].get(TRUE),
         "captions": row["captions"],
-        _HASH: row.get("captions_hash"),
+        _HASH: row["captions_hash"],
     }
 
 
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """The first part in which what is ``asked`` differs; "" if it is the same. Older results have no hash."""
-    return next((part for part in a if a[part] != b[part] and not (part == _HASH and None in (a[part], b[part]))), "")
+    """The first part in which what is ``asked`` differs; "" if it is the same."""
+    return next((part for part in a if a[part] != b[part]), "")
 
 
 def alike(rows: Iterable[dict[str, Any]], known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

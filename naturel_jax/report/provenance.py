@@ -22,7 +22,6 @@ from tfds_naturel.common.errors import UserError
 
 CONFIG, DATA = "config.json", "data.json"  # in the folder of a run
 MADE_BY = "made_by"  # entry of ``CONFIG``: code, processor and accelerators of the process that began the run
-_NOT_RECORDED = "not recorded"
 
 
 class RunFolder(NamedTuple):
@@ -50,10 +49,9 @@ def trained_by(folders: Iterable[epath.Path]) -> list[str]:
     before a report is written. Raises UserError for a damaged file."""
     numbers: Counter[tuple[str, ...]] = Counter()
     for folder in folders:
-        record = _read(folder / CONFIG) or {}
-        with _reading(folder / CONFIG):
-            made = record.get(MADE_BY, {})
-            numbers[tuple(str(made.get(key, _NOT_RECORDED)) for key in ("code", "processor", "accelerators"))] += 1
+        with _reading(path := folder / CONFIG):
+            made = storage.read_json(path)[MADE_BY]
+            numbers[tuple(str(made[key]) for key in ("code", "processor", "accelerators"))] += 1
     return [
         f"{number} runs trained by naturel_jax {code}; {processor}; accelerators: {accelerators}"
         for (code, processor, accelerators), number in sorted(numbers.items())
@@ -74,12 +72,7 @@ def _reading(path: epath.Path) -> Iterator[None]:
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
     """The object in a file; None without the file."""
-    if not storage.exists(path):
-        return None
-    found = storage.read_json(path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: {found!r:.80} is not an object; restore the file, or move it away")
-    return found
+    return storage.read_json(path) if storage.exists(path) else None
 
 
 def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunFolder], accelerators: str) -> Section:
@@ -87,11 +80,11 @@ def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunFolder],
     here = {"date": _date(datetime.datetime.now(datetime.UTC)), **machine.describe(), "accelerators": accelerators}
     columns: dict[tuple[str, ...], list[str]] = {(*here.values(), MISSING): ["this report"]}
     for name, record in saved.items():
-        made = {"date": _trained(runs[name])} | dict.fromkeys(list(here)[1:], _NOT_RECORDED)
+        date = _trained(runs[name])
         with _reading(runs[name].folder / CONFIG):
-            made |= record.get(MADE_BY, {})
-            packages = ", ".join(f"{package} {version}" for package, version in record.get("versions", {}).items())
-        columns.setdefault((*(str(made[key]) for key in here), packages or _NOT_RECORDED), []).append(name)
+            made = {"date": date} | record[MADE_BY]
+            packages = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+            columns.setdefault((*(str(made[key]) for key in here), packages), []).append(name)
     rows = [(label.capitalize(), *cells) for label, *cells in zip((*here, "packages"), *columns, strict=True)]
     return Section("Where it comes from", ("", *map(", ".join, columns.values())), rows, words=True)
 
@@ -99,7 +92,7 @@ def _made(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunFolder],
 def _trained(run: RunFolder) -> str:
     """The day on which a run recorded something last, UTC."""
     if run.ended is None:
-        return _NOT_RECORDED
+        return "not recorded"
     with _reading(run.folder / recorded.FILE):
         return _date(datetime.datetime.fromtimestamp(run.ended, datetime.UTC))
 

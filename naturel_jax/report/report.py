@@ -115,7 +115,7 @@ def of_results(
             official.append(benchmark)
     rows = [*_measured(all_results, best, galleries), *published.rows(official), *_blind(all_results)]
     rows += text_alone.row(by_readers)
-    rows += chance_row({name: value for result in all_results for name, value in (result.chance or {}).items()})
+    rows += chance_row({name: value for result in all_results for name, value in result.chance.items()})
     tied = [f"{r.model} on {r.benchmark}: {r.ties:,} of {r.items:,}" for r in all_results if r.ties]
     folders = {name: epath.Path(place.out / results.file_name(place.model)) for name, place in places.items()}
     shown = {name: examples.load(folder) for name, folder in folders.items()}
@@ -140,8 +140,7 @@ def of_runs(
     evaluated: Mapping[str, Evaluated] | None = None,
 ) -> Report:
     """The report on the final scores of runs: model -> {metric: score}, and model -> {metric: interval}.
-    ``text_only``: metric -> score of n-grams, which see no image. ``evaluated``: model -> its results item by item,
-    which runs of earlier versions have not left."""
+    ``text_only``: metric -> score of n-grams, which see no image. ``evaluated``: model -> its results item by item."""
     places = evaluated or {}
     found = [
         dataclasses.replace(result, model=model)

@@ -106,7 +106,7 @@ def _read_benchmark(
         return
     scores.ties.extend((key, name, result.ties, result.items) for key, result in of_benchmark.items())
     for result in of_benchmark.values():
-        scores.chance.update(result.chance or {})
+        scores.chance.update(result.chance)
     benchmark = ties.resampled(name, tuple(items.values()), metrics)
     outcomes = [
         {outcome: np.array([known[id] for id in items], float) for outcome, known in of_run.items()}

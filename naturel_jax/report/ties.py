@@ -76,4 +76,4 @@ def resampled(name: str, items: Sequence[Item], metrics: Sequence[Metric]) -> Be
 def item(row: Mapping[str, Any]) -> Item:
     """The part of an item that resampling needs."""
     images: Sequence[Image] = [Image(key, bytes) for key in row["images"]]
-    return Item(row["id"], tuple(images), (), row["tags"], weight=row.get("weight") or 1.0)
+    return Item(row["id"], tuple(images), (), row["tags"], weight=row["weight"])

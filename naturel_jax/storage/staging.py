@@ -106,12 +106,11 @@ def _stage(
 
 
 class _Copy(NamedTuple):
-    """A file that was copied: the version of its object, its modification time, and the XXH3 of its blocks, None if an
-    earlier version of this program has copied it."""
+    """A file that was copied: the version of its object, its modification time, and the XXH3 of its blocks."""
 
     version: str
     time: int
-    xxh3: list[str] | None
+    xxh3: list[str]
 
 
 class _Staged:
@@ -125,7 +124,7 @@ class _Staged:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short by a kill, or damaged
                 row = unsealed(parse_json(line))
                 if row["name"].startswith(self._prefix):
-                    copy = _Copy(row["version"], row["time"], row.get("xxh3"))
+                    copy = _Copy(row["version"], row["time"], row["xxh3"])
                     self.versions[row["name"].removeprefix(self._prefix)] = copy
         self.versions = {name: copy for name, copy in self.versions.items() if copy.version}
 
@@ -148,10 +147,9 @@ class _Staged:
         path, copy = self._path(name), self.versions.get(name)
         if not path.is_file() or path.stat().st_size != info.size:
             return False
-        is_listed = copy is not None and copy[:2] == (info.etag, path.stat().st_mtime_ns)
-        if is_listed and copy and copy.xxh3 is not None:
+        if copy and copy[:2] == (info.etag, path.stat().st_mtime_ns):
             return True
-        if not is_listed and (not info.md5 or md5_of(path) != info.md5):
+        if not info.md5 or md5_of(path) != info.md5:
             return False
         self.record(name, info.etag)
         return True
@@ -163,7 +161,7 @@ class _Staged:
             path, copy = self._path(name), self.versions[name]
             if (path, copy.time) not in _checked:
                 parts = blocks.of_file(path, path.stat().st_size)
-                expected += [(name, *of_part) for of_part in zip(parts, copy.xxh3 or (), strict=True)]
+                expected += [(name, *of_part) for of_part in zip(parts, copy.xxh3, strict=True)]
         found = blocks.checksums([block for _, block, _ in expected])
         wrong = {name for (name, _, checksum), other in zip(expected, found, strict=True) if other != checksum}
         for name in wrong:

@@ -138,10 +138,10 @@ def sealed(fields: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps({**fields, SEAL: xxhash.xxh3_64_hexdigest(json.dumps(fields).encode())}, indent=indent)
 
 
-def unsealed(value: Any) -> Any:
-    """What was ``sealed``, from its parsed JSON; anything without a checksum as it is. Raises ValueError."""
+def unsealed(value: Any) -> dict[str, Any]:
+    """What was ``sealed``, from its parsed JSON. Raises ValueError if it is anything else, or was changed since."""
     if not isinstance(value, dict) or SEAL not in value:
-        return value
+        raise ValueError(f"damaged: it has no {SEAL!r}, the checksum of the rest")
     fields = {name: value[name] for name in value if name != SEAL}
     if sealed(fields) != json.dumps({**fields, SEAL: value[SEAL]}):
         raise ValueError(f"damaged or edited: its {SEAL!r} is not that of the rest")
@@ -153,8 +153,8 @@ def write_json(path: epath.Path, fields: dict[str, Any]) -> None:
     write(path, sealed(fields, indent=1))
 
 
-def read_json(path: epath.Path) -> Any:
-    """The JSON in ``path``, unsealed. Raises UserError naming the file if it is damaged or not JSON."""
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """The JSON in ``path``, unsealed. Raises UserError naming the file if it is damaged or not sealed JSON."""
     try:
         return unsealed(parse_json(read(path)))
     except ValueError as error:
@@ -181,7 +181,7 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
             ) from error
-        step = row.get("step") if isinstance(row, dict) else None
+        step = row.get("step")
         if not isinstance(step, int) or step.bit_length() > 63:
             raise UserError(
                 f"{path} line {number}: {line.strip()!r:.80} is not a JSON object with a step; remove the line"

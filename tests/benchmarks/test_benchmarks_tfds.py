@@ -1,4 +1,4 @@
-"""The readers of prepared TFDS folders: zero-shot classification, and all versions of NatuRel."""
+"""The readers of prepared TFDS folders: zero-shot classification, and NatuRel."""
 
 import hashlib
 import io
@@ -21,7 +21,8 @@ from tests.helpers.benchmark_files import read
 from tests.helpers.worlds import data_dir
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Triplet
+from tfds_naturel.naturel import Naturel
 from tfds_naturel.scenes.scene import VERSION
 
 
@@ -180,17 +181,18 @@ def test_zeroshot_rejects_bad_prompt_templates(tmp_path, templates):
         read("zeroshot", tmp_path)
 
 
-class VersionOne(tfds.core.GeneratorBasedBuilder):
-    """Two examples with the features of NatuRel 1.0.0 used by the reader; the second lacks a negative."""
+class Small(tfds.core.GeneratorBasedBuilder):
+    """Two examples with the features of NatuRel that the reader uses. The first has a second group, without a triplet;
+    the second lacks a negative."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("4.1.0")
+    KINDS = KINDS
 
     def _captions(self):
-        text = tfds.features.Text()
-        kind, polarity = (
-            tfds.features.ClassLabel(names=names) for names in (["simple", "complex"], ["negative", "positive"])
-        )
-        return {"text": text, "kind": kind, "polarity": polarity, "pair": np.int32, "triplet": text, "asserts": text}
+        text, kind = tfds.features.Text(), tfds.features.ClassLabel(names=list(self.KINDS))
+        labels = {"kind": kind, "polarity": tfds.features.ClassLabel(names=list(POLARITIES))}
+        numbers = dict.fromkeys(("group", "pair", "paraphrase"), np.int32)
+        return labels | numbers | dict.fromkeys(("text", "triplet", "asserts"), text)
 
     def _info(self):
         captions = tfds.features.Sequence(self._captions())
@@ -204,46 +206,53 @@ class VersionOne(tfds.core.GeneratorBasedBuilder):
         rows = []
         for pair, polarity in itertools.product(range(4), ("positive", "negative")):
             row = {"text": f"{polarity} {pair}", "kind": "complex" if pair else "simple", "polarity": polarity}
-            rows.append(row | {"pair": pair, "triplet": f"Cat|{('on', 'under')[n]}|Table", "asserts": ""})
-        return rows[: 8 - n]
+            row |= {"group": 0, "pair": pair, "paraphrase": 0}
+            rows.append(row | {"triplet": f"Cat|{('on', 'under')[n]}|Table", "asserts": ""})
+        return rows[:7] if n else rows + [row | {"group": 1, "triplet": ""} for row in rows]
 
     def _generate_examples(self):
         for n in range(2):
-            yield n, {"image": io.BytesIO(files.png(n)), "image_id": f"id{n}", "captions": self._rows(n)}
+            rows = [{name: row[name] for name in self._captions()} for row in self._rows(n)]
+            yield n, {"image": io.BytesIO(files.png(n)), "image_id": f"id{n}", "captions": rows}
 
 
-class VersionTwo(VersionOne):
-    """The same with a ``group`` column, and a second group without a triplet in the first example."""
-
-    VERSION = tfds.core.Version("2.0.0")
-
-    def _captions(self):
-        return super()._captions() | {"group": np.int32}
+class Worded(Small):
+    """The same with paraphrases: pair 2 has three wordings, and pair 1 two."""
 
     def _rows(self, n):
-        rows = [row | {"group": 0} for row in super()._rows(n)]
-        return rows + ([] if n else [row | {"group": 1, "triplet": ""} for row in rows])
-
-
-class VersionThree(VersionTwo):
-    """The same with a ``paraphrase`` column: pair 2 has three wordings, and pair 1 two."""
-
-    VERSION = tfds.core.Version("3.0.0")
-
-    def _captions(self):
-        return super()._captions() | {"paraphrase": np.int32}
-
-    def _rows(self, n):
-        rows = [row | {"paraphrase": 0} for row in super()._rows(n)]
+        rows = super()._rows(n)
         for number in (1, 2):
             worded = [row for row in rows if row["pair"] in (1, 2)[number - 1 :] and not row["paraphrase"]]
             rows += [row | {"paraphrase": number, "text": f"{row['text']} [{number}]"} for row in worded]
         return rows
 
 
+class Ungrouped(Small):
+    def _captions(self):
+        return {name: feature for name, feature in super()._captions().items() if name != "group"}
+
+
+class TwoKinds(Small):
+    KINDS = TRIPLET_KINDS
+
+
+@pytest.mark.parametrize(
+    ("builder", "found"),
+    [
+        (Ungrouped, r"no captions\.group"),
+        (TwoKinds, r"the labels \('simple', 'complex'\) of captions\.kind"),
+    ],
+)
+def test_captions_in_another_format_are_refused(builder, found, tmp_path):
+    folder = written(builder, tmp_path)
+    needed = f"NatuRel's format of version {Naturel.VERSION}, or {VERSION} of a drawn world"
+    with pytest.raises(UserError, match=rf"{folder}: version 4\.1\.0 .* {found}; expected {needed}: build it again"):
+        naturel_pairs.TEST.read(folder)
+
+
 def test_complex_captions_in_all_their_wordings(tmp_path):
     """On a circle, where cosines are those of angles: a caption is the closer, the smaller its angle."""
-    benchmark = naturel_reworded.read(written(VersionThree, tmp_path))
+    benchmark = naturel_reworded.read(written(Worded, tmp_path))
     wordings = {1: ("positive 1", "positive 1 [1]"), 2: ("positive 2", "positive 2 [1]", "positive 2 [2]")}
     by_id = {item.id: item for item in benchmark.items}
     triplets = ("id0/Cat|on|Table", "id0/1", "id1/Cat|under|Table")
@@ -277,7 +286,7 @@ def test_complex_captions_in_all_their_wordings(tmp_path):
 
 
 def test_dataset_with_one_wording_of_each_caption_has_nothing_to_compare(tmp_path):
-    folder, reason = written(VersionTwo, tmp_path), "no complex caption of its split 'test' has several wordings; natur"
+    folder, reason = written(Small, tmp_path), "no complex caption of its split 'test' has several wordings; natur"
     with pytest.raises(UserError, match=reason):
         naturel_reworded.read(folder)
 
@@ -286,7 +295,7 @@ def test_a_prepared_dataset_is_read_once_until_another_is_in_its_place(tmp_path)
     def read() -> Benchmark:
         return registry.read(["naturel"], naturel=tmp_path / "naturel")[0]
 
-    folders = [written(version, tmp_path / version.__name__) for version in (VersionOne, VersionTwo)]
+    folders = [written(version, tmp_path / version.__name__) for version in (Small, Worded)]
     folders[0].rename(tmp_path / "naturel")
     first = read()
     assert read() is first
@@ -300,7 +309,7 @@ def test_a_prepared_dataset_is_read_once_until_another_is_in_its_place(tmp_path)
     assert read() != first
 
 
-@pytest.mark.parametrize("version", [VersionOne, VersionTwo, VersionThree])
+@pytest.mark.parametrize("version", [Small, Worded])
 def test_naturel(tmp_path, version):
     folder = written(version, tmp_path)
     benchmark = naturel_pairs.TEST.read(folder)
@@ -309,7 +318,7 @@ def test_naturel(tmp_path, version):
     item = by_id["id0/Cat|on|Table/2"]
     assert item.captions == ("positive 2", "negative 2") and item.images[0].read() == files.png(0)
     without_triplet = [item for item in benchmark.items if item.id not in by_id]
-    assert [item.id for item in without_triplet] == [f"id0/1/{n}" for n in range(4) if version is not VersionOne]
+    assert [item.id for item in without_triplet] == [f"id0/1/{n}" for n in range(4)]
     assert all(set(item.tags) == {"kind"} for item in without_triplet)
     kept = list(by_id.values())
     scores = benchmark.score(kept, [np.array([[float(item.id.endswith("/1")), 0.5]]) for item in kept])

@@ -99,7 +99,7 @@ def test_pipes_in_a_prepared_dataset_are_not_waited_for(name, mine, tmp_path):
 def test_captions_whose_labels_mean_something_else_are_refused(mine, tmp_path):
     """Else all true captions of a dataset with the labels in another order would be taken for false ones."""
     (mine / "captions-polarity.labels.txt").write_text("positive\nnegative\n")
-    with pytest.raises(UserError, match=r"labels of captions\.polarity are \('positive', 'negative'\), expected"):
+    with pytest.raises(UserError, match=r"has the labels \('positive', 'negative'\) of captions\.polarity; expected"):
         datasets.open_source("mine", str(tmp_path), "validation")
 
 
@@ -141,3 +141,21 @@ def test_prepared_dataset_knows_the_benchmark_items_that_it_holds(mine, tmp_path
     origin = datasets.open_source("mine", str(tmp_path), "validation").origin
     assert origin.used == {"coco": {"57", "9"}, "winoground": {"3"}} and not origin.photos, "the world is drawn"
     assert origin.cache.startswith(str(tmp_path / ".cache"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"captions": ["a", *map(str, range(256))]}], r"my\.jsonl, image '.*': 257 true or false captions; .* 256"),
+        ([{"negatives": list(map(str, range(257)))}], r"my\.jsonl, image '.*': 257 true or false captions"),
+        (
+            [{"asserts": [str(n)]} for n in range(80)] + [{"shows": list(map(str, range(60)))}],
+            r"image '.*' shows 60 facts, and the caption 'a dog' asserts 80; expected at most 4,096 pairs of them",
+        ),
+    ],
+)
+def test_one_record_cannot_widen_every_batch(rows, message, tmp_path):
+    lines = [json.dumps({"image": "0.png", "captions": ["a dog"]} | row) for row in rows]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=message):
+        datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train")

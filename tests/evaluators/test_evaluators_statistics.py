@@ -79,11 +79,20 @@ def test_draws_that_are_kept_are_those_that_are_drawn_again(monkeypatch):
     assert found == [confidence.intervals(bench(items), items, right)] * 2
 
 
-@pytest.mark.parametrize("together", ["", "set"])
-def test_items_that_share_an_image_or_an_outcome_are_resampled_together(together):
+@pytest.mark.parametrize(
+    ("together", "shown"),
+    [
+        ("", lambda k: [0]),
+        ("set", lambda k: [k]),
+        ("", lambda k: [(k + m) % 4 for m in range(4)]),  # one of them is described, a choice among all
+    ],
+)
+def test_items_that_share_images_or_an_outcome_are_resampled_together(together, shown):
     """All four items of an image, or of a set, agree: 100 observations, not 400."""
     items = [
-        benchmark.Item(f"{n}/{k}", (benchmark.Image(f"{n}/{k * bool(together)}", bytes),), ("a", "b"), {"set": str(n)})
+        benchmark.Item(
+            f"{n}/{k}", tuple(benchmark.Image(f"{n}/{m}", bytes) for m in shown(k)), ("a", "b"), {"set": str(n)}
+        )
         for n in range(100)
         for k in range(4)
     ]

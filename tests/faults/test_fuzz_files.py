@@ -1,6 +1,5 @@
 """Annotations, results and state files that are mutated; other files are in test_readers.py."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def test_journal(tmp_path, count):
 @every_count
 def test_metrics(tmp_path, count):
     path = epath.Path(tmp_path / "metrics.jsonl")
-    path.write_text("".join(json.dumps({"step": n, "train/loss": 0.5}) + "\n" for n in range(5)))
+    path.write_text("".join(storage.sealed({"step": n, "train/loss": 0.5}) + "\n" for n in range(5)))
     fuzz([Path(path)], lambda: writers.drop_lines(path, 3), count)
 
 
@@ -85,7 +84,7 @@ def evaluation(tmp_path) -> Path:
     result = results.Result("a", "vg_relation", "f", 1, 2, 0, ("a problem",), scores, blind, definitions)
     folder = results.folder_of(tmp_path, "a", "vg_relation")
     folder.mkdir(parents=True)
-    (folder / "scores.json").write_text(json.dumps({"version": results.VERSION, **dataclasses.asdict(result)}))
+    results.write(epath.Path(folder), result, results.table([], [], {}))
     return folder
 
 

@@ -114,7 +114,7 @@ def test_equal_runs_do_not_differ_but_for_speed(two_runs):
     one, other = two_runs
     lines = storage.read_json_lines(epath.Path(other / "metrics.jsonl"))
     faster = [row | {"train/images_per_s": 1e6} if "train/loss" in row else row for row in lines]
-    (other / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in faster))
+    (other / "metrics.jsonl").write_text("".join(storage.sealed(row) + "\n" for row in faster))
     assert soak.differences(one, other) == []
 
 
@@ -124,13 +124,13 @@ def test_another_line_loss_score_or_parameter_is_a_difference(two_runs):
     changed = storage.unsealed(json.loads(lines[1]))
     key = max(changed, key=lambda name: name == "train/loss")
     changed[key] = np.nextafter(changed[key], np.inf)  # the last bit
-    for wrong in (lines[:-1], [*lines, lines[-1]], [lines[0], json.dumps(changed) + "\n", *lines[2:]]):
+    for wrong in (lines[:-1], [*lines, lines[-1]], [lines[0], storage.sealed(changed) + "\n", *lines[2:]]):
         (other / "metrics.jsonl").write_text("".join(wrong))
         assert soak.differences(one, other) == ["lines"]
     (other / "metrics.jsonl").write_text("".join(lines))
     scores = storage.read_json(epath.Path(other / "scores.json"))
     scores["scores"][next(iter(scores["scores"]))] += 1e-9
-    (other / "scores.json").write_text(json.dumps(scores))
+    (other / "scores.json").write_text(storage.sealed(scores))
     assert soak.differences(one, other) == ["scores"]
     shutil.copy(one / "scores.json", other / "scores.json")
     shutil.rmtree(other / "checkpoints" / "4")  # leaves that of step 2

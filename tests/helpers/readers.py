@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 import torch
+from etils import epath
 from PIL import Image
 
 import naturel_jax
 import tfds_naturel
-from naturel_jax import weights
+from naturel_jax import storage, weights
 from naturel_jax.benchmarks import own, registry
 from naturel_jax.config import Adapter
 from naturel_jax.config.own_benchmarks import BenchmarkFields, parse_name
@@ -42,6 +43,7 @@ from naturel_jax.models.two_tower import Model
 from naturel_jax.report import gallery
 from naturel_jax.report.compare import markdown
 from naturel_jax.report.pairs import judge
+from naturel_jax.storage import once
 from naturel_jax.weights import export, hf, peft, processor_files, sources, tables, tensors, torch_files
 from tests.helpers.benchmark_files import MAKERS, SAME_READER, png
 from tests.helpers.image_files import photo
@@ -334,16 +336,23 @@ def _compared(folder: Path) -> list[Path]:
             "cosines": [0.1, 0.2],
             "tags": '{"relation": "on"}',
             "weight": 1.0,
+            "captions_hash": None,
             "outcome/right": float(model == "a"),
         }
         kinds = {"boxes": pa.list_(pa.list_(pa.int32())), "cosines": pa.list_(pa.float32())}
+        kinds |= {"weight": pa.float32(), "captions_hash": pa.int64()}
         table = pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
-        pq.write_table(table, place / "items.parquet", compression="zstd")
+        result = results.Result(model, "vg_relation", "", 1, 1, 0, (), {}, {})
+        results.write(epath.Path(place), result, table)
         found.append(place / "items.parquet")
     return found
 
 
 def _compare(folder: Path) -> None:
+    for model in ("a", "b"):  # whoever changes the rows can write their checksum, too
+        place = epath.Path(results.folder_of(folder, model, "vg_relation"))
+        rows = {"rows": once.checksum(place / "items.parquet")}
+        storage.write_json(place / "scores.json", storage.read_json(place / "scores.json") | rows)
     pairs = judge([results.load_items(folder, model, "vg_relation") for model in ("a", "b")], ["right"])
     if pairs:
         markdown("a", "b", "vg_relation", pairs)

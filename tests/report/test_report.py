@@ -223,18 +223,6 @@ def test_known_scores_are_shown_beside_those_of_the_same_items(tmp_path, monkeyp
     assert shown("hf:owner/another", half) == shown("run:runs/clip", half) == ""
 
 
-def test_results_without_definitions_of_metrics_are_reported_without_bold(tmp_path):
-    """Results of earlier versions, which do not say what a guess scores either."""
-    for model, number in {"a": 10, "b": 30}.items():
-        save(tmp_path, model, np.arange(40) < number)
-        path = results.folder_of(tmp_path, model, "sugarcrepe") / "scores.json"
-        fields = storage.read_json(epath.Path(path))
-        del fields["metrics"], fields["chance"], fields["ties"]
-        storage.write_json(epath.Path(path), fields)
-    text = report.write(tmp_path)
-    assert "0.75 ±" in text and "**0." not in text and "chance" not in text
-
-
 def test_damaged_items_only_cost_the_marks(tmp_path):
     for model in ("a", "b"):
         save(tmp_path, model, np.arange(40) < 20)
@@ -321,7 +309,7 @@ def test_page_stands_alone(tmp_path):
     assert text.count('alt="Image 1 of item') == 2 and "http" not in text.replace("http-equiv", "")
 
 
-def test_scores_of_runs_of_earlier_versions_have_the_same_tables(tmp_path):
+def test_runs_without_intervals_and_items_have_the_same_tables(tmp_path):
     scores = {"CLIP": {"naturel/simple": 0.5, "winoground/text": 0.25}, "NegCLIP": {"naturel/simple": 0.75}}
     scores["CLIP"]["naturel/complex/relation/on"] = 0.5  # not drawn: nobody knows its interval
     intervals = {"CLIP": {}, "NegCLIP": {"naturel/simple": (0.65, 0.85)}}
@@ -331,26 +319,45 @@ def test_scores_of_runs_of_earlier_versions_have_the_same_tables(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.tex", "report.html", "scores.csv"}
 
 
+def sealed(**fields: object) -> str:
+    """A line, or a file, with these fields."""
+    return storage.sealed(fields) + "\n"
+
+
+def edited(text: str, **fields: object) -> str:
+    """A sealed file with other fields, sealed again."""
+    return sealed(**storage.unsealed(json.loads(text)) | fields)
+
+
+def without(text: str, name: str) -> str:
+    """A sealed file without a field, sealed again."""
+    return sealed(**{key: value for key, value in storage.unsealed(json.loads(text)).items() if key != name})
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
         ("config.json", lambda text: text[:-9], "not readable as JSON"),
-        ("config.json", "[1]", r"\[1\] is not an object"),
-        ("config.json", "{}", "KeyError: 'config'"),
-        ("config.json", '{"config": []}', "AttributeError"),
-        ("config.json", '{"config": {"version": "x"}}', "TypeError"),
-        ("config.json", '{"config": {"version": 99}}', "version 99; .* install a newer one"),
-        ("config.json", '{"config": {"version": 3, "optim": {"lr": "x"}}}', r"optim.lr is 'x'"),
+        ("config.json", "[1]", "not readable as JSON"),
+        ("config.json", sealed(), "KeyError: 'config'"),
+        ("config.json", sealed(config=[]), "AttributeError"),
+        ("config.json", sealed(config={"version": "x"}), "version 'x'; .* install the one"),
+        ("config.json", sealed(config={"version": 3, "optim": {"lr": "x"}}), r"optim.lr is 'x'"),
         ("config.json", lambda text: edited(text, versions=["jax"]), "AttributeError"),
         ("config.json", lambda text: edited(text, made_by=[1]), "not what a run writes"),
-        ("data.json", "[]", r"\[\] is not an object"),
-        ("data.json", '{"main": ["records"]}', "TypeError"),
-        ("data.json", '{"main": {"records": "many"}}', "ValueError"),
-        ("trained_on/trained_on.json", '{"images": {}, "read": 1}', "TypeError"),
-        ("trained_on/trained_on.json", '{"images": 1, "read": 1}', "KeyError: 'xxh3'"),
-        ("metrics.jsonl", '{"step": 1, "wall_time": 1e300}\n', "not what a run writes"),
-        ("metrics.jsonl", '{"step": 1, "naturel/simple": "x"}\n', "naturel/simple of step 1 is 'x', expected a number"),
-        ("metrics.jsonl", f'{{"step": 1, "naturel/simple": 1{"0" * 400}}}\n', "expected a number"),
+        ("config.json", lambda text: without(text, "made_by"), "KeyError: 'made_by'"),
+        ("data.json", "[]", "not readable as JSON"),
+        ("data.json", sealed(main=["records"]), "TypeError"),
+        ("data.json", sealed(main={"records": "many"}), "ValueError"),
+        ("trained_on/trained_on.json", sealed(images={}, read=1), "TypeError"),
+        ("trained_on/trained_on.json", sealed(images=1, read=1), "KeyError: 'xxh3'"),
+        ("metrics.jsonl", sealed(step=1, wall_time=1e300), "not what a run writes"),
+        (
+            "metrics.jsonl",
+            sealed(step=1, **{"naturel/simple": "x"}),
+            "naturel/simple of step 1 is 'x', expected a number",
+        ),
+        ("metrics.jsonl", sealed(step=1, **{"naturel/simple": 10**400}), "expected a number"),
     ],
 )
 def test_damaged_files_of_a_run_are_named(tmp_path, file, change, message):
@@ -365,11 +372,6 @@ def test_damaged_files_of_a_run_are_named(tmp_path, file, change, message):
 
 def test_a_step_beyond_all_numbers_of_steps_is_refused(tmp_path):
     """Matplotlib ended in a traceback."""
-    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1{"0" * 400}, "train/loss": 1}}\n')
+    (tmp_path / "metrics.jsonl").write_text(sealed(**{"step": 10**400, "train/loss": 1}))
     with pytest.raises(UserError, match=r"metrics.jsonl line 1: .* is not a JSON object with a step"):
         report.with_runs(Report([]), {"tiny": [epath.Path(tmp_path)]})
-
-
-def edited(text: str, **fields: object) -> str:
-    """A sealed file with other fields, sealed again."""
-    return storage.sealed(storage.unsealed(json.loads(text)) | fields)

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import itertools
 import math
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from tests.helpers.pages import embedded
 from tfds_naturel.common.errors import UserError
 
 
-def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Judged:
-    return Judged(str(n), ("p",), (None,), (caption, "no"), ((a, b),), ((0.3, 0.2), (0.3, 0.2)), group, str(n))
+def pair(
+    n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box", photo: str = ""
+) -> Judged:
+    images, cosines = (photo or f"photo {n}",), ((0.3, 0.2), (0.3, 0.2))
+    return Judged(str(n), images, (None,), (caption, "no"), ((a, b),), cosines, group, str(n))
 
 
 def test_mcnemar_by_hand():
@@ -37,6 +41,25 @@ def test_mcnemar_by_hand():
     assert (same.p, same.g) == (1, 0) and math.isnan(same.odds_ratio)
 
 
+def test_items_of_a_photo_change_sides_together():
+    """All signs are tried. With four items a photo, a test of items finds differences between equal models."""
+    gains, sizes = (3, -1, 1, 1, 0, -2), (4, 1, 2, 3, 2, 2)
+    outcomes = [
+        (photo, n < gain, n < -gain) for photo, gain in enumerate(gains) for n in range(sizes[photo])
+    ]  # whether only B, or only A, is right
+    table = compare.count([pair(n, a, b, photo=str(photo)) for n, (photo, b, a) in enumerate(outcomes)])
+    sums = [np.dot(gains, signs) for signs in itertools.product((1, -1), repeat=len(gains))]
+    assert table.p == pytest.approx(np.mean(np.abs(sums) >= abs(sum(gains))))
+    draw, found, covered = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        both = [[0.5 + draw.uniform(-0.5, 0.5) > draw.uniform(size=4) for _ in "AB"] for _ in range(60)]
+        rows = [(photo, *ab) for photo, sides in enumerate(both) for ab in zip(*sides, strict=True)]
+        one = compare.count([pair(n, a, b, photo=str(photo)) for n, (photo, a, b) in enumerate(rows)])
+        _, low, high = one.difference
+        found, covered = found + (one.p < 0.05), covered + (low <= 0 <= high)
+    assert found <= 25 and covered >= 275
+
+
 def test_groups_are_holm_corrected():
     pairs = [pair(n, True, False, "x") for n in range(7)] + [pair(n, True, False, "y") for n in range(5)]
     pairs += [pair(0, True, True, "z")]
@@ -48,7 +71,7 @@ def test_groups_are_holm_corrected():
 
 def test_judge_joins_the_results_of_models():
     row = {"images": ["p"], "boxes": [[1, 2, 3, 4]], "captions": ["a", "b"], "cosines": [0.1, 0.2]}
-    row |= {"tags": {"relation": "on"}}
+    row |= {"tags": {"relation": "on"}, "captions_hash": None}
     rows_a = [row | {"id": i, "outcome/right": right} for i, right in (("0", 1.0), ("1", 0.0), ("2", None), ("3", 1.0))]
     rows_b = [row | {"id": i, "outcome/right": right} for i, right in (("1", 1.0), ("0", 1.0), ("2", 1.0))]
     result = judge([rows_a, rows_b], ["right"])
@@ -75,7 +98,7 @@ def test_judge_joins_the_results_of_models():
 def test_judge_refuses_other_items_of_the_same_id(part, other):
     row = {"id": "1", "images": ["data/p"], "boxes": [None], "captions": None, "captions_hash": 1, "cosines": None}
     row |= {"tags": {"label": "0"}, "outcome/right": 1.0}
-    same = row | {"images": ["elsewhere/p"], "captions_hash": None}  # moved, and of an earlier version
+    same = row | {"images": ["elsewhere/p"]}  # moved
     assert len(judge([[row], [same]], ["right"])) == 1
     with pytest.raises(UserError, match=f"item '1' has the {part} .* in those of another: evaluate all again"):
         judge([[row], [row | other]], ["right"])

@@ -24,7 +24,7 @@ FOUND = {"images": 5000, "read": 4000, "name": 3, "bytes": 2, "look": 5}
 RESULTS = [
     result("CLIP", "vg_relation", found={}),
     result("A|<b>&", "vg_relation", 6, FOUND),
-    result("old", "vg_relation"),
+    result("run", "vg_relation"),
     result("CLIP", "my", found={}),
 ]
 
@@ -68,7 +68,7 @@ def test_statement_in_every_format(tmp_path):
     assert "| vg_relation | Visual Genome ([source](https://arxiv.org/abs/2210.01936)) |" in text
     assert "51,208 of the 108,077 images of Visual Genome are COCO's" in text and "A\\|\\<b\\>\\&" in text
     found = "6 of 100 items (3 by name, 2 by bytes, 5 by look; 4,000 of 5,000 training images read)"
-    assert f": {found}; old: of an earlier version; evaluate again |" in text
+    assert f": {found}; run: not counted; evaluate again |" in text
     assert "| my | not stated |  | CLIP: no record |" in text
     assert "<div>Visual Genome<small>arxiv.org/abs/2210.01936</small></div>" in page and page.count("<tr>") == 3
     assert f"A|&lt;b&gt;&amp;: {found}</div>" in page and not re.search("<b>|http[^-]", page)

@@ -18,6 +18,7 @@ from naturel_jax.cli.sweeps import grids
 from naturel_jax.cli.sweeps import table as sweep_table
 from naturel_jax.evaluators import results, scoring
 from naturel_jax.report import report, text_alone
+from naturel_jax.training import run_folder
 from tests.helpers import tiny_config
 from tests.helpers.open_images_files import write_world
 from tests.helpers.worlds import ROOT
@@ -141,6 +142,7 @@ def test_sweeps_have_the_row_too(tmp_path):
     request = {"config": {}, "duration": "1 steps", "benchmarks": {}}
     finished.write(epath.Path(tmp_path / "run"), finished.Saved(finished.Finished(scores, {}, {}, {}, {}), request))
     planned = grids.Planned("run", "run", 0, c.load(tiny_config.get_config()), "command")
+    run_folder.write_config(epath.Path(tmp_path / "run"), planned.config)
     text = sweep_table.write(tmp_path, [planned], "naturel/complex", "run")
     assert f"| *{text_alone.NAME}* " in text and "1.00 ±0.04" in text  # half of 1.96**2 / (42 + 1.96**2)
 

@@ -59,7 +59,7 @@ def test_lines_are_appended(folder):
     path = folder / "lines.jsonl"
     assert storage.read_json_lines(path) == []
     for n in range(3):
-        storage.append(path, json.dumps({"step": n}) + "\n")
+        storage.append(path, storage.sealed({"step": n}) + "\n")
     storage.append(path, '{"step": 3')  # a write that was interrupted
     assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
 

@@ -1,6 +1,5 @@
 """Atomic writes and appends."""
 
-import json
 import os
 
 import pytest
@@ -32,7 +31,7 @@ def test_write_that_the_system_cuts_short_is_continued(folder, monkeypatch):
     path, write = folder / "lines.jsonl", os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: max(1, len(data) // 2)]))
     for n in range(3):
-        storage.append(path, json.dumps({"step": n}) + "\n")
+        storage.append(path, storage.sealed({"step": n}) + "\n")
     assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
 
 
@@ -56,16 +55,26 @@ def test_errors_name_truncated_files_and_garbage_lines(folder):
     path.write_text('{"scores": {')
     with pytest.raises(UserError, match=r"scores\.json: not readable as JSON"):
         storage.read_json(path)
-    path.write_text('{"step": 1}\ngarbage\n')
+    first, second, third = (storage.sealed({"step": n}) for n in (1, 2, 3))
+    path.write_text(f"{first}\ngarbage\n")
     with pytest.raises(UserError, match=r"scores\.json line 2: not JSON"):
         storage.read_json_lines(path)
-    for damaged in ('{"step": 1}\n{"step": 2}\v{"step": 3}\n', '{"step": 1}\n{"step": 2}*'):  # a bit of an end
+    cut = (f"{first}\n{second}\v{third}\n", f"{first}\n{second}*")  # a bit of an end
+    for damaged in (*cut, f'{first}\n{{"step": 2}}\n', f"{first}\n[1]\n"):
         path.write_text(damaged)
         with pytest.raises(UserError, match=r"scores\.json line 2: not JSON"):
             storage.read_json_lines(path)
-    path.write_text("[1]\n")
-    with pytest.raises(UserError, match=r"scores\.json line 1: '\[1\]' is not a JSON object"):
+    path.write_text(storage.sealed({"step": "1"}) + "\n")
+    with pytest.raises(UserError, match=r"scores\.json line 1: .* is not a JSON object with a step"):
         storage.read_json_lines(path)
+
+
+def test_a_checksum_cannot_be_left_out(folder):
+    path = folder / "scores.json"
+    for unsealed in ("{}", "[]", '{"scores": {}}'):
+        path.write_text(unsealed)
+        with pytest.raises(UserError, match=r"scores\.json: .*damaged: it has no 'xxh3_of_rest'"):
+            storage.read_json(path)
 
 
 def test_nothing_is_added_to_where_a_link_leads(tmp_path):

@@ -17,6 +17,7 @@ from etils import epath
 from PIL import Image
 
 from naturel_jax import config as c
+from naturel_jax import storage
 from naturel_jax.checkpoints import recorded
 from naturel_jax.evaluators.examples import Example
 from naturel_jax.storage import read_json_lines
@@ -69,7 +70,8 @@ def test_a_step_that_is_left_out_is_logged_whenever_it_comes(tmp_path, path, cap
 
 
 def test_continued_run_drops_lines_after_its_checkpoint_and_partial_lines(tmp_path, path):
-    path.write_text('{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n{"step": 6, "a": 3}\n{"step": 8, "a"')
+    rows = ({"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 3}, {"step": 8, "a": 4})
+    path.write_text("\n".join(map(storage.sealed, rows))[:-30])
     assert [line["step"] for line in read_json_lines(path)] == [2, 4, 6]
     run = metrics(tmp_path, start=4)
     run.write(6, {"a": 4})
@@ -78,7 +80,7 @@ def test_continued_run_drops_lines_after_its_checkpoint_and_partial_lines(tmp_pa
 
 
 def test_run_that_starts_over_drops_all_lines(tmp_path, path):
-    path.write_text('{"step": 0, "a": 1}\n{"step": 1, "a": 2}\n')
+    path.write_text("".join(storage.sealed({"step": step, "a": 1}) + "\n" for step in (0, 1)))
     drop_lines(path, 0)
     assert [line["step"] for line in read_json_lines(path)] == [0]
     drop_lines(epath.Path(tmp_path) / "none.jsonl", 0)

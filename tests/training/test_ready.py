@@ -277,7 +277,7 @@ def test_start_that_failed_leaves_neither_its_tokenizer_nor_its_scores(tmp_path)
     workdir, wrong = epath.Path(tmp_path), tiny(optim__lr=1.0)
     with run_folder.leased(workdir, wrong):
         (workdir / "processor.json").write_text("{}")
-        (workdir / "metrics.jsonl").write_text('{"step": 0, "naturel/simple": 0.5}\n')
+        (workdir / "metrics.jsonl").write_text(storage.sealed({"step": 0, "naturel/simple": 0.5}) + "\n")
     with run_folder.leased(workdir, wrong):
         assert (workdir / "metrics.jsonl").exists(), "the same run goes on after its first evaluation"
     with run_folder.leased(workdir, tiny()):

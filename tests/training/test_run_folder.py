@@ -75,11 +75,11 @@ def test_another_config_is_refused_from_the_first_step(tmp_path):
     config.data.dir = os.fspath(data_dir())
     with run_folder.leased(epath.Path(tmp_path), c.load(config)):
         assert contents(tmp_path).keys() == {"config.json", "lease.json"}, "before anything else is written"
-        (tmp_path / "metrics.jsonl").write_text('{"step": 0, "naturel/simple": 0.5}\n')
+        (tmp_path / "metrics.jsonl").write_text(storage.sealed({"step": 0, "naturel/simple": 0.5}) + "\n")
         config.seed = 1
         assert not run_folder.has_started(epath.Path(tmp_path), c.load(config)), "an evaluation is not a step"
         config.seed = 0
-        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 0.5}\n')
+        (tmp_path / "metrics.jsonl").write_text(storage.sealed({"step": 1, "train/loss": 0.5}) + "\n")
     before = contents(tmp_path)
     config.seed = 1
     with pytest.raises(UserError, match=r"holds a run with another config: config\.seed was 0, is 1\. Use another --w"):
@@ -214,8 +214,8 @@ def test_what_scores_leave_out_is_noted_with_them(tmp_path):
     whole = [LeftOut("A (b)", "naturel", 96, 0, {}), LeftOut("A (b)", "my", 12, 4, ways)]
     assert left_out("A (b)") == whole
     saved = storage.read_json(epath.Path(tmp_path / "scores.json"))
-    for damaged in ([], saved | {"scores": 3}, saved | {"found": {"my": {"bytes": 1}}}, saved | {"left_out": 3}):
-        (tmp_path / "scores.json").write_text(json.dumps(damaged))
+    for damaged in ({}, saved | {"scores": 3}, saved | {"found": {"my": {"bytes": 1}}}, saved | {"left_out": 3}):
+        (tmp_path / "scores.json").write_text(storage.sealed(damaged))
         with pytest.raises(UserError, match=r"scores\.json: not the scores of a run .* move it away to evaluate again"):
             left_out("A")
 

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from etils import epath
 
-from naturel_jax import convert
+from naturel_jax import convert, storage
 from naturel_jax.checkpoints import checkpoint_meta, finished
 from naturel_jax.models.presets import preset
 from naturel_jax.weights import export, model_card
@@ -153,7 +153,7 @@ def test_scores_of_another_model_are_left_out(tmp_path):
 
 def test_broken_scores_name_the_file(tmp_path):
     run = write_run(tmp_path / "run")
-    (run / "scores.json").write_text('{"scores": [1]}')
+    (run / "scores.json").write_text(storage.sealed({"scores": [1]}))
     with pytest.raises(UserError, match=r"scores\.json: not the scores of a run"):
         model_card.about(f"run:{run}")
 

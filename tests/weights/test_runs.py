@@ -1,7 +1,6 @@
 """Checkpoints of a run by name: the newest, one of a step, the best by a score, wherever a model is named."""
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
@@ -49,9 +48,12 @@ def run(tmp_path_factory) -> str:
     write_checkpoints(folder, {step: params_of(step) for step in STEPS}, meta)
     rows = [{"step": step, "wall_time": 1.0, "naturel/complex": score} for step, score in SCORES.items()]
     rows += [{"step": step, "coco_order/ties": score} for step, score in SCORES.items()]
-    rows += [{"step": 2, "train/loss": 9.0}, {"step": 2, "coco_retrieval/text@1": 0.4}, {"step": 4, "nan/score": None}]
-    lines = [json.dumps(row).replace("null", "NaN") for row in rows]
-    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    rows += [
+        {"step": 2, "train/loss": 9.0},
+        {"step": 2, "coco_retrieval/text@1": 0.4},
+        {"step": 4, "nan/score": np.nan},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(storage.sealed(row) + "\n" for row in rows))
     return os.fspath(folder)
 
 
@@ -181,12 +183,12 @@ def test_score_without_a_kept_checkpoint(run, tmp_path):
     copied = tmp_path / "copy"
     copied.mkdir()
     (copied / "checkpoints").symlink_to(Path(run) / "checkpoints")
-    (copied / "metrics.jsonl").write_text('{"step": 3, "naturel/simple": 0.5}\n')
+    (copied / "metrics.jsonl").write_text(storage.sealed({"step": 3, "naturel/simple": 0.5}) + "\n")
     with pytest.raises(
         UserError, match=r"recorded at steps \[3\], but the checkpoints that are kept are of steps \[2,"
     ):
         weights.load(f"run:{copied}@best")  # the only score needs no name
-    no_number = json.dumps({"step": 2, "naturel/complex": "1"}) + "\n"
+    no_number = storage.sealed({"step": 2, "naturel/complex": "1"}) + "\n"
     for lines, message in (("", r"has the scores of no evaluation"), (no_number, "is '1', expected a number")):
         (copied / "metrics.jsonl").write_text(lines)
         with pytest.raises(UserError, match=rf"metrics\.jsonl.* {message}"):

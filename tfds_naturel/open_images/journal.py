@@ -1,7 +1,7 @@
 """The journal of a folder of photos: one CSV line per checked photo, appended while fetching.
 
 The next run resumes from it, and the builder reads sizes and perceptual hashes from it without opening the photos. So
-each line ends with a checksum; lines of earlier versions have none.
+each line ends with a checksum.
 """
 
 import csv
@@ -16,8 +16,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
 from tfds_naturel.common.photos import Photo
 
-_COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail"]
-_CHECKSUM = "xxh3"  # column of the checksum of those before it
+_COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail", "xxh3"]  # the last of those before it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Journal:
         self._file = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
         if is_new:
-            self._writer.writerow([*_COLUMNS, _CHECKSUM])
+            self._writer.writerow(_COLUMNS)
 
     def add(self, entry: Entry) -> None:
         """Appends one line and flushes it."""
@@ -80,27 +79,26 @@ def read(path: Path) -> dict[str, Entry]:
     lines = text[: text.rfind("\n") + 1].splitlines()
     with reading_csv(path):
         head = next(csv.reader(lines[:1]), None)
-    columns = [*_COLUMNS, _CHECKSUM]
-    is_cut = not lines and ",".join(columns).startswith(text)  # by a crash, in its first line
-    if not is_cut and head not in (columns, _COLUMNS):
+    is_cut = not lines and ",".join(_COLUMNS).startswith(text)  # by a crash, in its first line
+    if not is_cut and head != _COLUMNS:
         first = text.splitlines()[0]
-        raise UserError(f"{path}:1: {first!r:.80}; expected the columns {','.join(columns)}; move the file away")
+        raise UserError(f"{path}:1: {first!r:.80}; expected the columns {','.join(_COLUMNS)}; move the file away")
     entries = {}
     with reading_csv(path):
         rows = list(csv.reader(lines[1:]))
     for number, row in enumerate(rows, 2):
         try:
-            entry = _entry(row, old=head == _COLUMNS and len(row) == len(_COLUMNS))
+            entry = _entry(row)
         except ValueError as error:
             raise UserError(f"{path}:{number}: {row!r}: {error}; delete the line to check that photo again") from error
         entries[entry.image_id] = entry
     return entries
 
 
-def _entry(row: list[str], old: bool) -> Entry:
-    """The entry on a line; ``old``: without a checksum. Raises ValueError."""
-    cells = row if old else row[:-1]
-    if not old and row[-1:] != [_checksum(cells)]:
+def _entry(row: list[str]) -> Entry:
+    """The entry on a line. Raises ValueError."""
+    cells = row[:-1]
+    if row[-1:] != [_checksum(cells)]:
         raise ValueError("damaged, or edited: its cells do not have their checksum")
     image_id, status, size, width, height, phash, detail = cells
     photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None

@@ -102,9 +102,9 @@ class Facts:
 
     @property
     def is_official(self) -> bool:
-        """Whether the annotation files are the ones that Google published; before version 4.1.0 without the boxes."""
+        """Whether the annotation files are the ones that Google published."""
         release = releases.RELEASES[self.metadata["options"]["release"]]
-        return self.metadata["inputs"].items() <= {file.name: file.md5 for file in release.files}.items()
+        return self.metadata["inputs"] == {file.name: file.md5 for file in release.files}
 
     @property
     def is_own_bank(self) -> bool:

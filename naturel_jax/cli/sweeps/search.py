@@ -62,8 +62,7 @@ def check_same(search: Search, out: Path) -> None:
     _optuna()
     if not storage.exists(path := epath.Path(out / META)):
         return
-    wanted, found = _identity(search), storage.read_json(path)
-    saved = found if isinstance(found, dict) else {}
+    wanted, saved = _identity(search), storage.read_json(path)
     if changed := [name for name, value in json.loads(json.dumps(wanted)).items() if saved.get(name) != value]:
         raise UserError(
             f"{path}: {changed[0]} was {saved.get(changed[0])}, is {wanted[changed[0]]}; use another --out for another "
@@ -122,7 +121,7 @@ def _read(search: Search, path: epath.Path) -> Setting:
     """The setting of a trial that has begun. Raises UserError for one that this search does not draw: it would train
     with any config."""
     found, fields = storage.read_json(path), search.grid.values
-    if not isinstance(found, dict) or found.keys() != fields.keys():
+    if found.keys() != fields.keys():
         raise UserError(f"{path}: {found!r:.200}; expected the fields {', '.join(fields)}; {_AGAIN}")
     for field, values in fields.items():
         if not _is_drawn(found[field], values):

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.data.batches.recipes import Sampled
 from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.storage import once
 from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json, read_regular, reading_arrow
+from tfds_naturel.common.files import reading_arrow
 
 _ROWS = 1 << 15  # that are read at a time
 _BATCHES = 16  # of so many rows that are looked up together: each time, a table of all names is made
@@ -65,9 +67,7 @@ def _rows(path: os.PathLike[str], names: pa.Array) -> tuple[np.ndarray, Ragged]:
 
 def _check(path: Path) -> None:
     beside = path.with_name(f"{path.name}.json")
-    described = load_json(beside, read_regular(beside), _AGAIN) if beside.exists() else {}
-    expected = described.get("xxh3") if isinstance(described, dict) else None
-    if expected and once.checksum(path) != expected:
+    if beside.exists() and once.checksum(path) != storage.read_json(epath.Path(beside)).get("xxh3"):
         raise UserError(f"{path}: damaged, or not the file that {beside} describes; {_AGAIN}")
 
 

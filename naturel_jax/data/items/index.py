@@ -155,14 +155,14 @@ def read_bad(folder: Path) -> tuple[list[Bad], bool]:
     """
     path = _bad_path(folder)
     rows = _read_rows(path)
-    if rows and rows[0].get("xxh3", "") not in ("", _digest(rows[1:])):
-        raise UserError(f"{path} is damaged: it does not have its checksum; remove it and check again")
     if path.name == "problems.jsonl":
         return rows, False
-    version = rows[0].get("version") if rows else None
-    if version != BAD_VERSION:
+    first, *bad = rows or [{}]
+    if (version := first.get("version")) != BAD_VERSION:
         raise UserError(f"{path} has version {version!r}; this program reads {BAD_VERSION}: remove it and check again")
-    return rows[1:], True
+    if first.get("xxh3") != _digest(bad):
+        raise UserError(f"{path} is damaged: it does not have its checksum; remove it and check again")
+    return bad, True
 
 
 def write_bad(folder: Path, rows: Sequence[Bad]) -> Path:

@@ -9,7 +9,7 @@ their sizes and modification times, and the fields. Shards read before an interr
     groups.*, positives_*, ... the columns of Items
     problems.jsonl             records that cannot be used; bad.jsonl, if check.py has read the images, has theirs too
     checksum.*                 XXH3 of the image if it is in images.bin, else 0
-    parts/<shard>/             records.2.arrow, and images.bin if encoded images are not in the shard's file as they are
+    parts/<shard>/             records.arrow, and images.bin if encoded images are not in the shard's file as they are
 
 Shape letters: C captions of one polarity after another, K facts of captions.
 """
@@ -105,14 +105,11 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 
 
 def _load(name: str, folder: Path) -> dict[str, Any] | None:
-    """The metadata of an index; None if a file does not have the checksum in it, or if it has none, as in earlier
-    versions."""
+    """The metadata of an index; None if it is damaged, or a file does not have the checksum in it."""
     try:
         meta = once.read_meta(folder)
-        if "xxh3" not in meta:  # of an earlier version
-            return None
         wrong = once.damaged(folder, {} if folder in _checked else meta["xxh3"])
-    except UserError as error:
+    except (UserError, KeyError) as error:
         wrong = [str(error)]
     if wrong:
         _LOG.warning("%s: the index in %s is damaged (%s); it is made again", name, folder, wrong[0])
@@ -158,7 +155,7 @@ def _end_with_parent() -> None:
 
 
 def _records(part: Path) -> Path:
-    return part / "records.2.arrow"  # since 2 with checksums
+    return part / "records.arrow"
 
 
 def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str) -> None:

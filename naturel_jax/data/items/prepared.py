@@ -1,8 +1,4 @@
-"""Reads prepared TFDS datasets with the features of ``tfds_naturel.common.schema``, versions 1 to 4.
-
-Version 1 has no ``group`` column: the captions of one triplet are a group. Before version 3, there is no ``paraphrase``
-column: every caption has one wording. Since version 4, photos may have groups of bindings and positions.
-"""
+"""Reads prepared TFDS datasets with the features of ``tfds_naturel.common.schema``."""
 
 import contextlib
 import dataclasses
@@ -24,6 +20,9 @@ from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, T
 from tfds_naturel.hard_images.survey import Survey
 
 Example = Mapping[str, Any]
+
+# Of captions, that we read.
+_COLUMNS = ("text", "group", "kind", "polarity", "pair", "paraphrase", "triplet", "asserts")
 
 
 @contextlib.contextmanager
@@ -96,7 +95,8 @@ def files(directory: str | os.PathLike[str]) -> list[Path]:
 def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
 
-    Raises what ``open_builder`` raises, and UserError for an unknown split, or labels in another order.
+    Raises what ``open_builder`` raises, and UserError for an unknown split, and for captions with other columns or
+    labels than NatuRel's.
     """
     import tensorflow_datasets as tfds  # slow to import; only processes that read datasets need it
 
@@ -105,7 +105,7 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
         raise UserError(
             f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"
         )
-    _check_labels(directory, builder.info.features)
+    _check_captions(directory, builder.info)
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
     with _reading(directory):
@@ -124,14 +124,24 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     return Split(f"{builder.info.full_name}:{split}", Records(records, os.fspath(directory), paths))
 
 
-def _check_labels(directory: str | os.PathLike[str], features: Mapping[str, Any]) -> None:
-    """Raises UserError for captions whose labels mean something else than here: true ones would be taken for false."""
-    inner: Any = getattr(features["captions"], "feature", None) if "captions" in features else None
+def _check_captions(directory: str | os.PathLike[str], info: Any) -> None:
+    """Raises UserError for true and false captions, of the dataset with TFDS's ``info``, that are not in the format of
+    ``schema.features``. Were the labels in another order, true ones would be taken for false."""
+    inner: Any = getattr(info.features["captions"], "feature", None) if "captions" in info.features else None
     columns = dict(inner.items()) if hasattr(inner, "items") else {}
-    for name, expected in {"polarity": POLARITIES, "kind": KINDS}.items():
-        found = tuple(getattr(columns.get(name), "names", ()))
-        if found != expected[: len(found)]:
-            raise UserError(f"{directory}: the labels of captions.{name} are {found!r:.80}, expected {expected}")
+    if "polarity" not in columns:  # captions of another dataset, all true
+        return
+    labels = {"polarity": POLARITIES, "kind": KINDS}
+    found = {name: tuple(getattr(columns.get(name), "names", ())) for name in labels}
+    wrong = [f"no captions.{name}" for name in _COLUMNS if name not in columns]
+    wrong += [f"the labels {found[name]!r:.80} of captions.{name}" for name in labels if found[name] != labels[name]]
+    if wrong:
+        from tfds_naturel import naturel  # a builder, which no other reader needs
+
+        raise UserError(
+            f"{directory}: version {info.version} of the dataset has {wrong[0]}; expected NatuRel's format of version "
+            f"{naturel.Naturel.VERSION}, or {naturel.VERSION} of a drawn world: build it again"
+        )
 
 
 def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind: Kind | None = None) -> Source:
@@ -163,9 +173,8 @@ def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind
 def no_captions(name: str, kinds: Iterable[Kind]) -> UserError:
     """The error for a dataset of which no image has captions of these kinds."""
     return UserError(
-        f"{name}: no image has captions of kind {' or '.join(map(repr, kinds))}; photos have bindings and positions "
-        "since version 4.0.0, if there are photos that show the opposite of each other: build the dataset again, or "
-        "use another recipe"
+        f"{name}: no image has captions of kind {' or '.join(map(repr, kinds))}; bindings and positions need images "
+        "that show the opposite of each other: use another dataset, or another recipe"
     )
 
 
@@ -177,13 +186,10 @@ def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) ->
     rows, image_id = example["captions"], to_str(example["image_id"])
     if not len(rows["text"]):
         raise UserError(f"image {image_id!r}: no captions; every image of a training set needs at least one")
-    keys = rows["group"] if "group" in rows else rows["triplet"]
     groups: dict[Any, Group] = {}
     places: dict[Any, tuple[list[Caption], int]] = {}  # (group, polarity, pair) -> where its caption is
-    columns = (rows[name] for name in ("triplet", "polarity", "text", "asserts", "pair", "kind"))
-    for key, triplet, polarity, text, asserts, pair, kind, paraphrase in zip(
-        keys, *columns, paraphrases(example), strict=True
-    ):
+    columns = (rows[name] for name in _COLUMNS)
+    for text, key, kind, polarity, pair, paraphrase, triplet, asserts in zip(*columns, strict=True):
         if KINDS[kind] not in kinds:
             continue
         slot = (key, polarity, pair)
@@ -202,12 +208,6 @@ def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) ->
         places[slot] = (side, len(side))
         side.append(Caption(to_str(text), to_str(asserts), int(pair), KINDS[kind]))
     return list(groups.values())
-
-
-def paraphrases(example: Example) -> Sequence[int]:
-    """The ``paraphrase`` of each caption of a decoded example; before version 3.0.0, all are 0."""
-    captions = example["captions"]
-    return captions.get("paraphrase", [0] * len(captions["text"]))
 
 
 def survey(records: Records) -> Survey:

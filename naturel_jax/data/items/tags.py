@@ -82,7 +82,7 @@ def read(folder: Path) -> Tags | None:
         raise UserError(
             f"{out / once.META} has version {meta.get('version')!r}; this program reads {VERSION}: tag the source again"
         )
-    if wrong := once.damaged(out, meta.get("xxh3", {})):
+    if wrong := once.damaged(out, meta["xxh3"]):
         raise UserError(f"{out / wrong[0]} is damaged: it does not have its checksum; tag the source again")
     found = (columns.find(out, name) for name in ("places_starts", "places_values"))
     return Tags(Ragged(*found), columns.find(out, "swappable"), meta["made_by"])

@@ -37,6 +37,11 @@ class EmbeddedPool:
             raise UserError(f"{folder / 'img_emb'}: no .npy files; expected the --out of naturel-embed")
         self._metadata = sorted((folder / "metadata").glob("*.parquet"))
         needed = {path for path in self._unchecked if path.parent.name in ("img_emb", "metadata")}
+        if needed and (unlisted := sorted({*self.files, *self._metadata} - needed)):
+            raise UserError(
+                f"{unlisted[0]} is not listed in {files.DONE}/, which has the checksums of the other files: embed the "
+                "pool again to its end, or delete the file"
+            )
         if missing := sorted(needed.difference(self.files, self._metadata)):
             raise UserError(
                 f"{folder}: {len(missing):,} files that {files.DONE}/ lists are missing, such as {missing[0].name}; "

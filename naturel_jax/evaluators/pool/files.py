@@ -65,7 +65,6 @@ class Output:
 
     def _check_same(self) -> None:
         found = storage.read_json(self.out / _META)
-        found = found if isinstance(found, dict) else {}
         for field in {**self._meta, **found}:
             if found.get(field) != self._meta.get(field):
                 raise UserError(
@@ -111,7 +110,7 @@ def count(out: epath.Path) -> tuple[int, int, int]:
 
 
 def checksums(out: Path) -> dict[Path, str]:
-    """File -> its checksum, as ``Output.write`` says. Other programs, and earlier versions, write none."""
+    """File -> its checksum, as ``Output.write`` says. Other programs write none."""
     done = (_read_done(epath.Path(path)) for path in sorted((out / DONE).glob("*.json")))
     return {out / name: checksum for part in done for name, checksum in part["xxh3"].items()}
 
@@ -119,8 +118,8 @@ def checksums(out: Path) -> dict[Path, str]:
 def model_of(out: Path) -> str:
     """The fingerprint of the model that embedded the images. Raises UserError if it is not known."""
     path = epath.Path(out / _META)
-    found = storage.read_json(path) if storage.exists(path) else None
-    if not isinstance(found, dict) or not isinstance(found.get("model"), str):
+    found = storage.read_json(path) if storage.exists(path) else {}
+    if not isinstance(found.get("model"), str):
         raise UserError(f"{path}: does not say which model embedded the pool; expected the --out of naturel-embed")
     return found["model"]
 
@@ -129,7 +128,6 @@ def _read_done(path: epath.Path) -> dict[str, Any]:
     """What ``Output.write`` says of a part. Raises UserError for a damaged file."""
     found = storage.read_json(path)
     kinds = {"rows": int, "images": int, "bad": list, "xxh3": dict}
-    read = {"xxh3": {}, **found} if isinstance(found, dict) else {}
-    if any(not isinstance(read.get(name), kind) for name, kind in kinds.items()):
+    if any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"{path}: does not say which rows are done; delete it, and the part is embedded again")
-    return read
+    return found

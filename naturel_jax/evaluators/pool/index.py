@@ -7,6 +7,7 @@ images, it finds at least ``RECALL``.
 Shape letters: N images of the pool, Q queries, K results, F distinct results of all queries, D embedding.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -23,6 +24,7 @@ from naturel_jax import storage
 from naturel_jax.evaluators.pool.embedded import EmbeddedPool
 from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.extras import library
 from tfds_naturel.common.files import version_of
 from tfds_naturel.common.progress import Progress
@@ -97,14 +99,16 @@ def load_or_build(pool: EmbeddedPool, budget: int) -> Index:
     """The index of ``pool``, in its folder; built if there is none for these embeddings, or not as it was written.
     ``budget``: bytes of memory.
 
-    Raises UserError if FAISS is not installed, or the description of the index is no JSON.
+    Raises UserError if FAISS is not installed.
     """
     faiss = library("faiss", "mine")
     path = pool.folder / NAME
     about_path = epath.Path(f"{path}.json")
     with locked(f"{path}.lock"):
-        about = storage.read_json(about_path) if storage.exists(about_path) and path.exists() else {}
-        if not isinstance(about, dict) or about.get("made_from") != _made_from(pool, path):
+        about: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, UserError):  # none, or a damaged one
+            about = storage.read_json(about_path) if path.exists() else {}
+        if about.get("made_from") != _made_from(pool, path):
             storage.delete(about_path)
             kind = choose(len(pool), pool.dim, budget)
             _LOG.info("%s: indexing %s images of %d dimensions: %s", path, f"{len(pool):,}", pool.dim, kind.key)

@@ -12,7 +12,7 @@ from naturel_jax import storage
 from naturel_jax.config import Config, Part, check_folder, durations, versions
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import remined
-from naturel_jax.data.items import prepared
+from naturel_jax.data.items import prepared, slices
 from naturel_jax.devices import preemption
 from naturel_jax.evaluators.pool import mining as pool
 from naturel_jax.evaluators.watch import CONFIG, new_steps, wait_for_run
@@ -32,7 +32,7 @@ def watch(
     """
 
     def mine(path: epath.Path, step: int, dataset: epath.Path, split: str) -> None:
-        records, dropped = prepared.open_split(dataset, split).records, Counter[str]()
+        records, dropped = prepared.open_split(dataset, slices.whole(split)).records, Counter[str]()
         shown = prepared.survey(records)
         model = pool.load(f"run:{workdir}@{step}", dtype, batch_size)
         zimg_ND, queries = pool.embeddings(records, model), None

@@ -182,7 +182,7 @@ def trained(monkeypatch) -> list[str]:
         for step in (10, 20):
             scores = dict.fromkeys(("naturel/complex", "mine/ties"), step / 20 * min(1.0, 1e-5 / config.optim.lr))
             with (epath.Path(folder) / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, **scores}) + "\n")
+                file.write(storage.sealed({"step": step, **scores}) + "\n")
             watch(step, scores)
         run_folder.write_finished(epath.Path(folder), config, Finished(scores, {}, {}, {}, {}))
 
@@ -235,7 +235,7 @@ def test_another_search_in_the_folder_is_refused_once_a_trial_has_begun(tmp_path
         search.check_same(other, tmp_path)
     with pytest.raises(UserError, match=different):  # a process that had found no trial
         search.train(other, tmp_path, processes.Share())
-    (tmp_path / "search.json").write_text("[]")
+    (tmp_path / "search.json").write_text(storage.sealed({}))
     with pytest.raises(UserError, match=r"search\.json: grid was None"):
         search.check_same(made, tmp_path)
 
@@ -247,13 +247,13 @@ def test_another_search_in_the_folder_is_refused_once_a_trial_has_begun(tmp_path
         {"config.optim.lr": "0.0012345"},
         {"config.optim.lr": 0.001},
         {"config.optim.lr": "0.001", "config.init": "hf:another/model"},
-        [],
+        {},
     ],
 )
 def test_trial_that_the_search_does_not_draw_is_refused(trial, tmp_path, trained):
     made = search.Search(grid_of(RATES), "random", 1, "naturel/complex", False)
     (tmp_path / "trials").mkdir()
-    (tmp_path / "trials/0000.json").write_text(json.dumps(trial))
+    (tmp_path / "trials/0000.json").write_text(storage.sealed(trial))
     with pytest.raises(UserError, match=r"trials/0000\.json: .*; remove the file, and the trial is drawn again"):
         search.train(made, tmp_path, processes.Share())
     assert not trained
@@ -299,6 +299,7 @@ def test_report_marks_the_best_and_items_that_were_trained_on(tmp_path):
         held_out = mine.held_out({str(n) for n in range(10)})
         result = scoring.save(folder / results.FOLDER, run.config.name, held_out, "f", (items, matrices, []), {})
         scores = {name: score["value"] for name, score in result.scores.items()}
+        run_folder.write_config(epath.Path(folder), run.config)
         run_folder.write_finished(epath.Path(folder), run.config, Finished(scores, {}, {}, {}, {}))
     text = table.write(tmp_path, planned, "mine/accuracy", "lr=1e-4").partition("\n## ")[0]
     rows = {line.split("|")[1].strip(): line.split("|")[2] for line in text.splitlines() if line.startswith("|")}

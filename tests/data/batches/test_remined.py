@@ -1,18 +1,22 @@
 """Which hard images the batches of a run have while these are mined again."""
 
 import threading
+from pathlib import Path
 
 import absl.flags
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from naturel_jax import config as c
+from naturel_jax import storage
 from naturel_jax.data.batches import remined
 from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.items.items import Source
 from naturel_jax.models.presets import preset
+from naturel_jax.storage import once
 from tests.helpers.caption_groups import items, mesh, processor
 from tests.helpers.image_files import encoded
 from tfds_naturel.hard_images import mining
@@ -36,7 +40,7 @@ def write(path, shift: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [(f"image{n}", "", [f"image{(n + shift) % IMAGES}"], [mining.NEAREST]) for n in range(IMAGES)]
     mining.save(path, rows)
-    path.with_name(f"{path.name}.json").write_text("{}")
+    storage.write_json(epath.Path(f"{path}.json"), {"xxh3": once.checksum(Path(path))})
 
 
 def pipeline(first, every: int = EVERY, **reading) -> Pipeline:

@@ -80,25 +80,12 @@ def on_disk(rows, **columns):
     """A decoded example with rows of (triplet, asserts, pair, polarity, text)."""
     names = ("triplet", "asserts", "pair", "polarity", "text")
     columns = dict(zip(names, zip(*rows, strict=True), strict=True)) | columns
+    columns["paraphrase"] = [0] * len(rows)
     columns |= {name: [text.encode() for text in columns[name]] for name in ("triplet", "asserts", "text")}
     return {"image_id": b"image", "captions": columns | {"kind": [min(row[2], 1) for row in rows]}}
 
 
-def test_version_1_groups_by_triplet_and_keeps_repeated_pairs():
-    """In version 1, groups were padded to four pairs by repetition; sampling from them is unchanged."""
-    fact = "7|captioned|0"
-    rows = [row for p in range(4) for row in [(fact, fact, p, 1, "a b c"), (fact, "", p, 0, ("b a c", "c b a")[p % 2])]]
-    other = [("Table|is|Wooden", "Table|is|Wooden", 0, 1, "wooden table")]
-    first, second = caption_groups(on_disk([*rows, *other]))
-    assert [caption.text for caption in first.positives] == ["a b c"] * 4
-    assert [(c.text, c.pair, c.asserts) for c in first.negatives] == [
-        (("b a c", "c b a")[p % 2], p, "") for p in range(4)
-    ]
-    assert second == Group([Caption("wooden table", "Table|is|Wooden", 0, "simple")], [], attribute=True)
-    assert not first.attribute
-
-
-def test_version_2_groups_by_number_with_or_without_a_triplet():
+def test_groups_are_by_number_with_or_without_a_triplet():
     rows = [("", "coco:7", 0, 1, "a b c"), ("", "", 0, 0, "b a c"), ("", "", 1, 0, "c b a")]
     rows += [("", "coco:7", 0, 1, "d e"), ("", "", 0, 0, "e d")]
     first, second = caption_groups(on_disk(rows, group=[0, 0, 0, 1, 1]))

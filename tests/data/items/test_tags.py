@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from naturel_jax import config as c
+from naturel_jax import storage
 from naturel_jax.data import check, datasets
 from naturel_jax.data.batches.pipeline import make_pipeline
 from naturel_jax.data.batches.recipes import recipe
@@ -138,7 +139,7 @@ def test_command_writes_tags_that_a_run_reads(records, capsys):
     )
 
     (path,) = (records / "data/.cache").glob("*/tags/meta.json")
-    path.write_text(json.dumps({"version": 2, "made_by": "later"}))
+    path.write_text(storage.sealed({"version": 2, "made_by": "later"}))
     with pytest.raises(UserError, match=r"tags/meta\.json has version 2; this program reads 1: tag the source again"):
         datasets.open_source(source, data, "train")
     blank = spacy.blank("en")

@@ -94,8 +94,8 @@ def test_record_round_trip_and_damage(tmp_path):
     storage.write_json(folder / "trained_on.json", fields | {"version": 2})
     with pytest.raises(UserError, match=r"trained_on\.json has version 2; this naturel_jax reads up to 1"):
         trained_on.load(folder)
-    for broken in (fields | {"xxh3": "0"}, {"version": 1}, []):
-        (folder / "trained_on.json").write_text(json.dumps(broken))
+    for broken in (fields | {"xxh3": "0"}, {"version": 1}, {}):
+        storage.write_json(folder / "trained_on.json", broken)
         with pytest.raises(UserError, match=r"trained_on\.json: not what was written"):
             trained_on.load(folder)
     storage.write_json(folder / "trained_on.json", fields)

@@ -1,6 +1,5 @@
 """naturel-mine --watch beside a run: real processes, that are killed and stopped."""
 
-import json
 import os
 import shutil
 import signal
@@ -49,6 +48,7 @@ def folder(tmp_path_factory) -> Path:
 def flags(workdir: Path) -> list[str]:
     fields = {"data.mixture.main.hard_images": workdir.parent / "first.parquet", "checkpoint.keep": 1}
     fields |= {"data.mixture.main.hard_images_every": EVERY, "eval.benchmarks": "()", "eval.during": "{}"}
+    fields["data.mixture.main.split"] = "train[:200]"  # which are all: what is mined is of the whole split
     fields["duration"] = "1.6 epochs"  # LAST, which the miner does not know: it mines of all checkpoints
     return [f"--config.{name}={value}" for name, value in fields.items()]
 
@@ -212,7 +212,7 @@ def test_miner_that_lost_its_lease_leaves_the_file_of_the_next(tmp_path):
     ("saved", "message"),
     [
         ({}, r"config\.json: malformed \(KeyError"),
-        ([], r"config\.json: malformed \(TypeError"),
+        ({"config": []}, r"config\.json: malformed \(AttributeError"),
         ({"config": {"version": "3"}}, r"config\.json: its config has version '3'; this naturel_jax reads 3: install"),
         ({"config": None}, r"has a part '\.\./\.\./\.\./x'; expected the name of a folder"),
     ],
@@ -227,7 +227,7 @@ def test_config_of_a_stranger_neither_breaks_nor_leaves_the_workdir(tmp_path, sa
         saved = {
             "config": config | {"data": config["data"] | {"mixture": {"../../../x": config["data"]["mixture"]["main"]}}}
         }
-    (workdir / "config.json").write_text(json.dumps(saved))
+    (workdir / "config.json").write_text(storage.sealed(saved))
     with pytest.raises(UserError, match=message):
         remining.watch(epath.Path(workdir), 8, 0, Margins(), "float32", 64, "image")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -6,11 +6,11 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
-from tests.helpers import fixtures
 from tests.helpers.pages import embedded, table
 from tfds_naturel import naturel
 from tfds_naturel.audit import __main__ as audit
@@ -190,9 +190,10 @@ def test_hostile_words_stay_words(tmp_path):
 
 
 def test_other_datasets_and_flags_are_refused(world, tmp_path, capsys):
-    fixtures.unpack("world_2.0.0", tmp_path)
-    with pytest.raises(UserError, match=r"--dataset .*2.0.0: not NatuRel in its current format, .*build it again"):
-        audit.main(["--readers", str(tmp_path / "q"), "--dataset", str(tmp_path / "naturel" / "tiny" / "2.0.0")])
+    other = shutil.copytree(world[0], tmp_path / "other")
+    (other / "features.json").write_text((other / "features.json").read_text().replace('"paraphrase"', '"wording"'))
+    with pytest.raises(UserError, match=r"--dataset .*other: not NatuRel in its current format, .*build it again"):
+        audit.main(["--readers", str(tmp_path / "q"), "--dataset", str(other)])
     dataset = ["--dataset", str(world[0])]
     with pytest.raises(UserError, match=r"--sample 9999: expected a number from 1 to \d+, the pairs of the dataset"):
         audit.main(["--review", str(tmp_path / "r"), *dataset, "--sample", "9999"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from naturel_jax import storage
 from naturel_jax.evaluators import results
 from naturel_jax.report import compare, plots, report
 from naturel_jax.report.tables import MEASURED, Cell, ModelRow
@@ -65,7 +66,7 @@ def write_result(out: Path, model: str) -> None:
     folder = results.folder_of(out, model, result.benchmark)
     folder.mkdir(parents=True)
     row = {"version": results.VERSION, **dataclasses.asdict(result)}
-    (folder / "scores.json").write_text(results.json.dumps(row))
+    (folder / "scores.json").write_text(storage.sealed(row))
 
 
 def test_report_shows_names_and_problems_literally(tmp_path):

@@ -243,16 +243,11 @@ def test_damaged_line_of_a_journal_is_refused(tmp_path):
     path.write_bytes(whole[:place] + b"b" + whole[place + 1 :])  # a bit of the file
     with pytest.raises(UserError, match=r"journal\.csv:3: .*00b'.*: damaged, .*; delete the line to check that photo"):
         journal.read(path)
-
-
-def test_journal_of_an_earlier_version_is_continued(tmp_path):
-    path = tmp_path / "journal.csv"
-    path.write_text("image_id,status,bytes,width,height,phash,detail\na,ok,10,64,48,c,\n")
-    written = journal.Journal(path)
-    written.add(journal.Entry("b", "broken", None, "two\nlines"))
-    written.close()
-    a, b = journal.read(path).values()
-    assert a.photo == photos.Photo(10, 64, 48, 0x0C) and (b.image_id, b.detail) == ("b", "two lines")
+    path.write_bytes(b"\n".join(line.rpartition(b",")[0] for line in whole.splitlines()) + b"\n")
+    with pytest.raises(
+        UserError, match=r"journal\.csv:1: .*; expected the columns image_id,.*,xxh3; move the file away"
+    ):
+        journal.read(path)
 
 
 @pytest.mark.parametrize("flag", ["--concurrency", "--attempts", "--stall"])

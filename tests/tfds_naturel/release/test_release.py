@@ -260,12 +260,10 @@ def test_names_of_strangers_are_literal(released):
     assert rows[image_id(5)]["author"] == AUTHOR and rows[image_id(7)]["license"] == LICENCE.strip()
 
 
-def test_official_files_are_all_of_the_published_ones_that_a_version_reads():
-    """Before version 4.1.0, all but the box file."""
+def test_official_files_are_the_published_ones():
     published = {file.name: file.md5 for file in releases.RELEASES["v4"].files}
     boxes = releases.RELEASES["v4"].boxes.name
-    earlier = {name: md5 for name, md5 in published.items() if name != boxes}
-    for inputs, is_official in ((published, True), (earlier, True), (published | {boxes: "0" * 32}, False)):
+    for inputs, is_official in ((published, True), (published | {boxes: "0" * 32}, False)):
         facts = types.SimpleNamespace(metadata={"options": {"release": "v4"}, "inputs": inputs})
         assert datasheet.Facts.is_official.fget(facts) == is_official
 
