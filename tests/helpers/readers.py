@@ -350,9 +350,9 @@ def _compared(folder: Path) -> list[Path]:
 
 def _compare(folder: Path) -> None:
     for model in ("a", "b"):  # whoever changes the rows can write their checksum, too
-        place = epath.Path(results.folder_of(folder, model, "vg_relation"))
-        rows = {"rows": once.checksum(place / "items.parquet")}
-        storage.write_json(place / "scores.json", storage.read_json(place / "scores.json") | rows)
+        place = results.folder_of(folder, model, "vg_relation")
+        rows, scores = {"rows": once.checksum(place / "items.parquet")}, epath.Path(place / "scores.json")
+        storage.write_json(scores, storage.read_json(scores) | rows)
     pairs = judge([results.load_items(folder, model, "vg_relation") for model in ("a", "b")], ["right"])
     if pairs:
         markdown("a", "b", "vg_relation", pairs)
