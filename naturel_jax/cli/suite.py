@@ -13,7 +13,7 @@ from naturel_jax.config import Config, Suite
 from naturel_jax.devices import machine
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
-from naturel_jax.report import files, report
+from naturel_jax.report import files, report, writing
 from naturel_jax.report.seeds import Evaluated
 from naturel_jax.storage import staging
 from naturel_jax.training import run_folder
@@ -57,7 +57,7 @@ class SuiteReport:
         )
         folders = {name: [self._workdir / key] for key, name in self._names.items() if name in self._found}
         made = report.with_runs(made, folders, self._recipe, machine.accelerators())
-        text = report.save(self._workdir, dataclasses.replace(made, title=self._title()))
+        text = writing.save(self._workdir, dataclasses.replace(made, title=self._title()))
         print(f"{text}\nreport: {self._workdir / 'report.html'}", flush=True)
 
     def _title(self) -> str:

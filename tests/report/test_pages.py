@@ -14,7 +14,7 @@ from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import gallery, overview, report
+from naturel_jax.report import gallery, overview, writing
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.pairs import Judged
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
@@ -46,7 +46,7 @@ def test_report(page, tmp_path):
     shown = [Example("b", str(n), n % 2 == 0, tuple(images), (MALICIOUS, "x" * 500), (0.5,) * 4, 1) for n in range(30)]
     losses = {name: [[(n, 5 - n / 100) for n in range(300)]] for name in ("CLIP", MALICIOUS)}
     others = {"title": MALICIOUS, "losses": losses, "examples": {MALICIOUS: shown}, "made": words}
-    report.save(epath.Path(tmp_path), Report(rows, history, [MALICIOUS], sections=[section], **others))
+    writing.save(epath.Path(tmp_path), Report(rows, history, [MALICIOUS], sections=[section], **others))
     assert (tmp_path / "report.html").stat().st_size < 1.5e6
     address = (tmp_path / "report.html").as_uri()
     page.check(address, " ".join(MALICIOUS.split()))

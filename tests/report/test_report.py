@@ -19,7 +19,7 @@ from naturel_jax.benchmarks import rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import confidence, examples, results, scoring
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import known_scores, page, published, report, ties
+from naturel_jax.report import known_scores, page, published, report, ties, writing
 from naturel_jax.report.contents import Report
 from naturel_jax.report.tables import Cell
 from naturel_jax.training import run_folder
@@ -313,7 +313,7 @@ def test_runs_without_intervals_and_items_have_the_same_tables(tmp_path):
     scores = {"CLIP": {"naturel/simple": 0.5, "winoground/text": 0.25}, "NegCLIP": {"naturel/simple": 0.75}}
     scores["CLIP"]["naturel/complex/relation/on"] = 0.5  # not drawn: nobody knows its interval
     intervals = {"CLIP": {}, "NegCLIP": {"naturel/simple": (0.65, 0.85)}}
-    text = report.save(epath.Path(tmp_path), report.of_runs(scores, intervals))
+    text = writing.save(epath.Path(tmp_path), report.of_runs(scores, intervals))
     assert "| NegCLIP |     0.75 ±0.10 |                     – |" in text  # noqa: RUF001
     assert "| CLIP    |           0.50 |                  0.25 |" in text and "Bold" not in text
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.tex", "report.html", "scores.csv"}

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.report import files, plots, report
+from naturel_jax.report import files, plots, writing
 from naturel_jax.report.contents import Report
 from naturel_jax.report.tables import MEASURED, Cell, ModelRow
 from tfds_naturel.common.errors import UserError
@@ -16,7 +16,7 @@ def test_names_are_those_of_all_that_a_report_writes(tmp_path):
     row = ModelRow("CLIP", MEASURED, dict.fromkeys(metrics, Cell(0.5, (0.4, 0.6), 9)))
     history = [(step, {"naturel/simple": 0.5}) for step in (0, 9)]
     made = Report([row], {"CLIP": [history]}, losses={"CLIP": [[(1, 4.0), (2, 3.0)]]})
-    report.save(epath.Path(tmp_path), made)
+    writing.save(epath.Path(tmp_path), made)
     assert {path.name for path in tmp_path.iterdir()} == {*files.NAMES}
 
 

@@ -10,7 +10,7 @@ from naturel_jax.benchmarks.benchmark import Origin, Overlap, Source
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.data.seen import identity
 from naturel_jax.evaluators.results import Result
-from naturel_jax.report import leakage, report
+from naturel_jax.report import leakage, writing
 from naturel_jax.report.contents import Report
 
 COLLECTIONS = ("COCO", "Visual Genome", "Open Images", "Flickr30k")
@@ -63,7 +63,7 @@ def test_numbers_add_up():
 
 
 def test_statement_in_every_format(tmp_path):
-    report.save(epath.Path(tmp_path), Report([], trained_on=leakage.sections(RESULTS)))
+    writing.save(epath.Path(tmp_path), Report([], trained_on=leakage.sections(RESULTS)))
     text, page = ((tmp_path / f"report.{form}").read_text() for form in ("md", "html"))
     assert "| vg_relation | Visual Genome ([source](https://arxiv.org/abs/2210.01936)) |" in text
     assert "51,208 of the 108,077 images of Visual Genome are COCO's" in text and "A\\|\\<b\\>\\&" in text

@@ -15,7 +15,7 @@ from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.grids import Planned
 from naturel_jax.evaluators import examples, results
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import leakage, provenance, report, seeds, text_alone
+from naturel_jax.report import leakage, provenance, report, seeds, text_alone, writing
 from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from naturel_jax.storage.locks import locked
@@ -52,7 +52,7 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
             examples=_examples(out, groups),
         )
         folders = {group: [epath.Path(out / run.key) for run in of_group] for group, of_group in groups.items()}
-        text = report.save(epath.Path(out), report.with_runs(made, folders))
+        text = writing.save(epath.Path(out), report.with_runs(made, folders))
         storage.write(epath.Path(out / DIFFERENCES), escape.table(seeds.Difference._fields, differences))
         storage.write(epath.Path(out / RUNS), _runs_csv(runs, states, scores))
         begun = dict.fromkeys(name for run in done for name in (*run.config.bases, run.key))
