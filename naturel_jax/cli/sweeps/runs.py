@@ -72,7 +72,7 @@ def state(planned: Planned, out: Path) -> str:
 
 def _saved(path: epath.Path, field: str) -> Any:
     saved = storage.read_json(path)
-    if field not in saved:
+    if not isinstance(saved, dict) or field not in saved:
         raise UserError(f"{path}: has no {field!r}; remove it, and the run is tried again")
     return saved[field]
 
