@@ -50,13 +50,16 @@ def resample(
 
 
 def image_of(item: Item, together: str) -> str:
-    """Names the image that an item is resampled with, or what it shares the tag ``together`` with. A choice among more
-    than two images is resampled with those among the same, such as ImageCoDe's sets."""
+    """Names the image that an item is resampled with, or what it shares the tag ``together`` with."""
     if together in item.tags:
         return str(item.tags[together])
-    if len(item.images) > 2:
-        return min(image.key for image in item.images)
-    return item.images[0].key if item.images else item.id
+    return first_of([image.key for image in item.images]) or item.id
+
+
+def first_of(images: Sequence[str]) -> str:
+    """The one of an item's images that stands for it: the first, or of a choice among more than two, the same for all
+    choices among these, such as the descriptions of a set of ImageCoDe. "" without images."""
+    return min(images) if len(images) > 2 else next(iter(images), "")
 
 
 def sums_by_image(

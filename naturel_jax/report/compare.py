@@ -97,7 +97,7 @@ def count(judged: Iterable[Judged]) -> Counts:
     pairs = {pair.unit: pair for pair in judged}.values()
     both, only_a = sum(p.a and p.b for p in pairs), sum(p.a and not p.b for p in pairs)
     only_b = sum(p.b and not p.a for p in pairs)
-    _, photos = np.unique([pair.images[0] if pair.images else pair.id for pair in pairs], return_inverse=True)
+    _, photos = np.unique([confidence.first_of(pair.images) or pair.id for pair in pairs], return_inverse=True)
     gains = np.bincount(photos, [int(pair.b) - int(pair.a) for pair in pairs]).astype(int)
     return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b, np.bincount(photos), gains)
 
