@@ -23,10 +23,7 @@ def of_model(model: "Model", params: "Params", processor: "Processor") -> str:
 
     digest = hashlib.blake2b(digest_size=16)
     compute = {"dtype": model.compute.dtype, "remat": "none", "attention": model.compute.attention}
-    config = dataclasses.asdict(model.config)
-    if not config["image"]["naflex"]:
-        del config["image"]["naflex"]  # results from before there was one are of the same model
-    described = {"config": config, "compute": compute}
+    described = {"config": dataclasses.asdict(model.config), "compute": compute}
     digest.update(json.dumps([described, processor.to_dict()], sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -35,19 +32,14 @@ def of_model(model: "Model", params: "Params", processor: "Processor") -> str:
 
 
 def of_pair(model: str, benchmark: Benchmark) -> str:
-    """Identifies everything a result depends on: ``of_model``, the items, the sizes and times of their
-    images' files (``Image.version``), and this package's version."""
-    digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
-    if benchmark.left_out:
-        digest.update(f"{len(benchmark.items)} scored".encode())
-        digest.update(b", in the whole gallery" * benchmark.gallery)  # before, without those left out
-    if benchmark.together:  # before, items were resampled one by one
-        digest.update(f"together by {benchmark.together}".encode())
-    captions = of_captions(benchmark.whole.items)
+    """Identifies everything a result depends on: ``of_model``, the items, how many are scored, the sizes and times of
+    their images' files (``Image.version``), and this package's version."""
+    version, scored = importlib.metadata.version("naturel_jax"), len(benchmark.items)
+    described = f"{model} {version} {scored} {benchmark.gallery} {benchmark.together}"
+    digest, captions = hashlib.blake2b(described.encode(), digest_size=16), of_captions(benchmark.whole.items)
     for item in benchmark.whole.items:
-        images = [(image.key, image.box, *filter(None, [image.version])) for image in item.images]
-        weight = (item.weight,) if item.weight != 1 else ()
-        fields = (item.id, images, sorted(item.tags.items()), *weight)
+        images = [(image.key, image.box, image.version) for image in item.images]
+        fields = (item.id, images, sorted(item.tags.items()), item.weight)
         digest.update(repr(fields).encode() + captions[id(item.captions)])
     return digest.hexdigest()
 

@@ -131,8 +131,7 @@ def table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mappi
         "tags": pa.array([json.dumps(dict(item.tags)) for item in items], pa.string()),
         "weight": pa.array([item.weight for item in items], pa.float32()),
     }
-    made = pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
-    return made.replace_schema_metadata({"version": str(VERSION)})
+    return pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
 
 
 def load(out: Path) -> list[Result]:

@@ -109,7 +109,7 @@ def new_steps(workdir: epath.Path) -> Iterator[int]:
 
 def _identity(workdir: epath.Path, step: int) -> str:
     """Identifies a checkpoint by its metadata and its manifest, which has the checksums of its parameters. Raises what
-    ``runs.read_meta`` raises, and FileNotFoundError without a manifest."""
+    ``runs.read_meta`` raises."""
     text = json.dumps(runs.read_meta(workdir, step), sort_keys=True)
     text += storage.read(checkpoint.directory(workdir) / str(step) / manifest.NAME)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
