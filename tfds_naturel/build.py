@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from tfds_naturel.captions import bank
 from tfds_naturel.common import cli, extras
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images.plan import OpenImagesConfig
@@ -122,7 +121,7 @@ def main(arguments: Sequence[str]) -> None:
         help="accept files other than the published ones; the box file may have its header only",
     )
     photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
-    photos.add_argument("--bank", type=bank.find, help="caption bank (default: the one in the package)")
+    photos.add_argument("--bank", type=cli.on_disk, help="caption bank (default: the one in the package)")
     photos.add_argument(
         "--decisions",
         type=cli.on_disk,

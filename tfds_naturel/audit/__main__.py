@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     captions = parser.add_mutually_exclusive_group()
-    captions.add_argument("--bank", type=banks.find, help="bank file (default: ours)")
+    captions.add_argument("--bank", type=cli.on_disk, help="bank file (default: ours)")
     captions.add_argument("--dataset", type=cli.on_disk, help="prepared dataset: its bindings and positions instead")
     parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
     folder = parser.add_mutually_exclusive_group(required=True)

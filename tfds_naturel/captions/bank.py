@@ -2,7 +2,7 @@
 triplet, each with one or more paraphrases.
 
 ``bank.tsv`` has the triplets of Open Images V4, in the third edition of their captions; ``bank_v6.tsv`` adds the poses
-and actions of people in V6. The earlier editions are in the history of this repository (``find``).
+and actions of people in V6. The earlier editions are in the history of this repository (docs/captions.md).
 
 Columns: triplet, kind, pair, paraphrase, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
 ``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial. ``paraphrase`` counts the wordings
@@ -10,7 +10,6 @@ of a slot from 0, the fixed one; a positive and a negative with the same pair an
 A file without this column has one wording per slot.
 """
 
-import argparse
 import csv
 import itertools
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from tfds_naturel.captions import grammar
-from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import md5_of, read_regular, reading_csv
 from tfds_naturel.common.schema import PAIRS, Caption, Kind, Polarity, Triplet
@@ -47,17 +45,6 @@ class BadBank(UserError):
 def files(release: str) -> list[Path]:
     """The files of the published bank for a release of Open Images (``v4`` or ``v6``)."""
     return [Path(__file__).with_name(name) for name in FILES[release]]
-
-
-def find(text: str) -> Path:
-    """The bank file of a ``--bank`` flag. Raises ArgumentTypeError for ``first``, which named an edition that was
-    here."""
-    if text == "first":
-        raise argparse.ArgumentTypeError(
-            "the first edition is no longer part of the package; run `git show "
-            "2c31e48:tfds_naturel/captions/bank_first.tsv > bank_first.tsv` in a clone, and give --bank bank_first.tsv"
-        )
-    return cli.on_disk(text)
 
 
 def edition(options: Mapping[str, str]) -> str:

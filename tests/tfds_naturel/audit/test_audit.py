@@ -93,7 +93,6 @@ def test_errors_name_the_bad_input(small, tmp_path, monkeypatch):
         ("--readers r --photos p", "--photos: not used with --readers"),
         ("--review r --overlap 0", "--overlap: needs --assign"),
         ("--agreement r", "--agreement: needs --decisions"),
-        ("--out r --bank first", "run `git show 2c31e48:tfds_naturel/captions/bank_first.tsv > bank_first.tsv`"),
     ],
 )
 def test_flags_that_would_be_ignored_are_refused(flags, message, capsys):
