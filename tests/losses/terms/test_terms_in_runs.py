@@ -104,7 +104,7 @@ def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
     assert step.model == 4 * step.forward - 2 * step.frozen
 
     saved, checkpoints = jax.device_get(state), Checkpoints(tmp_path, keep=1)
-    meta = {"config": to_json(config), "streams": draws.VERSION}
+    meta = {"config": to_json(config), "streams": draws.VERSION, "init_digest": "", "processor": {}}
     checkpoints.save(2, state.arrays(), meta, wait=True)
     done, restored = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, make_training())
     checkpoints.close()
