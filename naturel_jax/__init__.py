@@ -9,15 +9,10 @@ nor transformers; the first use of one of them does.
 """
 
 import importlib
-import sys
 from typing import TYPE_CHECKING
-
-from naturel_jax.moved import Moved
 
 if TYPE_CHECKING:
     from naturel_jax.evaluators.embedding_model import EmbeddingModel, evaluate, load
-
-sys.meta_path.append(Moved())
 
 __version__ = "0.1.0"
 __all__ = ["EmbeddingModel", "__version__", "evaluate", "load"]

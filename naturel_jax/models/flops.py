@@ -5,7 +5,7 @@ A multiply-add counts as 2. Only matrix products count: normalization, activatio
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
@@ -99,11 +99,3 @@ def step(
         for tower, count, first, weights in zip((image, text), positions, frozen, trained, strict=True):
             fixed += 2 * count * (tower.depth - first) * (_weights(tower) - weights)
     return Step(forward, without, fixed=fixed)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "PEAKS":
-        from naturel_jax.moved import Peaks
-
-        return Peaks()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,19 +2,13 @@
 
 import ast
 import graphlib
-import importlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from naturel_jax.moved import MOVED
-
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("naturel_jax", "tfds_naturel")
-DOORS = {"naturel_jax", "naturel_jax.moved"}  # the package itself; earlier paths
 
 
 def module_files() -> dict[str, Path]:
@@ -41,7 +35,7 @@ def test_folders_import_one_way():
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
         for imported in imported_by(path, files):
-            if module not in DOORS and imported not in DOORS and folder[module] != folder[imported]:
+            if "naturel_jax" not in (module, imported) and folder[module] != folder[imported]:
                 graph.setdefault(folder[module], set()).add(folder[imported])
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the cycle
     assert order.index("naturel_jax/models") < order.index("naturel_jax/training") < order.index("naturel_jax")
@@ -92,27 +86,3 @@ def test_nothing_is_reached_by_sys_path():
     files = [path for folder in ("tests", "perf", "proofs") for path in (ROOT / folder).rglob("*.py")]
     found = [path.name for path in files if "sys.path." in path.read_text() and path.name != Path(__file__).name]
     assert not found
-
-
-@pytest.mark.parametrize("earlier", sorted(MOVED))
-def test_earlier_paths_of_documented_tables_are_the_modules_of_today(earlier):
-    with pytest.warns(DeprecationWarning, match=f"{earlier} is {MOVED[earlier]} now"):
-        module = importlib.import_module(earlier)
-    assert module is importlib.import_module(MOVED[earlier])
-
-
-def test_a_plugin_of_earlier_paths_extends_the_tables_of_today():
-    code = (
-        "from naturel_jax.data.recipes import RECIPES, Recipe\n"
-        "from naturel_jax.optim import OPTIMIZERS\n"
-        "RECIPES['mine'] = RECIPES['one_pair']; OPTIMIZERS['mine'] = OPTIMIZERS['sgd']\n"
-        "from naturel_jax.data.batches import recipes\n"
-        "from naturel_jax.training import optim\n"
-        "from naturel_jax.models.flops import PEAKS\n"
-        "PEAKS['NPU'], PEAKS['TPU v5e'] = {'bfloat16': 1.0}, {'bfloat16': 2.0}\n"
-        "from naturel_jax.devices.hardware import peak\n"
-        "print('mine' in recipes.RECIPES, 'mine' in optim.OPTIMIZERS)\n"
-        "print(peak('NPU', 'bfloat16'), peak('TPU v5 lite', 'bfloat16'), peak('NVIDIA L4', 'bfloat16'))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "True True\n1.0 2.0 121000000000000.0\n"
