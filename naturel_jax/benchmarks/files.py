@@ -29,6 +29,7 @@ from tfds_naturel.common.files import (
 from tfds_naturel.common.photos import MAX_PIXELS
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
+_MORE_THAN_ARCHIVE = 1 << 18  # bytes that one may have more than the archive: its pixels are limited by its bytes
 
 MOST_BAD = 500_000  # records of a benchmark that are reported and left out
 _MAX_ID = 1000  # characters of an id, which EqBen's files make of all keys above a record
@@ -284,7 +285,7 @@ class Archive:
 
     def image(self, name: str) -> Image:
         """The image ``name``. Raises BenchmarkError if it is missing, is another in each of several folders, or unpacks
-        to more than ``MAX_IMAGE_BYTES``."""
+        to more than ``MAX_IMAGE_BYTES``, or than the archive has."""
         if _READ.get() is not None:
             return Image(f"{self.path}!{safe_name(name)}", self.path.read_bytes)
         name = safe_name(name)
@@ -293,7 +294,7 @@ class Archive:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.path}")
         if name in self._several:
             raise BenchmarkError(f"several images {name!r:.80}, which differ, are in {self.path}; keep the right one")
-        if info.file_size > MAX_IMAGE_BYTES:
+        if info.file_size > min(MAX_IMAGE_BYTES, _MORE_THAN_ARCHIVE + self.path.stat().st_size):
             raise BenchmarkError(f"image {name!r} in {self.path}: unpacks to {info.file_size:,} bytes; refused")
         version = f"{info.file_size} {info.CRC:08x}"
         return Image(f"{self.path}!{info.filename}", lambda: self._read(info), version=version)

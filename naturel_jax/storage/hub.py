@@ -40,6 +40,7 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
+_MOST_PAGES = 1000  # of a listing; a repository should have at most 100,000 files, and a page has 1,000
 LARGEST = 64 << 20  # bytes of small files, and of an answer that is not a file, or does not say how large it is
 _NO_REVISION = re.compile(r"^[/-]|//|/$|\.\.")  # as in git; the cache has a file of this name
 _SHA1, _SHA256 = (re.compile(rf"[0-9a-f]{{{length}}}") for length in (40, 64))
@@ -176,11 +177,12 @@ _FAILURES = (httpx.HTTPError, OSError, Unusable, ValueError, TypeError, LookupEr
 
 class _ImpatientClient(httpx.Client):
     """``huggingface_hub``'s client, which stops waiting for a server that accepts requests but does not answer, or
-    stops in the middle of an answer. ``small``: patterns of the files that may have ``LARGEST`` bytes together."""
+    stops in the middle of an answer, or lists files without end. ``small``: patterns of the files that may have
+    ``LARGEST`` bytes together."""
 
     def __init__(self, small: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
-        self._small, self._listed = small, 0
+        self._small, self._listed, self._listing = small, 0, 0
         if check_address not in self.event_hooks["request"]:  # of the session before
             self.event_hooks["request"].append(check_address)
         self._unanswered: set[tuple[str, httpx.URL]] = set()
@@ -217,9 +219,15 @@ class _ImpatientClient(httpx.Client):
             raise
 
     def _check_sizes(self, response: httpx.Response) -> None:
-        """Raises Unusable, before any is downloaded, if the files that are to be small are not, by the listing."""
+        """Raises Unusable, before any is downloaded, for a listing that is too long, and if the files that are to be
+        small are not, by the listing."""
         if "/tree/" not in response.url.path or response.status_code != 200:
             return
+        self._listing += max(len(response.content), LARGEST // _MOST_PAGES)
+        if self._listing > LARGEST:
+            raise Unusable(
+                f"{response.url} lists files without end: more than {LARGEST:,} bytes or {_MOST_PAGES} pages"
+            )
         sizes = ((file["path"], file["size"]) for file in response.json())
         self._listed = _check_small(sizes, self._small, self._listed)
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 WORK = 500_000  # most per pickle; a checkpoint with 1,000 tensors and their optimizer state takes 150,000
 _MAX_ARGUMENTS = 8  # of a call: a tensor has six
 _MAX_NAME = 1000  # characters of a global
+_MAX_SIDES = 64  # of a tensor, as in NumPy
 _MAX_KEY = 1 << 24  # of a dictionary: larger numbers, and floats, can be chosen so that many have one hash
 
 # Storage class -> dtype, by safetensors' names.
@@ -92,6 +93,8 @@ def _tensor(source: object, offset: object, shape: object, strides: object, *_: 
     if not isinstance(source, Storage):
         raise Malformed("a tensor without a storage")
     (start,), sides, steps = _natural_numbers((offset,)), _natural_numbers(shape), _natural_numbers(strides)
+    if len(sides) > _MAX_SIDES:
+        raise Malformed(f"a tensor of {len(sides):,} sides; the limit is {_MAX_SIDES}")
     elements, last = 1, start
     for side, step in zip(sides, steps, strict=True):
         elements, last = elements * side, last + max(side - 1, 0) * step

@@ -33,6 +33,7 @@ _DAMAGE = (
     EOFError,
     RuntimeError,
     ValueError,
+    TypeError,
     LookupError,
     OverflowError,
     MemoryError,

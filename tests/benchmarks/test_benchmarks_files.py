@@ -99,6 +99,11 @@ def test_oversized_members_and_truncated_archives_are_rejected(tmp_path, monkeyp
     benchmark = read("winoground", tmp_path)
     assert not benchmark.items and all("bytes; refused" in problem for problem in benchmark.problems)
     archive = tmp_path / "winoground/images.zip"
+    monkeypatch.undo()
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("filled.png", b"\x89PNG" + bytes(1_000_000))  # its bytes, which cost none, make pixels cheap
+    with pytest.raises(BenchmarkError, match=r"unpacks to 1,000,004 bytes; refused"):
+        reading.Archive(archive).image("filled.png")
     archive.write_bytes(archive.read_bytes()[:100])
     with pytest.raises(BenchmarkError, match="not a readable zip file"):
         read("winoground", tmp_path)

@@ -186,6 +186,8 @@ def test_missing_and_broken_images_are_named(model, paths, tmp_path):
             model.encode_image([empty])
     with pytest.raises(UserError, match=r"text 'a \\udc80 cat' has a lone surrogate"):
         model.encode_text(["a cat", "a \udc80 cat"])
+    with pytest.raises(UserError, match=r"^text 'aaa.* has 100,001 characters; the limit is 100,000"):
+        model.encode_text(["a" * 100_001])
     with pytest.raises(FileNotFoundError, match=r"images\[3\]: .*nothing\.png: no such file"):
         model.encode_image([*paths, tmp_path / "nothing.png"])
     with pytest.raises(FileNotFoundError, match=r"images\[0\]: https://host/a\.jpg: an address: download it"):

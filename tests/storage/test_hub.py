@@ -162,7 +162,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
         tree = [{"type": "file", "path": "config.json", "size": size, "oid": STATED}]
         body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
         broken = {"broken": body[:-2], "nested": b"[" * 100_000} if "/revision/" in self.path else {}
-        self.answer(200, broken.get(self.change, body))
+        again = {"Link": f'<http://{self.headers["Host"]}{self.path}>; rel="next"'} if self.change == "endless" else {}
+        self.answer(200, broken.get(self.change, body), again)
 
     do_HEAD = do_GET
 
@@ -205,6 +206,7 @@ def answering(tmp_path, monkeypatch):
         ("https://10.0.0.1/x", "expected https and a public address"),
         ("large", "'config.json' has 68,157,440 bytes; expected at most 67,108,864 in all files of *.json"),
         ("header", "no whole answer in 1 s"),
+        ("endless", "lists files without end: more than 67,108,864 bytes or 1000 pages"),
     ],
 )
 def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, message):

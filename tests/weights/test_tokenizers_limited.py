@@ -52,6 +52,7 @@ def test_published_tokenizer_passes():
         (r"\c[(?:a|a){30}", True),
         (r"(?:x*y)*", True),
         (r"(a)\1", True),
+        *[("x" + hidden * 20 + "#", True) for hidden in (r"(?:a|a)[[a-z]|]", r"(?:a|a)[]|]", r"(?:a|a)[\c]|]")],
         (r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", False),
         (r"[\p{L}(a*)]+(?:\p{L}|[a*])?", False),
     ],
@@ -77,6 +78,8 @@ WORDS = {"type": "WordPiece", "unk_token": "a", "max_input_chars_per_word": 10**
 GROWS = "its normalizers make more than 128 characters of one"
 CHARSMAP = struct.pack("<I", 4) + bytes(4) + b"z" * 20 + b"\0"  # what it makes of some character has 20
 
+PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(CHARSMAP).decode()}
+
 
 def sequence(*steps: dict | str) -> dict:
     return {
@@ -99,7 +102,9 @@ def becomes(letter: str, other: str) -> dict:
         ),  # one letter of the 18 that it is made of, 5 times
         (sequence(*["NFD", becomes("\u0345", "\u1f82")] * 4), GROWS),
         (sequence(*["Lowercase", becomes("i", "\u0130")] * 8), GROWS),
-        (sequence(*[{"type": "Precompiled", "precompiled_charsmap": base64.b64encode(CHARSMAP).decode()}] * 2), GROWS),
+        (sequence(*[becomes("a", "aa") | {"handle_chinese_chars": True}] * 40), GROWS),
+        (sequence(*[PRECOMPILED] * 2), GROWS),
+        (sequence(*[becomes("a", "b") | PRECOMPILED] * 2), GROWS),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 10}}, GROWS),
         ({"model": WORDS}, r"model\.max_input_chars_per_word has 1,000,000,000 characters; the limit is 100"),
         ({"model": {"type": "Unigram", "vocab": [["a" * 101, 0.0]]}}, r"model\.vocab: a piece has 101 characters"),

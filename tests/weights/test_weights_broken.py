@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -230,6 +231,13 @@ def npz_bomb(path: Path) -> None:
         archive.writestr("params/b.npy", b"\0" * (80 << 20))
 
 
+def header(path: Path, content: object) -> None:
+    """An array whose header has ``content``, which NumPy's parser reads."""
+    text = f"{content}\n".encode()
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text)
+
+
 BROKEN_NPZ = {
     "objects": (
         npz_of(lambda a: a.update({"b": np.array([Code()], object)})),
@@ -241,6 +249,11 @@ BROKEN_NPZ = {
         npz_of(lambda a: [a.pop(key) for key in list(a) if key.startswith("txt/")]),
         r"model\.npz: not a SigLIP checkpoint of big_vision: txt/pos_embedding",
     ),
+    "header of several kinds": (
+        lambda path: header(path, {"shape": (), 1: 2}),
+        r"'a\.npy' is not an array with a header",
+    ),
+    "header that is no key": (lambda path: header(path, "{[]: 1}"), r"'a\.npy' is not an array with a header"),
     "truncated": (lambda path: (npz_of(lambda a: None)(path), truncate(path)), r"truncated or not a npz file"),
     "positions twice": (
         npz_of(lambda a: a.update({"txt/Encoder_0/pos_embedding": a["txt/pos_embedding"]})),

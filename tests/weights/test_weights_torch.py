@@ -196,6 +196,11 @@ HOSTILE = {
     "storage of two sizes": (b"\x80\x02}(" + TWO_SIZES + b"u.", SIXTEEN, r"declared twice, as 4 F32 and as 2 F32"),
     "negative storage": (state(tensor(numel=-4)), SIXTEEN, r"not whole numbers"),
     "larger than its storage": (state(tensor(shape=b"K\x05\x85")), SIXTEEN, r"shape \[5\] on a storage of 4"),
+    "a tensor of many sides": (
+        state(tensor(shape=b"(" + b"K\x01" * 65 + b"t", strides=b"(" + b"K\x01" * 65 + b"t")),
+        {},
+        "65 sides",
+    ),
     "expanded to terabytes": (state(EXPANDED), SIXTEEN, r"on a storage of 4 elements"),
     "out of its storage": (state(tensor(strides=b"K\x02\x85")), SIXTEEN, r"reaches element 6 of a storage of 4"),
     "negative stride": (state(tensor(strides=b"J\xff\xff\xff\xff\x85")), SIXTEEN, r"not whole numbers"),
@@ -259,6 +264,7 @@ def test_old_files_with_wrong_storages_are_refused(tmp_path):
         (data[:-1], "the file ends in it"),
         (data[:-24] + struct.pack("<q", 1 << 60) + data[-16:], "has 1,152,921,504,606,846,976 elements"),
         (pickle.dumps(1, 2) + data, "not a little-endian file"),
+        (data[: data.rindex(b"\x80\x02")] + pickle.dumps([1, "a"], 2), r"truncated or not|damaged"),
     ):
         (tmp_path / "a.bin").write_bytes(changed)
         with pytest.raises(UserError, match=message):

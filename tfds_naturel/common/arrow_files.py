@@ -17,6 +17,7 @@ from tfds_naturel.common.files import check_regular
 # What a file of N bytes may have, as (a, b) for a + b * N.
 _AT_ONCE = (16 << 20, 10)  # bytes that are unpacked together: a page, the rows of a batch
 _ALL = (256 << 20, 100)  # bytes of all batches, if one is in memory at a time
+_LONGEST = (1 << 18, 1)  # bytes of a value: an image is larger than what it is packed in only if it is filled up
 _KEPT = (32 << 20, 20)  # bytes of all batches, if all are kept
 _ROWS = (25_000, 1 / 8)
 _VALUES = (2_000_000, 8)
@@ -125,30 +126,45 @@ def _batches(
 
 def check_batch(limits: _Limits, batch: pa.RecordBatch, kept: bool) -> None:
     """Counts the rows and values of a batch. Raises UserError for too many."""
-    size = sum(map(unpacked, batch.columns))
+    sizes = list(map(unpacked, batch.columns))
+    size = sum(size.all for size in sizes)
     limits.add("rows", batch.num_rows, _ROWS)
     limits.check("bytes at once", size, _AT_ONCE)
+    limits.check("bytes of one value", max((size.longest for size in sizes), default=0), _LONGEST)
     limits.add("bytes", size, _KEPT if kept else _ALL)
 
 
-def unpacked(array: pa.Array) -> int:
-    """About how many bytes the values of ``array`` have, each by itself. Raises pa.ArrowNotImplementedError for types
-    whose values may be in one place, views and runs."""
+class Unpacked(NamedTuple):
+    """About how many bytes values have, each by itself, and the longest of those of strings and the like."""
+
+    all: int
+    longest: int = 0
+
+
+def unpacked(array: pa.Array) -> Unpacked:
+    """What the values of ``array`` unpack to. Raises pa.ArrowNotImplementedError for types whose values may be in one
+    place, views and runs."""
     kind, own = array.type, _VALUE * len(array)
+    lengths, inner = None, list[pa.Array]()
     if pa.types.is_dictionary(kind) and _has_length(kind.value_type):
-        return own + (pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0)
-    if pa.types.is_struct(kind):
-        return own + sum(map(unpacked, array.flatten()))
-    if pa.types.is_map(kind):
-        return own + unpacked(array.keys) + unpacked(array.items)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return own + unpacked(array.flatten())
-    if _has_length(kind):
-        return own + (pc.sum(pc.binary_length(array)).as_py() or 0)
-    if pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(array.dictionary).take(array.indices)
+    elif _has_length(kind):
+        lengths = pc.binary_length(array)
+    elif pa.types.is_struct(kind):
+        inner = array.flatten()
+    elif pa.types.is_map(kind):
+        inner = [array.keys, array.items]
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = [array.flatten()]
+    elif pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_primitive(kind) or pa.types.is_null(kind) or pa.types.is_decimal(kind):
-        return own
+    if lengths is not None:
+        return Unpacked(own + (pc.sum(lengths).as_py() or 0), pc.max(lengths).as_py() or 0)
+    if inner:
+        sizes = list(map(unpacked, inner))
+        return Unpacked(own + sum(size.all for size in sizes), max(size.longest for size in sizes))
+    if pa.types.is_primitive(kind) or pa.types.is_null(kind) or pa.types.is_decimal(kind) or pa.types.is_struct(kind):
+        return Unpacked(own)
     raise pa.ArrowNotImplementedError(f"a column has the type {kind}, which is not read")
 
 
@@ -336,8 +352,9 @@ def stream_batches(path: object, mapped: pa.Buffer) -> Iterator[pa.RecordBatch]:
         limits.add("bytes of compressed buffers", _compressed(message), _AT_ONCE)
     for batch in pa.ipc.open_stream(pa.BufferReader(mapped)):
         limits.add("bytes of batches and their dictionaries", batch.get_total_buffer_size(), _ALL)
-        batch.validate(full=True)  # Arrow trusts the offsets in a file; a Parquet reader makes its own
+        batch.validate()  # Arrow trusts the offsets in a file; a Parquet reader makes its own
         check_batch(limits, batch, kept=False)
+        batch.validate(full=True)  # goes through the values of each column, which may be in one place
         yield batch
 
 

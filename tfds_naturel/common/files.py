@@ -35,6 +35,9 @@ def version_of(*paths: os.PathLike[str]) -> str:
     return hashlib.blake2b(repr(found).encode(), digest_size=8).hexdigest()
 
 
+LONGEST_TEXT = 100_000  # characters of a caption, of which a tokenizer takes about 200 bytes for each
+
+
 def parse_json(text: str | bytes, **options: Any) -> Any:
     """``json.loads``, which raises a RecursionError, not a ValueError, for values nested deeper than Python's stack."""
     try:

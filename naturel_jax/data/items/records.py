@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from naturel_jax.config.record_fields import Fields
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import check_regular, parse_json
+from tfds_naturel.common.files import LONGEST_TEXT, check_regular, parse_json
 
 # The usual names of each part's field, tried in this order if config names none.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -277,9 +277,11 @@ def _text(value: Any, part: str) -> str:
         text.encode()  # JSON can hold halves of characters
     except UnicodeError as error:
         raise BadRecord(f"{part} has {value!r:.60}: not UTF-8") from error
-    if not text.strip():
+    if not (text := text.strip()):
         raise BadRecord(f"{part} has an empty string")
-    return text.strip()
+    if len(text) > LONGEST_TEXT:
+        raise BadRecord(f"{part} has {text!r:.60}, of {len(text):,} characters; the limit is {LONGEST_TEXT:,}")
+    return text
 
 
 def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> list[str]:
@@ -298,7 +300,11 @@ def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> 
 def check_inside(folder: str, path: str) -> None:
     """Raises BadRecord for a path that leaves ``folder``. Links are followed: they are the user's, not the table's. A
     link to a folder elsewhere may also have come with the table, so it is named in the log."""
-    if not os.path.normpath(os.path.join(folder, path)).startswith(os.path.join(folder, "")):
+    place = os.path.join(folder, path)
+    inside = os.path.normpath(place).startswith(os.path.join(folder, ""))
+    if ".." in Path(path).parts:  # behind a link, it leads to elsewhere than normpath says
+        inside &= os.path.realpath(place).startswith(os.path.join(os.path.realpath(folder), ""))
+    if not inside:
         raise BadRecord(
             f"the image {path!r:.80} is outside {folder}; if it may be read, set `folder` in the part's fields to a "
             "folder that holds it"

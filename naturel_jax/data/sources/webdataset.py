@@ -20,6 +20,7 @@ _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that 
 _DAMAGE = (ValueError, LookupError, OverflowError, RecursionError)  # what tarfile raises besides its own errors
 _TWICE = "__twice__"  # the field of a row that names another of which there are two
 _LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size
+_LONG_NUMBER = re.compile(rb"\d{100}")
 _LARGEST_GLOBAL = 1 << 12  # characters of the headers that tarfile adds to those of each member; git's have 52
 
 
@@ -50,7 +51,7 @@ def rows(path: Path) -> Iterator[Row]:
     """The records of one shard. Raises UserError for a damaged one."""
     row: dict[str, Any] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_Member) as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
                 if (size := sum(len(key) + len(value) for key, value in tar.pax_headers.items())) > _LARGEST_GLOBAL:
@@ -82,6 +83,27 @@ def rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: not a readable tar file: {error}") from error
     if row:
         yield _merged(row)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended header is checked before tarfile reads it. Up to Python 3.11.9, records that overlap, and
+    long numbers, cost the square of their length."""
+
+    def _proc_pax(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        assert tar.fileobj is not None  # it is open
+        start, place = tar.fileobj.tell(), 0
+        records = tar.fileobj.read(min(self.size, _LARGEST_TEXT)).rstrip(b"\0")
+        tar.fileobj.seek(start)
+        while place < len(records):  # "LENGTH KEY=VALUE\n"
+            length, space, _ = records[place : place + 20].partition(b" ")
+            end = place + (int(length) if length.isdigit() else 0)
+            key, equals, _ = records[place:end].partition(b"=")
+            if not (space and equals and len(key) > len(length) and records[end - 1 : end] == b"\n"):
+                raise tarfile.InvalidHeaderError("an extended header has a record that does not end where it says")
+            place = end
+        if _LONG_NUMBER.search(records):
+            raise tarfile.InvalidHeaderError("an extended header has a number of 100 digits")
+        return super()._proc_pax(tar)  # type: ignore[misc,no-any-return]
 
 
 def _check_end(path: Path, offset: int) -> None:

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import resource
+import string
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import parse_json, unique_keys
 
 _BASE, _PER_BYTE = 64 << 20, 40  # bytes of memory, and for each byte of the tokenizer
 _SECONDS, _BYTES_PER_SECOND = 2, 1 << 20
@@ -32,14 +33,15 @@ _MAX_GROWTH = 128  # characters that the normalizers may make of one
 # Most characters that Unicode's mappings make of one. One after another, they make no more than the largest of them.
 _UNICODE = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 4}
 _MAX_WORD = 100  # characters of a word that is looked up, as in BERT, or of a piece
-_TEXTS = ["", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
+_TEXTS = [string.printable, "", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
 _MOST_WAYS = 200_000  # most ways in which a pattern may match from one position; GPT-4o's has 143,000
 _REPEATS = 64  # that one without an end counts for: for two in a row, what they average to in a caption of 150 letters
 _MAX_NESTED = 100  # groups of a pattern
 _PART = re.compile(
     r"""(?P<open>\((?:(?!\?)|\?(?:[ims-]*:|<?[=!]|>|<\w+>))) | (?P<close>\)) | (?P<bar>\|)
-    |   (?P<count>[*+?][?+]?|\{(?:\d{1,6}(?:,\d{0,6})?|,\d{1,6})\}) | (?P<unknown>\(\?.?|\\[1-9kgcCM])
-    |   \\[pP]\{[^}]*\} | \[(?:\\.|[^\]\\])*\] | \\. | .""",
+    |   (?P<count>[*+?][?+]?|\{(?:\d{1,6}(?:,\d{0,6})?|,\d{1,6})\})
+    |   \[\^?\]?(?:\\[^cCM]|\[:\^?\w+:\]|&(?!&)|[^\]\[\\&])*\] | (?P<unknown>\(\?.?|\\[1-9kgcCM]|\[)
+    |   \\[pP]\{[^}]*\} | \\. | .""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -56,7 +58,7 @@ def _refusal(tokenizer: str) -> str:
     """Why the tokenizer must not be opened; empty if it may."""
     try:
         if tokenizer.startswith("{"):
-            _check_rules(parse_json(tokenizer))
+            _check_rules(parse_json(tokenizer, object_pairs_hook=unique_keys))
         else:
             _check_pieces(base64.b64decode(tokenizer))
     except ValueError as error:
@@ -68,7 +70,7 @@ def _refusal(tokenizer: str) -> str:
     environment = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "1"}
     trial = subprocess.run(command, input=text, capture_output=True, env={**os.environ, **environment})
     if trial.returncode in (0, _TOO_LARGE) or trial.returncode < 0:  # ended by a signal, as the limits end it
-        return f"needs more than {memory >> 20:,} MB or {seconds} s for four short texts" if trial.returncode else ""
+        return f"needs more than {memory >> 20:,} MB or {seconds} s for {len(_TEXTS)} short texts" if trial.returncode else ""
     last = trial.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return f"cannot be tried in a process of its own ({last:.200})"
 
@@ -88,13 +90,15 @@ def _check_rules(state: Any) -> None:
         if size > _MAX_WORD:
             raise ValueError(f"model.{name} has {size:,} characters; the limit is {_MAX_WORD}")
     for node in _objects([state.get("normalizer"), state.get("pre_tokenizer")]):
-        if unicode := _UNICODE.get("BertNormalizer" if "handle_chinese_chars" in node else str(node.get("type"))):
+        unicode, step = _unicode_growth(node), _growth(node)
+        if step:
+            growth, mapped = growth * max(step, unicode), 1
+        elif unicode:
             growth, mapped = growth // mapped * max(mapped, unicode), max(mapped, unicode)
-        elif step := _growth(node):
-            growth, mapped = growth * step, 1
         _check_growth(growth)
+    ways = 0.0  # of all patterns, which follow each other
     for node in _objects(state):
-        if isinstance(regex := node.get("Regex"), str) and (ways := _ways(regex)) > _MOST_WAYS:
+        if isinstance(regex := node.get("Regex"), str) and (ways := ways + _ways(regex)) > _MOST_WAYS:
             raise ValueError(f"the pattern {regex!r:.80} can take forever: {ways:,.0f} ways to match a short text")
 
 
@@ -125,19 +129,26 @@ def _lengths(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         yield "vocab: a piece", len(str(entry[0])) if isinstance(entry, list) and entry else 0
 
 
+def _unicode_growth(node: Mapping[str, Any]) -> int:
+    """Characters that a step before the model may make of one by Unicode's mappings; 0 if it uses none. The library
+    knows a step by ``type`` or, without it, by its fields, and ignores those of others: each counts here."""
+    kinds = [str(node.get("type")), *["BertNormalizer"] * ("handle_chinese_chars" in node)]
+    return max(_UNICODE.get(kind, 0) for kind in kinds)
+
+
 def _growth(node: Mapping[str, Any]) -> int:
-    """Characters that a step before the model may make of one; 0 for what is no such step. The library knows a step
-    without ``type`` by its fields."""
+    """The same, by other means."""
     pattern, content = node.get("pattern"), node.get("content")
+    steps = [2 if node.get("type") == "ByteLevel" else 0]
     if isinstance(content, str) and isinstance(pattern, dict):
         replaced = pattern.get("String")
         shortest = len(replaced) if isinstance(replaced, str) else 0
-        return max(1, math.ceil(len(content) / shortest) if shortest else 1 + len(content))
+        steps.append(max(1, math.ceil(len(content) / shortest) if shortest else 1 + len(content)))
     if isinstance(before := node.get("prepend"), str):  # also before each part of a text
-        return 1 + len(before)
+        steps.append(1 + len(before))
     if isinstance(charsmap := node.get("precompiled_charsmap"), str):
-        return _longest(base64.b64decode(charsmap))
-    return 2 if node.get("type") == "ByteLevel" else 0
+        steps.append(_longest(base64.b64decode(charsmap)))
+    return max(steps)
 
 
 @dataclasses.dataclass

@@ -24,7 +24,7 @@ from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.naflex import Patches
 from naturel_jax.models.two_tower import ImageConfig, TextConfig, TwoTowerConfig
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_tokenizer
+from tfds_naturel.common.files import LONGEST_TEXT, reading_tokenizer
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -252,7 +252,10 @@ class Processor:
         )
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids [len(texts), context], int32. Raises UserError for a text with a lone surrogate."""
+        """Token ids [len(texts), context], int32. Raises UserError for a text with a lone surrogate, or of more than
+        ``LONGEST_TEXT`` characters."""
+        if long := next((text for text in texts if len(text) > LONGEST_TEXT), None):
+            raise UserError(f"text {long!r:.80} has {len(long):,} characters; the limit is {LONGEST_TEXT:,}")
         if bad := next((text for text in texts if not text.isascii() and _SURROGATE.search(text)), None):
             raise UserError(
                 f"text {bad!r:.80} has a lone surrogate, which is not a character: read the file as UTF-8, or drop it "

@@ -192,19 +192,27 @@ def reasons(dataset, cache, **fields) -> dict[int, str]:
     return {row["record"]: row["reason"] for row in index.read_unusable(path)}
 
 
+def test_captions_without_end_are_bad_records(tmp_path):
+    (tmp_path / "my.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "a " * 60_000}) + "\n")
+    (reason,) = reasons(f"jsonl:{tmp_path}/my.jsonl", tmp_path).values()
+    assert reason.endswith("of 119,999 characters; the limit is 100,000")
+
+
 def test_paths_that_leave_the_folder_are_bad_records(tmp_path):
     """Whatever is outside, nothing of it is read."""
     folder = tmp_path / "table"
     folder.mkdir()
+    (folder / "up").symlink_to(tmp_path)
     paths = ["in/photo.jpg", "a/../photo.jpg", "../photo.jpg", f"{tmp_path}/photo.jpg", "in/../../photo.jpg"]
+    paths.append("up/../photo.jpg")  # beside tmp_path
     (folder / "my.jsonl").write_text("".join(json.dumps({"image": p, "caption": "a cat"}) + "\n" for p in paths))
     (folder / "captions.csv").write_text("image,caption\n" + "".join(f"{p},a cat\n" for p in paths))
-    pq.write_table(pa.table({"image": paths, "caption": ["a cat"] * 5}), folder / "my.parquet")
+    pq.write_table(pa.table({"image": paths, "caption": ["a cat"] * 6}), folder / "my.parquet")
     (folder / "my.csv").write_text((folder / "captions.csv").read_text())
     sources = [f"{kind}:{folder}/my.{kind}" for kind in ("jsonl", "parquet", "csv")]
     for dataset in (*sources, f"folder:{folder}"):
         found = reasons(dataset, tmp_path)
-        assert list(found) == [2, 3, 4] and all(f"is outside {folder}" in reason for reason in found.values())
+        assert list(found) == [2, 3, 4, 5] and all(f"is outside {folder}" in reason for reason in found.values())
         assert list(reasons(dataset, tmp_path, folder=str(tmp_path))) == [2, 4]
         assert reasons(dataset, tmp_path, folder="/") == {}
 

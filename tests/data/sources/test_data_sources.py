@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from etils import epath
 
@@ -318,6 +319,38 @@ def test_sparse_member_of_a_tar_is_refused(tmp_path):
     (table,) = datasets.open_unindexed(f"webdataset:{tmp_path}/a.tar", str(tmp_path), "train").shards
     with pytest.raises(UserError, match=r"a\.tar: "):
         list(table.rows())
+
+
+@pytest.mark.parametrize("records", [b"2 " * 30_000 + b"=", b"1" * 30_000, b"7 a=" + b"1" * 200 + b"\n"], ids=len)
+def test_extended_headers_of_a_tar_that_cost_the_square_of_their_length_are_refused(records, tmp_path):
+    header = tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    member = header.tobuf() + records + bytes(-len(records) % 512) + tarfile.TarInfo("a.jpg").tobuf()
+    (tmp_path / "a.tar").write_bytes(member + bytes(1024))
+    (table,) = datasets.open_unindexed(f"webdataset:{tmp_path}/a.tar", str(tmp_path), "train").shards
+    with pytest.raises(UserError, match=r"a\.tar: not a readable tar file: an extended header has a "):
+        list(table.rows())
+
+
+def test_extended_headers_of_a_tar_may_have_anything_that_is_short(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "é"}) as tar:
+        member = tarfile.TarInfo("é" * 100 + ".jpg")
+        member.pax_headers = {"SCHILY.xattr.user.note": "of two\n2 lines\n"}
+        tar.addfile(member)
+    (table,) = datasets.open_unindexed(f"webdataset:{tmp_path}/a.tar", str(tmp_path), "train").shards
+    assert [row["__key__"] for row in table.rows()] == ["é" * 100]
+
+
+def test_values_that_are_larger_than_their_file_are_refused(tmp_path):
+    """A cell of zeros, or of the letters of a text, costs no bytes, and makes an image's pixels or tokens cheap."""
+    for name, cells in (
+        ("strings", ["a" * 400_000]),
+        ("dictionary", pa.array(["a" * 400_000] * 2).dictionary_encode()),
+    ):
+        pq.write_table(pa.table({"image": cells}), tmp_path / f"{name}.parquet", compression="zstd")
+        (shard,) = datasets.open_unindexed(f"parquet:{tmp_path}/{name}.parquet", str(tmp_path), "train").shards
+        with pytest.raises(UserError, match=r"unpack to 400,000 bytes of one value; the limit for so many bytes is"):
+            list(shard.rows())
 
 
 def test_tars_that_go_on_after_their_end_are_refused(tmp_path):
