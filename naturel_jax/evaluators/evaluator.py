@@ -30,7 +30,8 @@ _LOG = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Benchmarks and the encoder of one model. Compiled functions, pixels and tokens are kept between calls."""
+    """Benchmarks and the encoder of one model, which was trained on the images ``trained_on``. Compiled functions,
+    pixels and tokens are kept between calls."""
 
     def __init__(
         self,
@@ -38,9 +39,11 @@ class Evaluator:
         processor: Processor,
         benchmarks: Sequence[Benchmark],
         *,
+        trained_on: TrainedOn | None = None,
         mesh: Mesh | None = None,
         batch_size: int = 256,
     ):
+        self._trained_on = trained_on or TrainedOn()
         self._encoder = Encoder(model, processor.for_benchmarks(), mesh=mesh, batch_size=batch_size)
         self._benchmarks = {benchmark.name: benchmark for benchmark in benchmarks}
         self.left_out = {b.name: len(b.left_out) for b in benchmarks if b.left_out}  # name -> items left out
@@ -73,7 +76,8 @@ class Evaluator:
         bounds: Intervals = {}
         for benchmark, items, matrices, problems in self._evaluated(params, None, whole=True):
             pair = fingerprints.of_pair(identity, benchmark)
-            result, table = scoring.score(model, benchmark, pair, (items, matrices, problems))
+            overlaps = held_out.count_overlaps(benchmark, self._trained_on)
+            result, table = scoring.score(model, benchmark, pair, (items, matrices, problems), found=overlaps)
             scores |= {name: score["value"] for name, score in result.scores.items()}
             bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
             if jax.process_index() == 0:
@@ -81,11 +85,11 @@ class Evaluator:
                 results.write(results.folder_of(out, model, benchmark.name), result, table, picked)
         return scores, bounds
 
-    def found(self, trained_on: TrainedOn) -> dict[str, dict[str, int]]:
+    def found(self) -> dict[str, dict[str, int]]:
         """Benchmark -> the number of its ``items`` that are scored, and how those left out were found (see
         ``held_out.count_overlaps``)."""
         return {
-            name: {"items": len(benchmark.items), **held_out.count_overlaps(benchmark, trained_on)}
+            name: {"items": len(benchmark.items), **held_out.count_overlaps(benchmark, self._trained_on)}
             for name, benchmark in self._benchmarks.items()
         }
 
@@ -151,4 +155,4 @@ def make_evaluator(
 ) -> Evaluator:
     """Evaluator of ``read_benchmarks(config)``, without the items that the run trains on."""
     kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
-    return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)
+    return Evaluator(model, processor, kept, trained_on=trained_on, mesh=mesh, batch_size=config.eval.batch_size)

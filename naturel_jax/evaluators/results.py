@@ -47,12 +47,11 @@ class Result:
     read, ``blind`` baseline -> metric -> value (see ``blind.baselines``), ``metrics`` what each score is the mean of,
     so that models can be compared item by item. ``left_out``: how many further items are not scored, since the model
     was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
-    ``held_out.count_overlaps`` says about them (empty: the model has no record; None: not counted, as in the results
-    that a run leaves, which has the counts in its own ``scores.json``). ``ties``: how many items have a right and a
-    wrong answer of the same cosine (see ``rules``); ``chance``: metric -> the expected score of a guess.
-    ``shortcuts``: the parts of ``shortcuts.parts`` -> metric -> its score on the items of that part, as in ``scores``
-    (None: not asked for; empty: it has no parts). ``rows``: XXH3 of ``items.parquet``, of which Parquet checks all but
-    the footer and headers ("" until it is written).
+    ``held_out.count_overlaps`` says about them (empty: the model has no record; None: not counted). ``ties``: how many
+    items have a right and a wrong answer of the same cosine (see ``rules``); ``chance``: metric -> the expected score
+    of a guess. ``shortcuts``: the parts of ``shortcuts.parts`` -> metric -> its score on the items of that part, as in
+    ``scores`` (None: not asked for; empty: it has no parts). ``rows``: XXH3 of ``items.parquet``, of which Parquet
+    checks all but the footer and headers ("" until it is written).
     """
 
     model: str

@@ -79,7 +79,7 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         else:
             out = run_folder.results_of(folder, config)
             scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.params, *out))
-        found = Finished(scores, intervals, evaluator.left_out, evaluator.found(trained_on), evaluator.text_only())
+        found = Finished(scores, intervals, evaluator.left_out, evaluator.found(), evaluator.text_only())
         if jax.process_index() == 0:
             run_folder.write_finished(folder, config, found)
     return found

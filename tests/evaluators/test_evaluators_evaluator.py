@@ -11,6 +11,7 @@ from naturel_jax.benchmarks import retrieval, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.data.seen import identity
 from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.evaluators import results
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.held_out import hold_out
@@ -53,20 +54,24 @@ def test_images_that_are_left_out_stay_in_the_gallery(tmp_path):
         assert score == pytest.approx(np.mean(outcomes[name.removeprefix("photos/")][2:]))
 
 
-def test_how_items_left_out_were_found():
+def test_how_items_left_out_were_found(tmp_path):
     """One image was trained on, which every fifth item shows."""
-    model, _, processor = tiny()
+    model, params, processor = tiny()
     trained_on = TrainedOn.of([], [identity.look(benchmark_files.png(0), perceptual=False)], images=2)
-    evaluator = Evaluator(model, processor, [hold_out(benchmark, trained_on) for benchmark in benchmarks()])
+    kept = [hold_out(benchmark, trained_on) for benchmark in benchmarks()]
+    evaluator = Evaluator(model, processor, kept, trained_on=trained_on)
     ways = {"images": 2, "read": 1, "name": 0, "look": 0}
-    assert evaluator.found(trained_on) == {
+    assert evaluator.found() == {
         "first": {"items": 10, "bytes": 3, **ways},
         "second": {"items": 4, "bytes": 1, **ways},
     }
-    assert Evaluator(model, processor, benchmarks()).found(TrainedOn()) == {
+    assert Evaluator(model, processor, benchmarks()).found() == {
         "first": {"items": 13},
         "second": {"items": 5},
     }
+    evaluator.scores_with_intervals(params, epath.Path(tmp_path), "m", "")
+    written = {result.benchmark: result.found for result in results.load(tmp_path)}
+    assert written == {"first": {"bytes": 3, **ways}, "second": {"bytes": 1, **ways}}
 
 
 def test_subset_of_benchmarks():

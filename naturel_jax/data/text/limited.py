@@ -70,7 +70,11 @@ def _refusal(tokenizer: str) -> str:
     environment = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "1"}
     trial = subprocess.run(command, input=text, capture_output=True, env={**os.environ, **environment})
     if trial.returncode in (0, _TOO_LARGE) or trial.returncode < 0:  # ended by a signal, as the limits end it
-        return f"needs more than {memory >> 20:,} MB or {seconds} s for {len(_TEXTS)} short texts" if trial.returncode else ""
+        return (
+            f"needs more than {memory >> 20:,} MB or {seconds} s for {len(_TEXTS)} short texts"
+            if trial.returncode
+            else ""
+        )
     last = trial.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return f"cannot be tried in a process of its own ({last:.200})"
 
