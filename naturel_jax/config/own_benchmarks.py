@@ -47,15 +47,16 @@ class BenchmarkFields:
 
 def parse_name(text: str) -> Own | None:
     """The user-defined benchmark that ``text`` names; None if it has no such form. Without ``NAME=``, it is named
-    after its file, without the suffix, or its folder. Raises UserError for a name that is not one word."""
+    after its file, without the suffix, or its folder. Raises UserError for a name that is not one word, and for
+    ``train``, which is what a run calls the numbers of its training steps."""
     match = re.fullmatch(rf"(?:([^=:]*)=)?({'|'.join(KINDS)}):(.+)", text, re.DOTALL)
     if not match:
         return None
     name = Path(match[3]).stem if match[1] is None else match[1]
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-        example = f"mine={match[2]}:{match[3]}"
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or name == "train":
+        expected = "another name than that of a run's training steps" if name == "train" else "letters, digits, _ and -"
         raise UserError(
-            f"benchmark {text!r} would be called {name!r}; expected letters, digits, _ and -: write {example}"
+            f"benchmark {text!r} would be called {name!r}; expected {expected}: write mine={match[2]}:{match[3]}"
         )
     return Own(name, match[2], match[3])
 

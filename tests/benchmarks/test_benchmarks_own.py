@@ -227,6 +227,7 @@ def test_bad_records_are_left_out_and_named_by_line_and_field(folder):
         (["classes:bad.jsonl"], [], "is a file; expected a folder with a folder of images for each class"),
         (["classes:photos"], [], "contains no folders; expected one per class"),
         (["pairs:a b.jsonl"], [], r"would be called 'a b'; .* write mine=pairs:a b\.jsonl"),
+        (["classes:birds/train"], [], r"called 'train'; expected another name .* write mine=classes:birds/train"),
         (["pairs:x/my.jsonl", "pairs:y/my.jsonl"], [], r"are both called 'my'; write NAME=pairs:y/my\.jsonl"),
         (["vsr=pairs:my.jsonl"], [], r"'vsr=pairs:my\.jsonl' has the name of another benchmark"),
         (["paris:my.jsonl"], [], r"unknown benchmarks \['paris:my\.jsonl'\]; .* or your own: pairs:FILE, groups:FILE"),
