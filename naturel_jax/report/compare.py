@@ -119,8 +119,9 @@ def has_shares(rows: Iterable[dict[str, Any]], outcome: str) -> bool:
     return any(0 < (row.get(OUTCOME + outcome) or 0) < 1 for row in rows)
 
 
-def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged]) -> str:
-    """The comparison in Markdown, by the items that each model gets right."""
+def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged], further: tuple[int, int] = (0, 0)) -> str:
+    """The comparison in Markdown, by the items that each model gets right. ``further``: the number of items that only
+    ``a``, and only ``b``, was scored on."""
     table = count(pairs)
     difference, low, high = table.difference
     a, b, benchmark = map(escape.markdown, (a, b, benchmark))
@@ -132,6 +133,11 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Judged]) -> str:
         f"Accuracy of {b} minus {a}: {difference:+.4f} (95% CI {low:+.4f} to {high:+.4f}); "
         f"exact McNemar p = {table.p:.2g}; odds ratio {table.odds_ratio:.2f}; Cohen's g {table.g:+.2f}.",
         "One seed: each side is one model, trained once, so nothing here says how much another seed would change.",
+    ]
+    lines += [
+        f"Left out: {more:,} items that only {side} was scored on."
+        for side, more in zip((a, b), further, strict=True)
+        if more
     ]
     if table.items < len(pairs):
         lines.append(f"Items that share one outcome, such as photos of one set, count once: {len(pairs):,} in all.")
@@ -197,7 +203,8 @@ def main(arguments: Sequence[str]) -> None:
         text = f"{groups.markdown(*sides)}\n{_SHARES}\n"
         text += _captions(escape.markdown(options.a), escape.markdown(options.b), pairs)
     else:
-        text = markdown(options.a, options.b, name, pairs)
+        ids_a, ids_b = ({row["id"] for row in one} for one in rows)
+        text = markdown(options.a, options.b, name, pairs, (len(ids_a - ids_b), len(ids_b - ids_a)))
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
     (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)

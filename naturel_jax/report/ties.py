@@ -1,4 +1,5 @@
-"""The best models of a column: the one with the best score, and those that the items cannot tell apart from it.
+"""The best models of a column: the one with the best score on the items that all models have, and those that these
+cannot tell apart from it.
 
 Shape letters: N items.
 """
@@ -27,7 +28,9 @@ class Scored(NamedTuple):
 
 def best(scored: Mapping[str, Mapping[str, Scored]], items: Mapping[str, Items]) -> set[tuple[str, str]]:
     """The (model, metric) pairs, of metric -> model -> score, whose score is the best of the metric, or whose
-    difference from it has a 95% interval that includes 0. ``items``: model -> the items behind its scores."""
+    difference from it has a 95% interval that includes 0, over the items that all models have; none if there are none.
+    ``items``: model -> the items behind its scores."""
+    scored, items = _on_shared(scored, items)
     found: set[tuple[str, str]] = set()
     undecided: dict[tuple[str, str], dict[str, Metric]] = {}  # best model, other -> metrics that the items decide
     for name, models in scored.items():
@@ -44,6 +47,27 @@ def best(scored: Mapping[str, Mapping[str, Scored]], items: Mapping[str, Items])
             if low <= 0 <= high:
                 found.add((model, name))
     return found
+
+
+def _on_shared(
+    scored: Mapping[str, Mapping[str, Scored]], items: Mapping[str, Items]
+) -> tuple[Mapping[str, Mapping[str, Scored]], Mapping[str, Items]]:
+    """The items that all scored models have, and the scores on these, without intervals if they are other scores; a
+    model that lacks the hard items, since it was trained on their images, would be the best otherwise."""
+    models = {model: items[model] for of_metric in scored.values() for model in of_metric}
+    shared = {key for rows in models.values() for key in rows}.intersection(*models.values())
+    if all(len(rows) == len(shared) for rows in models.values()):
+        return scored, items
+    models = {model: {key: row for key, row in rows.items() if key in shared} for model, rows in models.items()}
+    found: dict[str, dict[str, Scored]] = {}
+    for model, rows in models.items():
+        metrics = [of_metric[model].metric for of_metric in scored.values() if model in of_metric]
+        benchmark = resampled(metrics[0].name.split("/")[0], list(map(item, rows.values())), metrics)
+        scores = benchmark.means(metrics, benchmark.items, outcomes(rows, list(rows), metrics))
+        for metric in metrics:
+            if metric.name in scores:
+                found.setdefault(metric.name, {})[model] = Scored(Cell(scores[metric.name].value), metric)
+    return found, models
 
 
 def _are_apart(a: Cell, b: Cell) -> bool:

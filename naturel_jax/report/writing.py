@@ -55,7 +55,8 @@ def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[
     several = any(number > 1 for number in report.seeds.values())
     by = "seeds and images" if several else "a bootstrap over images"
     kinds = {row.kind for row in report.rows}
-    bold = f"Bold: the best score of a column, and those that {by} (95%) cannot tell from it."
+    on = "on the items that all models have"
+    bold = f"Bold: the best score of a column, {on}, and those that {by} (95%) cannot tell from it."
     tied = "; ".join(map(plain, report.ties))
     lines = [
         (f"{interval}, {'over' if several else 'from'} {by}.", any(cell.interval for cell in cells)),

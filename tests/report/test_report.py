@@ -68,7 +68,8 @@ def best_of(*names: str, **models: np.ndarray) -> set[tuple[str, str]]:
     """The best of ``models``, given by what they are right on, in the metrics ``names``."""
     scored = {
         name: {
-            model: ties.Scored(Cell(float(np.mean(right))), Metric(name, "right")) for model, right in models.items()
+            model: ties.Scored(Cell(float(right.sum() / max(len(right), 1))), Metric(name, "right"))
+            for model, right in models.items()
         }
         for name in names
     }
@@ -108,6 +109,15 @@ def test_pairing_tells_apart_what_intervals_do_not(monkeypatch):
         ("a", "hard_positives_swap/brittleness"),
         ("b", "m"),
     }, "less of it is better"
+
+
+def test_best_is_on_the_items_that_all_models_have():
+    """A was scored on the first 200 items, which are easy: its 0.85 are less than B's 0.95 there, and more than B's
+    0.6 of all."""
+    easy = np.arange(200) < 170
+    models = {"a": easy, "b": np.concatenate([np.arange(200) < 190, np.arange(200) < 50])}
+    assert best_of("m", **models) == {("b", "m")}
+    assert best_of("m", **models, none=easy[:0]) == set()
 
 
 def test_report_marks_the_best_in_every_format(tmp_path):

@@ -113,6 +113,17 @@ def test_comparison_lists_what_each_model_alone_gets_right():
     first, second = text.split("## Captions that NegCLIP-AP gets right")
     assert "- the cow is to the left of the grass" in first and "- the pasture is to the right of the dog" in second
     assert "| left_of | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text.replace("\\", "")
+    assert "Left out" not in text
+
+
+def test_comparison_says_how_many_items_only_one_side_has(tmp_path):
+    files.write(tmp_path / "i.png", files.png(1))
+    files.write(tmp_path / "my.jsonl", b'{"image": "i.png", "caption": "a", "negative": "b"}\n' * 3)
+    name = f"pairs:{tmp_path / 'my.jsonl'}"
+    (benchmark,) = registry.read([name])
+    scoring.save(tmp_path, "A", benchmark, "f", (benchmark.items[:1], [np.array([[1, 0]])], []), {"a": 1.0, "b": 1.0})
+    text = compared(tmp_path, benchmark, {"B": [[[1, 0]]] * 3}, "A", "--benchmark", name)
+    assert "1 items: both right 1" in text and "Left out: 2 items that only B was scored on." in text
 
 
 def compared(out: Path, benchmark: Benchmark, cosines: dict[str, list], *arguments: str) -> str:
