@@ -2,7 +2,7 @@
 
 import csv
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
@@ -20,10 +20,12 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
 
 def _rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=separator(file), strict=True)
+        delimiter = separator(file)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         with reading_csv(path):
             names = header(reader)
         while True:
+            first = reader.line_num + 1
             try:
                 row = next(reader)
             except StopIteration:
@@ -31,7 +33,23 @@ def _rows(path: Path) -> Iterator[Row]:
             except csv.Error as error:
                 yield BadRecord(f"line {reader.line_num}: {error}")
                 continue
-            if len(row) == len(names):
+            if reader.line_num > first and _has_rows(row, len(names), delimiter):
+                yield BadRecord(
+                    f"lines {first} to {reader.line_num} are one record, since a cell begins with a quote: put that "
+                    "cell in quotes and double those in it; a caption itself is one line"
+                )
+            elif len(row) == len(names):
                 yield dict(zip(names, row, strict=True))
             elif row:
                 yield BadRecord(f"line {reader.line_num} has {len(row)} columns; the header has {len(names)}")
+
+
+def _has_rows(row: Sequence[str], columns: int, delimiter: str) -> bool:
+    """Whether a cell has rows that follow in it: a quote of its text, such as at the begin of a caption, was taken for
+    one around it. No text has tabs."""
+    for n, cell in enumerate(row):
+        cells = [line.count(delimiter) + 1 for line in cell.split("\n")]
+        rest_and_rows = [columns - n, *[columns] * (len(cells) - 2), n + 1]
+        if len(cells) > 1 and (cells == rest_and_rows or (delimiter == "\t" and max(cells) > 1)):
+            return True
+    return False

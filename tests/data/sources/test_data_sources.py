@@ -273,6 +273,22 @@ def test_a_pipe_among_the_files_of_a_saved_dataset_is_refused(tmp_path):
         datasets.open_source(name, str(tmp_path / "data"), "train")
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_rows_after_a_caption_that_begins_with_a_quote_are_not_lost_silently(delimiter, tmp_path):
+    rows = ["image|caption|negative", 'a.png|"zoo|a cat', "b.png|a dog|a cat", 'c.png|a pipe of 6"|a boat']
+    rows += ['d.png|"a tree\nin the park"|a house', 'e.png|a boat|"one|two\nthree"']
+    text = "".join(f"{row}\n" for row in rows).replace("|", delimiter)
+    (tmp_path / "my.csv").write_text(text)
+    (shard,) = datasets.open_unindexed(f"csv:{tmp_path}/my.csv", str(tmp_path), "train").shards
+    swallowed, tree, boat = shard.rows()
+    assert "lines 2 to 4 are one record, since a cell begins with a quote" in str(swallowed)
+    assert tree["caption"] == "a tree\nin the park"
+    if delimiter == "\t":
+        assert "lines 7 to 8 are one record" in str(boat)
+    else:
+        assert boat["negative"] == "one,two\nthree"
+
+
 def test_member_or_column_that_is_there_twice_is_named(tmp_path):
     """Which of the two was meant is not known."""
     members = {"a.jpg": files.image(0), "a.txt": b"a cup", "b.jpg": files.image(1), "b.txt": b"a dog"}
