@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import contextvars
+import functools
 import io
 import lzma
 import zipfile
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image
+from naturel_jax.data.items.index import read_file
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import (
     check_regular,
@@ -249,8 +251,9 @@ class Folder:
     def image(self, name: str, box: Box | None = None) -> Image:
         """The image ``name``. Raises BenchmarkError if it is missing, or if its path or a link leaves the folder."""
         path = self.root / safe_name(name)
+        read = functools.partial(read_file, str(path))
         if _READ.get() is not None:
-            return Image(str(path), path.read_bytes, box)
+            return Image(str(path), read, box)
         if name not in self._version:
             try:
                 self._version[name] = version_of(path) if check_inside(path, self.root).is_file() else ""
@@ -260,7 +263,7 @@ class Folder:
         if not self._version[name]:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.root}")
         names = (f"{self._collection}:{path.stem}",) if self._collection else ()
-        return Image(str(path), path.read_bytes, box, names, self._version[name])
+        return Image(str(path), read, box, names, self._version[name])
 
 
 class Archive:

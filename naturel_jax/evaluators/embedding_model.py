@@ -19,6 +19,7 @@ from etils import epath
 from naturel_jax import weights
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.data.items.index import read_file
 from naturel_jax.data.items.records import ADDRESS
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
@@ -206,7 +207,7 @@ def _reader(n: int, image: ImageInput) -> Image:
         missing = "an address: download it" if ADDRESS.match(str(image)) else "no such file"
         what = "a folder: pass the images in it" if path.is_dir() else missing
         raise FileNotFoundError(f"images[{n}]: {image}: {what}")
-    return Image(f"{n} ({path})", path.read_bytes)
+    return Image(f"{n} ({path})", functools.partial(read_file, str(path)))
 
 
 def _encoded(image: PIL.Image.Image) -> bytes:

@@ -199,6 +199,9 @@ def test_missing_and_broken_images_are_named(model, paths, tmp_path):
         UserError, match=r"3 of 4 images cannot be read; the first: image 1 \(.*broken\.png\): not a read"
     ):
         model.encode_image(broken)
+    os.truncate(tmp_path / "broken.png", (1 << 28) + 1)
+    with pytest.raises(UserError, match=r"broken\.png\): an image of 268,435,457 bytes; the limit is"):
+        model.encode_image([tmp_path / "broken.png"])
 
 
 def test_progress_bar_only_for_many_inputs_or_on_request(model, capsys):
