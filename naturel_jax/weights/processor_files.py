@@ -148,12 +148,15 @@ def hf_image(folder: Path, image: ImageConfig) -> Pixels:
 
 _CLASSES = re.compile(r"(CLIP|Siglip2?|ViT|Bit)(ImageProcessor|FeatureExtractor)\w*")  # others resize otherwise
 
+_CLASS_FIELDS = ("image_processor_type", "feature_extractor_type")  # today's, and that of older files
+
 
 def _hf_pixels(path: Path, config: Mapping[str, Any], image: ImageConfig) -> Pixels:
-    if (kind := config.get("image_processor_type")) is not None and not _CLASSES.fullmatch(kind):
-        raise UserError(
-            f"{path}: image_processor_type is {kind!r:.80}, which may resize otherwise; expected that of CLIP or SigLIP"
-        )
+    for field in _CLASS_FIELDS:
+        if (kind := config.get(field)) is not None and not _CLASSES.fullmatch(kind):
+            raise UserError(
+                f"{path}: {field} is {kind!r:.80}, which may resize otherwise; expected that of CLIP or SigLIP"
+            )
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not config.get(key, True):
             raise UserError(f"{path}: {key} is false; only true is implemented")
@@ -178,13 +181,20 @@ def _hf_patches(path: Path, config: Mapping[str, Any], image: ImageConfig) -> di
 
 def _hf_resize(path: Path, config: Mapping[str, Any], image: ImageConfig) -> dict[str, Any]:
     size = image.size
-    wanted = config.get("size")
+    wanted, kind = config.get("size"), next(filter(None, map(config.get, _CLASS_FIELDS)), "CLIP")
+    if kind.startswith("ViT") and not isinstance(wanted, Mapping):
+        wanted = {"height": wanted, "width": wanted}
     square = isinstance(wanted, Mapping) and set(wanted) == {"height", "width"}  # a crop of this size changes nothing
     sides = set(wanted.values()) if isinstance(wanted, Mapping) else {wanted}
     crop = config.get("crop_size", size) if not square or config.get("do_center_crop") else size
     sides |= set(crop.values()) if isinstance(crop, Mapping) else {crop}
     if sides != {size}:
         raise UserError(f"{path}: size {wanted} and crop_size {crop} do not give the model's {size} pixels")
+    if not square and not config.get("do_center_crop", kind.startswith(("CLIP", "Bit"))):
+        raise UserError(
+            f"{path}: size is {wanted}, nothing is cropped, so {kind:.80} leaves images as wide as they are; expected "
+            "a size of height and width"
+        )
     return {"resize": "square" if square else "short"}
 
 

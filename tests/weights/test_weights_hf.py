@@ -64,6 +64,24 @@ def test_pixels_are_those_of_transformers(tmp_path, case):
     np.testing.assert_allclose(normalized.transpose(2, 0, 1), pixels, atol=2e-6)
 
 
+@pytest.mark.parametrize("field", ["image_processor_type", "feature_extractor_type"])
+def test_a_size_of_one_number_is_square_where_it_is_in_transformers(tmp_path, field):
+    """In files of ViT's class, of either name."""
+    folder = save_hf(tmp_path / "model", "tiny-clip")
+    path, size = folder / "preprocessor_config.json", tiny("tiny-clip").config.image.size
+    fields = {"resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": size}
+    path.write_text(json.dumps(fields | {field: "ViTImageProcessor"}))
+    theirs = transformers.ViTImageProcessorPil.from_pretrained(folder)
+    data = photo(90, 60)
+    pixels = theirs(PIL.Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"][0]
+    ours = weights.find(str(folder)).processor.image(data)
+    np.testing.assert_allclose(ours.transpose(2, 0, 1) / 127.5 - 1, pixels, atol=2e-6)
+    for kind, message in (("Siglip", "nothing is cropped, so Siglip"), ("ConvNext", f"{field} is 'ConvNext")):
+        path.write_text(json.dumps(fields | {field: f"{kind}ImageProcessor"}))
+        with pytest.raises(UserError, match=message):
+            weights.find(str(folder))
+
+
 def test_reads_sharded_safetensors(tmp_path):
     folder = save_hf(tmp_path / "model", "tiny-clip", max_shard_size="600KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
