@@ -275,9 +275,13 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         return self._checked(pair for name in shards.names for pair in shards.examples(name))
 
     def _checked(self, examples: Examples) -> Examples:
-        for example in examples:
+        try:
+            for example in examples:
+                self._check()
+                yield example
+        except RuntimeError:  # a process that draws has ended, perhaps by a signal that is to end this one too
             self._check()
-            yield example
+            raise
 
     def _post_download_and_prepare_hook(self) -> None:
         if self._scratch:

@@ -47,7 +47,8 @@ def examples(config: ScenesConfig, split: str, size: int) -> Iterator[dict[str, 
 
 def _work() -> None:
     """Draws the examples that stdin names, in order, to stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; whoever reads the examples ends this process
+    for number in (signal.SIGINT, signal.SIGTERM):  # reach all; whoever reads the examples ends this process
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as their end does
     config, split, numbers, exchanges = pickle.load(sys.stdin.buffer)
     for index, found in zip(numbers, exchanges, strict=True):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from PIL import Image
 from naturel_jax.benchmarks import registry
 from naturel_jax.data.items import prepared
 from tfds_naturel import naturel
-from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.errors import Stopped, UserError
 from tfds_naturel.common.schema import EXCHANGED_KINDS, KINDS, POLARITIES, Triplet, facts_of
 from tfds_naturel.scenes import __main__ as contact_sheet
 from tfds_naturel.scenes import examples, processes
@@ -294,11 +295,17 @@ def test_example_is_a_pure_function_of_its_index():
         assert other[str(list(number))] == [hashlib.sha256(here["image"]).hexdigest(), here["captions"]]
 
 
-def test_several_processes_draw_the_same_in_the_same_order(monkeypatch):
+@pytest.fixture
+def started(monkeypatch) -> list[subprocess.Popen]:
+    """The processes that draw, two for 6 images or more."""
     monkeypatch.setattr(processes, "_IMAGES", 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(popen(*a, **options)) or started[-1])
+    return started
+
+
+def test_several_processes_draw_the_same_in_the_same_order(started):
     made = list(processes.examples(SCENES, "test", 7))
     assert made == [examples.example(SCENES, "test", index) for index in range(7)]
     next(stopped := processes.examples(SCENES, "test", 7))
@@ -306,13 +313,29 @@ def test_several_processes_draw_the_same_in_the_same_order(monkeypatch):
     assert len(started) == 4 and all(process.returncode is not None for process in started)
 
 
+def test_sigterm_to_all_leaves_the_processes_to_their_reader(started):
+    made = processes.examples(SCENES, "test", 200)  # more than their pipes hold
+    drawn = list(itertools.islice(made, 2))
+    for process in started:
+        process.terminate()
+    drawn += itertools.islice(made, 100)
+    assert drawn == [examples.example(SCENES, "test", index) for index in range(102)]
+    started[0].stdout.close()  # as if the reader were killed
+    assert started[0].wait(60) == -signal.SIGPIPE
+
+
 def test_a_process_that_cannot_draw_ends_the_build(monkeypatch, tmp_path):
+    def stop() -> None:
+        raise Stopped("by a signal to all")
+
     monkeypatch.setattr(processes, "_IMAGES", 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    builder = naturel.Naturel(config=naturel.scenes(_tiny("tiny_broken")), data_dir=tmp_path)
+    config = naturel.scenes(_tiny("tiny_broken"))
     with pytest.raises(RuntimeError, match="the process that draws image 0 of train ended"):
-        builder.download_and_prepare()
+        naturel.Naturel(config=config, data_dir=tmp_path).download_and_prepare()
+    with pytest.raises(Stopped):
+        naturel.Naturel(config=config, data_dir=tmp_path, check=stop).download_and_prepare()
 
 
 def _tiny(name: str, **changes) -> ScenesConfig:
