@@ -176,7 +176,7 @@ def test_replacement_does_not_depend_on_devices(table):
 def test_too_many_images_that_cannot_be_read_end_the_run(table):
     for n in range(12):
         (table / f"photos/{n:02}.jpg").unlink()
-    match = r"1\d of the \d\d images read so far cannot be \(jsonl:.*\); config\.data\.max_bad is 0\.01\. python -m"
+    match = r"1\d of the \d\d images read so far cannot be \(jsonl:.*\); config\.data\.max_bad is 0\.01\. Repair"
     with pytest.raises(UserError, match=match):
         list(pipeline(source(table)).batches(0, 24))
     assert len(list(pipeline(source(table), max_bad=0.9).batches(0, 24))) == 24

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from naturel_jax import config as c
 from naturel_jax import storage
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import versions
-from naturel_jax.data import datasets
+from naturel_jax.data import check, datasets
 from naturel_jax.data.batches import remined
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.training import run, run_folder
@@ -163,6 +164,24 @@ def test_a_run_continues_only_with_its_edition_of_a_prepared_dataset(tmp_path):
     with pytest.raises(UserError, match=r"mixture\.main is .*:validation .*trains on"):
         checked(workdir, raw)
     assert storage.read_json(epath.Path(workdir) / "data.json") == noted
+
+
+def test_a_list_of_bad_records_from_after_the_run_began_is_to_be_removed(tmp_path):
+    workdir, raw, csv = tmp_path / "run", tiny_config.get_config(), tmp_path / "my.csv"
+    raw.data.dir = os.fspath(tmp_path / "data")
+    raw.data.mixture.main.update({"dataset": f"csv:{csv}", "split": "train", "recipe": "positives"})
+    csv.write_text("filepath,caption\n" + "".join(f"{n}.png,a cup\n" for n in range(9)))
+    for n in range(9):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{n}.png")
+    noted = checked(workdir, raw)
+    write_checkpoints(workdir, {1: {"a": np.zeros(1)}}, {})
+    (tmp_path / "3.png").write_bytes(b"damaged")
+    raw.data.max_bad = 0.2
+    _, path, _ = check.check(f"csv:{csv}", raw.data.dir, "train", c.Fields(), 1)
+    with pytest.raises(UserError, match=rf"'left_out': 0, .*; remove {path} if the run began before this list"):
+        checked(workdir, raw)
+    path.unlink()
+    assert checked(workdir, raw) == noted
 
 
 @pytest.mark.parametrize("every", [0, 5])

@@ -67,8 +67,8 @@ class Reads:
             first = next(iter(self._reasons.values()))
             raise UserError(
                 f"{len(self._reasons):,} of the {seen:,} images read so far cannot be ({first}); config.data.max_bad "
-                f"is {self._max_bad:g}. python -m naturel_jax.data.check lists them all: repair them, or raise "
-                "config.data.max_bad and run the same command again"
+                f"is {self._max_bad:g}. Repair them, or raise config.data.max_bad, and run the same command again; "
+                "python -m naturel_jax.data.check lists them all, for later runs: this one continues without its list"
             )
 
     def report(self) -> None:
@@ -76,6 +76,7 @@ class Reads:
         if self._replaced:
             _LOG.warning(
                 "%s of %s images were replaced by others of their batch, since %s cannot be read; "
-                "python -m naturel_jax.data.check lists them, and training then leaves them out",
+                "python -m naturel_jax.data.check lists them, and later runs then leave them out; this one continues "
+                "without that list",
                 *(f"{self._replaced:,}", f"{self._read:,}", f"{len(self._reasons):,}"),
             )
