@@ -80,9 +80,8 @@ def check_field(config: ConfigDict, name: str, argument: str) -> None:
     if name not in fields:
         own = [field for field in fields if field.startswith("bases.") == name.startswith("bases.")]
         known = dict.fromkeys(own, "") | {k: v for k, v in meanings(Config) if k in own}
-        raise UserError(
-            f"{argument}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config/schema.py)"
-        )
+        instead = hints.for_field(name, fields) or f"; {nearest(name, known)}"
+        raise UserError(f"{argument}: the config has no field {name!r}{instead} (naturel_jax/config/schema.py)")
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from etils import epath
+from ml_collections import ConfigDict
 
 from naturel_jax import config as c
 from naturel_jax import storage
@@ -36,10 +37,24 @@ def output(*flags: str) -> tuple[int, str]:
 
 
 def test_hints_for_flags_of_other_libraries_name_fields_that_there_are():
-    known = dict(meanings(c.Config)) | {"data.mixture.main.dataset": ""}
+    known = dict(meanings(c.Config)) | {f"data.mixture.main.{name}": "" for name, _ in meanings(c.Part)}
     named = {name for hint in hints.FOREIGN.values() for name in re.findall(r"--config\.([\w.]+)", hint)}
     assert named <= known.keys() and len(named) > 15
     assert not hints.for_flag("foo")
+    (table,) = re.findall(r"\n\| `open_clip_train\.main`.*?\n\n", (ROOT / "docs/coming_from.md").read_text(), re.DOTALL)
+    flags = {flag for row in table.splitlines() for flag in re.findall(r"--([a-z][\w-]+)", row.rpartition(" | ")[0])}
+    assert len(flags) > 30 and not [flag for flag in flags if not hints.for_flag(flag)]
+
+
+def test_field_that_is_named_as_in_another_library_is_no_typing_error():
+    raw = tiny_config.get_config()
+    for name in ("learning_rate", "epochs", "wd", "precision", "train_data", "optim.beta1"):
+        with pytest.raises(UserError) as raised:
+            config_flags.check_field(raw, name, "--config.x")
+        assert f"no field {name!r}; write, for example, --config" in str(raised.value)
+    suite = ConfigDict({"runs": {"a": raw}})
+    with pytest.raises(UserError, match=r"did you mean 'runs\.a\.optim\.lr'\?"):
+        config_flags.check_field(suite, "lr", "--config.lr")
 
 
 def test_help_shows_an_example_and_every_flag():
@@ -80,7 +95,7 @@ def test_overrides_of_the_config_file_are_listed(monkeypatch):
             [TINY, "--config.seed=99999999999999999999"],
             ["config.seed is 99999999999999999999; expected a number from 0"],
         ),
-        (["--config=negclip_sp:scenes", "--config.batch_size=32"], ["did you mean 'data.batch_size'?"]),
+        (["--config=negclip_sp:scenes", "--config.batch_size=32"], ["write, for example, --config.data.batch"]),
         (
             [TINY, "--batch-size=3"],
             ["Unknown command line flag 'batch-size'; write, for example, --config.data.batch_size=256"],
