@@ -145,15 +145,17 @@ def _open_whole(
 
 
 def world(dataset: str) -> ScenesConfig | None:
-    """The world that ``dataset`` names, which is drawn if it is missing; None for other data."""
+    """The world that ``dataset`` names, which is drawn if it is missing; None for other data. Raises UserError for an
+    unknown prefix."""
     prefix, name = _parse(dataset)
     folder, _, config = name.partition("/")
     return WORLDS.get(config) if (prefix, folder) == (_TFDS, "naturel") else None
 
 
 def check_there(dataset: str, data_dir: str, split: str = "train", kind: Kind | None = None) -> None:
-    """Raises UserError if the dataset is not there, or is a world without captions of ``kind`` (as for
-    ``open_source``). Nothing is drawn, copied from a store or indexed; what only that would show is not looked at."""
+    """Raises UserError if the dataset is not there, has an unknown prefix, or is a world without captions of ``kind``
+    (as for ``open_source``). Nothing is drawn, copied from a store or indexed; what only that would show is not looked
+    at."""
     prefix, name = _parse(dataset)
     if drawn := world(dataset):
         if kind in EXCHANGED_KINDS and not drawn.exchanges:
@@ -171,10 +173,6 @@ def open_unindexed(
     ``EXCHANGED_KINDS``, if not those of triplets. Raises UserError for an unknown prefix, or a source without such
     groups, and what ``staging.stage`` and the opener raise."""
     prefix, name = _parse(dataset)
-    if prefix not in SOURCES:
-        raise UserError(
-            f"config.data.mixture: dataset {dataset!r} has prefix {prefix!r}; expected {', '.join(SOURCES)}"
-        )
     if in_store(data_dir) and prefix == _TFDS:
         directory(data_dir, name, cache_dir)
     data_dir, name = os.fspath(staging.local_path(data_dir, cache_dir)), _stage_table(prefix, name, cache_dir)
@@ -190,8 +188,17 @@ def open_unindexed(
 
 
 def _parse(dataset: str) -> tuple[str, str]:
+    """(prefix, name). Raises UserError for an unknown prefix."""
     prefix, colon, name = dataset.partition(":")
-    return (prefix, name) if colon else (_TFDS, dataset)
+    if not colon:
+        return _TFDS, dataset
+    if prefix not in SOURCES:
+        near = difflib.get_close_matches(prefix, SOURCES, 1)
+        raise UserError(
+            f"config.data.mixture: dataset {dataset!r} has prefix {prefix!r}; expected {', '.join(SOURCES)}"
+            + (f": did you mean {near[0]}:{name}?" if near else "")
+        )
+    return prefix, name
 
 
 def _open_tfds(name: str, data_dir: str, split: str, exchanged: Kind | None = None) -> Source | Table:

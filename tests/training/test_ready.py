@@ -208,6 +208,10 @@ def test_mistake_is_found_before_the_base_is_trained(changes, expected, tmp_path
         ({"eval__benchmarks": ("naturel", "pairs:none.jsonl")}, r"pairs:none\.jsonl: no such file"),
         ({"eval__naturel": "naturel/full"}, r"'naturel/full' is not prepared"),
         ({"data__mixture__more": c.part("csv:none.csv", "one_pair")}, r"csv:none\.csv: no such file"),
+        (
+            {"data__mixture__more": c.part("cvs:my.csv", "one_pair")},
+            r"'cvs:my\.csv' has prefix 'cvs'; expected .*: did you mean csv:my\.csv\?",
+        ),
         ({"data__mixture__more": c.part("naturel/coco_order", "one_pair")}, r"'naturel/coco_order' is not prepared"),
         ({"data__mixture__main__hard_images": "none.parquet"}, r"hard_images:none\.parquet: no such file"),
         ({"data__mixture__more": c.part("naturel/scenes", "bindings")}, r"scenes:train: no image has .* 'binding'"),
