@@ -18,6 +18,7 @@ from naturel_jax.data import datasets
 from naturel_jax.data.batches.pipeline import make_pipeline
 from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.items import slices
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.items.records import existing
 from naturel_jax.devices.sharding import batch_shards, make_mesh
@@ -29,15 +30,18 @@ from naturel_jax.training import frozen, optim, run_folder, stand_in, train
 from naturel_jax.training.choices import check_naflex, make_model
 from naturel_jax.training.start import base_config, model_sizes, trained_sizes
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import EXCHANGED_KINDS
+from tfds_naturel.scenes.scene import SPLITS
 
 _LOG = logging.getLogger(__name__)
 
 
 def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -> None:
     """Raises UserError or FileNotFoundError for what a run in ``folder``, or its base, names but is not there: wandb,
-    weights, training data, mined images, files of benchmarks; and UserError for a base's folder of another run. Nothing
-    is drawn, indexed or trained yet. ``in_suite``: an earlier run may yet make the one that this starts from, and other
-    processes may have other devices; otherwise, raises also UserError for fields that do not fit devices or model.
+    weights, training data, mined images, files of benchmarks; and UserError for a base's folder of another run, and for
+    what does not fit the sizes of worlds. Nothing is drawn, indexed or trained yet. ``in_suite``: an earlier run may
+    yet make the one that this starts from, and other processes may have other devices; otherwise, raises also UserError
+    for fields that do not fit devices or model.
     """
     if config.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -47,6 +51,7 @@ def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -
         datasets.check_there(part.dataset, config.data.dir, part.split, recipe(part.recipe).kind)
         if part.hard_images and not in_store(part.hard_images):
             existing(part.hard_images, "hard_images")
+    _check_drawn(config)
     check_benchmarks(config)
     kind, _, name = config.init.partition(":")
     if kind == "base" and name not in config.bases:
@@ -58,6 +63,35 @@ def check_named(config: Config, folder: epath.Path, *, in_suite: bool = False) -
         _check_fits(config, folder)
     if _base_to_train(config, folder):
         check_named(base_config(config, name), folder.parent / name, in_suite=in_suite)
+
+
+def _check_drawn(config: Config) -> None:
+    """Raises UserError for a split that a world does not have, and if all data is worlds, also for what ``check`` finds
+    by their sizes: they may not be drawn yet."""
+    sizes, parts = dict[str, int](), config.data.mixture
+    for name, part in parts.items():
+        if (world := datasets.world(part.dataset)) is None:
+            continue
+        split = slices.whole(part.split)
+        if split not in SPLITS:
+            raise UserError(
+                f"config.data.mixture.{name}.split is {part.split!r}; expected one of {', '.join(SPLITS)}, or a slice"
+            )
+        # Images without captions of the recipe's kind are left out: how many, is not known before they are drawn.
+        if recipe(part.recipe).kind not in EXCHANGED_KINDS and not world.agents:
+            sizes[name] = _images(f"{part.dataset}:{split}", part.split, world.sizes[SPLITS.index(split)])
+    if sizes and sizes.keys() == parts.keys() and train.make_schedule(config, sum(sizes.values()))[0].total:
+        _check_batch(config.data, sizes)
+
+
+def _images(name: str, split: str, images: int) -> int:
+    """The number of images in ``split``, or a slice, of a source that has as many ``images``. Raises UserError for a
+    slice that it does not have."""
+    if split == slices.whole(split):
+        return images
+    source = stand_in.source(name, 1)
+    items = dataclasses.replace(source.items, image_ids=[""] * images)
+    return len(slices.take(dataclasses.replace(source, items=items), split).items)
 
 
 def _base_to_train(config: Config, folder: epath.Path) -> bool:
