@@ -1,6 +1,7 @@
 """Scores one model's parameters on benchmarks, as a training run does on its schedule."""
 
 import dataclasses
+import difflib
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -123,7 +124,8 @@ def check_benchmarks(config: Config) -> None:
 
 
 def read_benchmarks(config: Config) -> list[Benchmark]:
-    """The benchmarks of ``config.eval``. Raises UserError, and FileNotFoundError for missing files."""
+    """The benchmarks of ``config.eval``. Raises UserError, also for a score ``interpolate_by`` that they do not
+    have, and FileNotFoundError for missing files."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
     twins: list[str] = []
@@ -141,6 +143,12 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
     read = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+    known = [metric.name for benchmark in read for metric in benchmark.metrics]
+    if (by := config.eval.interpolate_by) and by not in known:
+        (near,) = difflib.get_close_matches(by, known, 1, cutoff=0.0)
+        raise UserError(
+            f"config.eval.interpolate_by is {by!r}, which is no score of config.eval.benchmarks; did you mean {near!r}?"
+        )
     # A drawn world's twins have other items than the benchmarks of their names, not fewer.
     return [dataclasses.replace(one, published=None) if one.name in twins else one for one in read]
 

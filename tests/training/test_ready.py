@@ -172,6 +172,10 @@ def test_run_that_becomes_longer_is_the_longer_run(tmp_path):
             r"batch_size is 208, of which config\.data\.mixture\.main gives 208 images, but it has 200",
         ),
         ({"eval__benchmarks": ("naturel", "pairs:none.jsonl")}, r"none\.jsonl"),
+        (
+            {"eval__interpolate": (0.5,), "eval__interpolate_by": "naturel/complx"},
+            r"interpolate_by is 'naturel/complx', which is no score .*; did you mean 'naturel/complex'\?",
+        ),
         ({"data__batch_size": 12}, r"batch_size is 12: not a multiple of the 8 devices that share a batch"),
         ({"data__max_patches": 64}, r"max_patches is 64, but the model is not a NaFlex model"),
         ({"data__mixture__main__recipe": "swaps"}, r"recipe 'swaps' .* needs tags of the captions, which naturel/tiny"),
