@@ -145,10 +145,9 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
     read = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
     known = [metric.name for benchmark in read for metric in benchmark.metrics]
     if (by := config.eval.interpolate_by) and by not in known:
-        (near,) = difflib.get_close_matches(by, known, 1, cutoff=0.0)
-        raise UserError(
-            f"config.eval.interpolate_by is {by!r}, which is no score of config.eval.benchmarks; did you mean {near!r}?"
-        )
+        near = difflib.get_close_matches(by, known, 1, cutoff=0.0)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"config.eval.interpolate_by is {by!r}, which is no score of config.eval.benchmarks{meant}")
     # A drawn world's twins have other items than the benchmarks of their names, not fewer.
     return [dataclasses.replace(one, published=None) if one.name in twins else one for one in read]
 
