@@ -158,6 +158,12 @@ _tests("a benchmark that changes between two evaluations", "tests/report", "-k",
 _tests("paths out of a folder", "tests/data/items/test_data_index.py", "-k", "leave_the_folder")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")
 _tests(
+    "headers of tars, cells and captions without end",
+    "tests/data",
+    "-k",
+    "extended_headers or larger_than or without_end",
+)
+_tests(
     "tracebacks: sparse tars, cut ArrayRecords", "tests/data/sources/test_data_sources.py", "-k", "sparse or truncated"
 )
 _tests("files that are damaged at random", "tests/faults/test_fuzz_files.py", "-m", "not proof")

@@ -375,6 +375,14 @@ def _tar(rng: random.Random, sound: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _overlapping_headers(rng: random.Random, sound: bytes) -> bytes:
+    """An extended header whose records are all in one place."""
+    records = rng.choice((b"2 " * 30_000 + b"=", b"1" * 30_000))
+    header = tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    return header.tobuf() + records + bytes(-len(records) % 512) + tarfile.TarInfo("a.jpg").tobuf() + bytes(1024)
+
+
 # ---- Images ----------------------------------------------------------------------------------------------------------
 
 
@@ -502,7 +510,7 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "zip": (_zip_bomb, _many_members, _long_headers, _hidden_array),
     "parquet": (_parquet, _no_rows, _equal_rows),
     "arrow": (_arrow, _shared_dictionary),
-    "tar": (_tar, _long_text),
+    "tar": (_tar, _overlapping_headers, _long_text),
     **{f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),) for form in ("GIF", "BMP", "WEBP")},
     "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
     "image JPEG": (
