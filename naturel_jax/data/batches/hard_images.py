@@ -1,7 +1,7 @@
 """Mined hard images: read from a file, and which of them show what an image's false caption claims (TripletCLIP,
 ConCLIP).
 
-Shape letters: B images, C candidates of all of them, R rows of a file, V hard images that these list.
+Shape letters: B images, C candidates of all of them, N items, R rows of a file, V hard images that these list.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.data.batches.recipes import Sampled
 from naturel_jax.data.items.items import Items
-from naturel_jax.data.items.ragged import Ragged
+from naturel_jax.data.items.ragged import Ragged, spans
 from naturel_jax.storage import once
 from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
@@ -31,21 +31,25 @@ _AGAIN = "mine again"
 
 def read(path: os.PathLike[str], image_ids: Sequence[str]) -> Ragged:
     """The numbers of the hard images of each item, in the file's order, each once: a Parquet file as ``mining.save``
-    writes it, with any number of rows for an image. Only numbers of items are kept in memory, three times at most.
+    writes it, with any number of rows for an image; items of one image have the same. Only numbers of items are kept in
+    memory, three times at most.
 
     Raises UserError for an image that is not in ``image_ids``, since it was mined from another split, and for a file
     that does not have the checksum in the description that naturel-mine writes beside it.
     """
     _check(Path(path))
-    item_R, by_row = _rows(path, pa.array(image_ids, pa.string()))
+    names = pa.array(image_ids, pa.string())
+    item_R, by_row = _rows(path, names)
     order_R = np.argsort(item_R, kind="stable")
-    first = np.searchsorted(item_R[order_R], np.arange(len(image_ids) + 1))  # of each item's rows
+    item_R = item_R[order_R]
+    same_N = pc.index_in(names, names).to_numpy()  # the first item of each one's image
     lengths, values = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
     for start in range(0, len(image_ids), _ROWS):
         stop = min(start + _ROWS, len(image_ids))
-        rows = order_R[first[start] : first[stop]]
-        some = by_row.take(rows)
-        item_V = item_R[rows][some.rows].astype(np.int64)
+        same = same_N[start:stop]
+        rows = spans(np.searchsorted(item_R, same), np.searchsorted(item_R, same, side="right"))
+        some = by_row.take(order_R[rows.values])
+        item_V = start + rows.rows[some.rows].astype(np.int64)
         once_each = np.sort(np.unique(item_V * len(image_ids) + some.values, return_index=True)[1])
         lengths.append(np.bincount(item_V[once_each] - start, minlength=stop - start))
         values.append(some.values[once_each])

@@ -242,6 +242,15 @@ def test_folder_of_the_fields_is_where_its_link_leads_now(tmp_path):
     assert found == [b"v1", b"v2"]
 
 
+def test_images_with_several_records_are_named(tmp_path, caplog):
+    lines = [f"{name},a cat {n}\n" for n, name in enumerate(("a.jpg", "b.jpg", "a.jpg", "c.jpg", "a.jpg"))]
+    for name, rows in (("several.csv", lines), ("once.csv", lines[:2])):
+        (tmp_path / name).write_text("image,caption\n" + "".join(rows))
+        datasets.open_source(f"csv:{tmp_path}/{name}", str(tmp_path), "train")
+    (named,) = (record.getMessage() for record in caplog.records if "several records" in record.getMessage())
+    assert "several.csv: 1 images have several records, such as 'a.jpg': in a batch" in named
+
+
 def test_images_that_are_not_files_end_with_an_error(tmp_path):
     """Not in a wait for a pipe's other end, or with all memory full of a device's zeros."""
     os.mkfifo(tmp_path / "pipe.jpg")

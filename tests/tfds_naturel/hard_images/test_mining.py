@@ -183,6 +183,8 @@ def test_rows_of_an_image_are_joined_and_repeated_negatives_dropped(tmp_path):
     rows = {"image_id": ["b", "a", "b"], "negatives": [["c", "a"], None, ["a", "b", "c"]]}
     pq.write_table(pa.table(rows), path)
     assert [*map(list, hard_images.read(path, ["a", "b", "c"]))] == [[], [2, 0, 1], []]
+    several = hard_images.read(path, ["b", "a", "c", "b"])
+    assert [*map(list, several)] == [[2, 1, 0], [], [], [2, 1, 0]], "of each record of an image"
     pq.write_table(pa.table({"image_id": ["a"], "negatives": ["b"]}), path)
     with pytest.raises(UserError, match="negatives are string, expected lists of image ids; mine again"):
         hard_images.read(path, ["a", "b"])
