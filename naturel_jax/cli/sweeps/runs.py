@@ -32,10 +32,13 @@ class Pruned(Exception):
 
 
 def environments(jobs: int) -> list[dict[str, str]]:
-    """For each of the processes that run at once, the GPUs that it sees; nothing on a machine without NVIDIA GPUs.
-    Raises UserError if there are fewer GPUs than processes."""
+    """For each of the processes that run at once, the GPUs that it sees; nothing on a machine without NVIDIA GPUs, or
+    if ``CUDA_VISIBLE_DEVICES`` hides all. Raises UserError if there are fewer GPUs than processes."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",") if named else list(map(str, range(len(glob.glob("/proc/driver/nvidia/gpus/*")))))
+    if named is None:
+        gpus = list(map(str, range(len(glob.glob("/proc/driver/nvidia/gpus/*")))))
+    else:
+        gpus = [gpu for gpu in named.split(",") if gpu not in ("", "-1")]
     if gpus and jobs > len(gpus):
         raise UserError(f"--jobs {jobs}: there are {len(gpus)} GPUs, and each run needs one of its own")
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job::jobs])} if gpus else {} for job in range(jobs)]

@@ -168,6 +168,13 @@ def test_runs_at_once_have_gpus_of_their_own(monkeypatch):
         runs.environments(4)
 
 
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_hidden_gpus_stay_hidden(hidden, monkeypatch):
+    monkeypatch.setattr(runs.glob, "glob", lambda pattern: ["a", "b"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert runs.environments(2) == [{}, {}]
+
+
 RATES: dict[str, grids.Values] = {"config.optim.lr": grids.Range(1e-5, 1e-1, True, False)}
 
 
