@@ -41,13 +41,17 @@ _DATASETS = {"coco_retrieval": "mscoco_captions", "flickr30k_retrieval": "flickr
 
 
 def files(results: Sequence[Result]) -> dict[str, str]:
-    """File name -> its JSON. A model is called by its name alone, so ``pretrained`` is ''."""
+    """File name -> its JSON. A model is called by its name alone, so ``pretrained`` is ''. A data set keeps our name
+    where clip_benchmark's is that of another benchmark, such as one of the user's."""
+    benchmarks = {result.benchmark for result in results}
     found: dict[str, dict[str, Any]] = {}
     for result in results:
         for metric, score in result.scores.items():
             form, match = next((form, match) for form in FORMS if (match := re.fullmatch(form.metric, metric)))
             dataset, name, language = (match.expand(text) for text in (form.dataset, form.name, form.language))
             dataset = _DATASETS.get(dataset, dataset)
+            if dataset != result.benchmark and dataset in benchmarks:
+                dataset = metric.rpartition("/")[0]
             parts = (dataset, result.model, language, form.task)
             row = {"dataset": dataset, "model": result.model, "pretrained": "", "task": form.task, "metrics": {}}
             of_file = found.setdefault(f"{'+'.join(map(file_name, parts))}.json", row | {"language": language})

@@ -172,6 +172,18 @@ def test_clip_benchmark_reads_its_own_form():
     assert named["mine", "en"]["metrics"] == {"acc": 0.7, "relation/on": 0.8}
 
 
+def test_clip_benchmark_has_no_two_data_sets_of_one_name():
+    scores = {
+        "zeroshot": "zeroshot/birds/top1",
+        "birds": "birds/top1",
+        "coco_retrieval": "coco_retrieval/text_to_image@1",
+    }
+    scores["mscoco_captions"] = "mscoco_captions/text_to_image@1"
+    results = [Result("A", b, "", 1, 1, 0, (), {metric: {"value": 0.5}}, {}) for b, metric in scores.items()]
+    found = [json.loads(content)["dataset"] for content in clip_benchmark.files(results).values()]
+    assert found == ["zeroshot/birds", "birds", "coco_retrieval", "mscoco_captions"]
+
+
 def test_a_baseline_is_a_model_of_the_evaluation(tmp_path):
     save(tmp_path, "CLIP", np.arange(4) < 2, metrics=(Metric("sugarcrepe/swap_obj", "right"),))
     assert evaluation.bases({"a": "hf:a"}, "CLIP", Path(tmp_path)) == {"a": "CLIP"}
