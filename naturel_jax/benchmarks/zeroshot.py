@@ -50,7 +50,8 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _IMAGE_FIELDS = ("webp", "png", "jpg", "jpeg")
 _MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have seven million
 _PER_PROMPT = 32  # characters that each counts for besides its own: a string has a header
-_WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, meaningless to a text tower
+# ImageNet's labels, alone or before a name, and numbers before names, as in CUB: meaningless to a text tower.
+_NUMBERED = re.compile(r"n\d{8}([_-].*)?|\d+\.\D.*")
 
 
 def read(folder: Path, siglip: bool = False) -> Benchmark:
@@ -106,10 +107,10 @@ def labelled_images(dataset: Path, problems: list[str]) -> tuple[list[str], Iter
 def _class_names(dataset: Path, labels: Sequence[str]) -> list[str]:
     path = dataset / "classnames.txt"
     if not path.exists():
-        if odd := next(filter(_WORDNET_ID.fullmatch, labels), None):
+        if odd := next(filter(_NUMBERED.fullmatch, labels), None):
             raise BenchmarkError(
-                f"{path} is missing: prompts need names instead of labels such as {odd}; expected a line for each "
-                f"class, such as '{odd} tench'"
+                f"{path} is missing: prompts need names instead of labels such as {odd:.80}; expected a line for each "
+                f"class, such as '{odd:.80} NAME'"
             )
         return [label.replace("_", " ") for label in labels]
     rows = [line.split("\t" if "\t" in line else None, maxsplit=1) for line in _lines(path)]

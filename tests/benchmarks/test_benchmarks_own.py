@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -153,6 +154,16 @@ def test_classes(folder):
     assert scores == pytest.approx({"pets/top1": 2 / 3, "pets/mean_per_class": 0.75, **by_class})
     files.write(folder / "pets/templates.txt", b"a {}.\nmy {}.\n")
     assert read("zoo=classes:pets").items[0].captions[0] == ("a dog.", "my dog.")
+
+
+@pytest.mark.parametrize("name", ["001.Black_footed_Albatross", "n01440764_tench", "n02085620-Chihuahua"])
+def test_classes_are_named_without_numbers(name, folder):
+    files.write(folder / f"pets/{name}/0.png", files.png(0))
+    files.write(folder / "pets/3.5_inch_disk/0.png", files.png(1))
+    with pytest.raises(UserError, match=rf"classnames\.txt is missing: .* labels such as {re.escape(name)}; expected"):
+        read("classes:pets")
+    (folder / f"pets/{name}").rename(folder / "pets/tench")
+    assert read("classes:pets").items[0].captions == (("a photo of a 3.5 inch disk.",), ("a photo of a tench.",))
 
 
 def test_classes_are_folders_of_images(folder):
