@@ -107,12 +107,12 @@ class Metric:
         return np.array([items[n].weight for n in index_M]) if self.weighted else np.ones(len(index_M))
 
 
-_LESS_IS_BETTER = re.compile(r"[^/]+/(no_op|ties|brittleness(/.+)?)")
+_LESS_IS_BETTER = re.compile(r"[^/]+/(no_op|ties|brittleness)|hard_positives_(replace|swap)/brittleness/.+")
 
 
 def sign(metric: str) -> int:
     """-1 for a score of which less is better, otherwise 1: the best of several is that with the highest product. A
-    class or a data set may be called ties, too."""
+    class, a data set or a tag may be called so, too."""
     return -1 if _LESS_IS_BETTER.fullmatch(metric) else 1
 
 
