@@ -40,8 +40,8 @@ def sections(runs: Mapping[str, RunFolder], recipe: Sequence[str] = (), accelera
     for name, record in saved.items():
         with _reading(runs[name].folder / CONFIG):
             configs[name] = versions.from_json(record["config"])
-    made = _made(saved, runs, accelerators)
-    return [made, _config(configs, recipe), _data(configs, runs)] if configs else [made]
+    made, text = _made(saved, runs, accelerators), [*recipe, *_extended(saved, runs)]
+    return [made, _config(configs, text), _data(configs, runs)] if configs else [made]
 
 
 def trained_by(folders: Iterable[epath.Path]) -> list[str]:
@@ -101,9 +101,22 @@ def _date(time: datetime.datetime) -> str:
     return f"{time:%Y-%m-%d}"
 
 
-def _config(configs: Mapping[str, Config], recipe: Sequence[str]) -> Section:
-    """The fields in which a run differs from their defaults. Bases that are runs of the report have columns of their
-    own."""
+def _extended(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunFolder]) -> list[str]:
+    """A sentence for each time that a run became longer and is not what it would have been from the start."""
+    found = []
+    for name, record in saved.items():
+        with _reading(runs[name].folder / CONFIG):
+            found += [
+                f"{name} became longer: until step {row['step']:,}, its learning rate was that of {row['duration']}."
+                for row in record.get("extended", ())
+                if not row["same_rates"]
+            ]
+    return found
+
+
+def _config(configs: Mapping[str, Config], notes: Sequence[str]) -> Section:
+    """The fields in which a run differs from their defaults, after ``notes``. Bases that are runs of the report have
+    columns of their own."""
     of_runs = {name: dict(_without_bases(flat(config), configs)) for name, config in configs.items()}
     rows = []
     for field in dict.fromkeys(field for fields in of_runs.values() for field in fields):
@@ -112,7 +125,7 @@ def _config(configs: Mapping[str, Config], recipe: Sequence[str]) -> Section:
         if any(each and each[1] != default for each in found):
             values = [json.dumps(each[1]) if each else MISSING for each in found]
             rows.append((field, json.dumps(default), *values))
-    text = [*recipe, *_drawn(configs.values()), "Fields that are not listed have their defaults."]
+    text = [*notes, *_drawn(configs.values()), "Fields that are not listed have their defaults."]
     return Section("Config", ("field", "default", *configs), rows, text, words=True)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 from huggingface_hub import EvalResult, ModelCardData
 
+from naturel_jax import storage
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.checkpoints import checkpoint, finished, recorded
@@ -22,6 +23,7 @@ from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import runs, snippets, sources
+from naturel_jax.weights.processor_files import malformed
 from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
 
@@ -55,7 +57,8 @@ class About:
     """Contents of a card that the model itself does not tell.
 
     ``base``: the model on the hub that it comes from, ``license``: an identifier of the hub; both empty if unknown.
-    ``datasets``: names on the hub. ``step`` and ``recipe``: of the run that trained it. ``scores``: metric -> value.
+    ``datasets``: names on the hub. ``step`` and ``recipe``: of the run that trained it; ``extended``: (step, duration)
+    for each time that it became longer there, after the learning rates of that duration. ``scores``: metric -> value.
     ``sections``: further sections, Markdown by title.
     """
 
@@ -66,6 +69,7 @@ class About:
     datasets: Sequence[str] = ()
     step: int = 0
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extended: Sequence[tuple[int, str]] = ()
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sections: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -102,9 +106,19 @@ def _about_run(named: str) -> About:
         datasets=_datasets(recipe),
         step=step,
         recipe=recipe,
+        extended=_extended(folder, step),
         scores=_scores(folder, step) if share is None else {},
         sections={} if share is None else {"Interpolation": f"{1 - share:g} of the base, {share:g} of the run."},
     )
+
+
+def _extended(folder: epath.Path, step: int) -> list[tuple[int, str]]:
+    """``About.extended`` of the checkpoint ``step`` of a run. Raises UserError for a damaged ``config.json``."""
+    if not storage.exists(path := folder / "config.json"):  # an export has none
+        return []
+    with malformed(path):
+        rows = [row for row in storage.read_json(path).get("extended", ()) if not row["same_rates"]]
+        return [(int(row["step"]), str(row["duration"])) for row in rows if row["step"] < step]
 
 
 def _base(workdir: str) -> str:
@@ -244,6 +258,10 @@ def _training(about: About) -> str:
     lines = [
         f"- started from: {_origin(about.recipe)}",
         f"- steps: {about.step:,} (duration {escape.code(str(recipe.get('duration', 'unknown')))})",
+        *(
+            f"- became longer at step {step:,}, after the learning rates of a run of {escape.code(duration)}"
+            for step, duration in about.extended
+        ),
         f"- objective: {escape.code(str(loss or 'unknown'))}",
         f"- images in a batch: {escape.code(str(recipe['data'].get('batch_size', 'unknown')))}",
     ]

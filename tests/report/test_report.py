@@ -19,7 +19,7 @@ from naturel_jax.benchmarks import rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import confidence, examples, results, scoring
 from naturel_jax.evaluators.examples import Example
-from naturel_jax.report import known_scores, page, published, report, ties, writing
+from naturel_jax.report import known_scores, page, provenance, published, report, ties, writing
 from naturel_jax.report.contents import Report
 from naturel_jax.report.tables import Cell
 from naturel_jax.training import run_folder
@@ -356,6 +356,7 @@ def without(text: str, name: str) -> str:
         ("config.json", lambda text: edited(text, versions=["jax"]), "AttributeError"),
         ("config.json", lambda text: edited(text, made_by=[1]), "not what a run writes"),
         ("config.json", lambda text: without(text, "made_by"), "KeyError: 'made_by'"),
+        ("config.json", lambda text: edited(text, extended=[{"step": 4}]), "KeyError: 'same_rates'"),
         ("data.json", "[]", "not readable as JSON"),
         ("data.json", sealed(main=["records"]), "TypeError"),
         ("data.json", sealed(main={"records": "many"}), "ValueError"),
@@ -378,6 +379,15 @@ def test_damaged_files_of_a_run_are_named(tmp_path, file, change, message):
     (run / file).write_text(content)
     with pytest.raises(UserError, match=f"{file}: .*{message}"):
         report.with_runs(Report([]), {"tiny": [run]})
+
+
+def test_a_run_that_became_longer_is_said_to_have(tmp_path):
+    run_folder.write_config(run := epath.Path(tmp_path), c.load(tiny_config.get_config()))
+    rows = [{"step": 4, "duration": "4 steps", "same_rates": same} for same in (True, False)]
+    (run / "config.json").write_text(edited((run / "config.json").read_text(), extended=rows))
+    _, config, _ = provenance.sections({"tiny": provenance.RunFolder(run, None)})
+    said = [line for line in config.text if "longer" in line]
+    assert said == ["tiny became longer: until step 4, its learning rate was that of 4 steps."]
 
 
 def test_a_step_beyond_all_numbers_of_steps_is_refused(tmp_path):

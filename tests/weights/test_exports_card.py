@@ -46,7 +46,10 @@ def card_of(folder) -> huggingface_hub.ModelCard:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("card")
-    convert.main([f"run:{write_run(root / 'run', scores=SCORES)}", str(root / "out")])
+    run = write_run(root / "run", scores=SCORES)
+    extended = [{"step": 5, "duration": "2 epochs", "same_rates": same} for same in (True, False)]
+    storage.write_json(epath.Path(run) / "config.json", {"config": CONFIG, "extended": extended})
+    convert.main([f"run:{run}", str(root / "out")])
     return root / "out"
 
 
@@ -85,6 +88,7 @@ def test_text_of_a_run(exported):
     ):
         assert part in text, part
     assert "/home/me" not in text
+    assert text.count("- became longer at step 5, after the learning rates of a run of `2 epochs`") == 1
 
 
 def test_titles_of_other_sources(tmp_path):
