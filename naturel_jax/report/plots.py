@@ -81,8 +81,8 @@ def accuracy_over_training(
                 axis.axhline(chance[metric], color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step" + " (dotted: chance)" * (not chance.keys().isdisjoint(curves)))
-        text = "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl."
-        return _rendered(figure, text)
+        seeds = ", the mean and range of several seeds" if any(len(runs) > 1 for runs in histories.values()) else ""
+        return _rendered(figure, f"Accuracy by training step{seeds}; the numbers are in metrics.jsonl.")
 
 
 def _by_step(run: History, metric: str) -> dict[int, float]:

@@ -147,4 +147,5 @@ def test_curve_of_seeds_has_a_band():
     low, high = ([(step, {"my/score": value}) for step in (0, 10)] for value in (0.2, 0.8))
     assert plots.accuracy_over_training({"A": [low, high]}) is None, "not a metric that plots show"
     band, line = (plots.accuracy_over_training({"A": runs}, "my/score") for runs in ([low, high], [low]))
-    assert band and line and band != line
+    assert band and line and band.svg != line.svg
+    assert "several seeds" in band.text and "seeds" not in line.text
