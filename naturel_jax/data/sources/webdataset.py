@@ -99,11 +99,11 @@ class _Member(tarfile.TarInfo):
             end = place + (int(length) if length.isdigit() else 0)
             key, equals, _ = records[place:end].partition(b"=")
             if not (space and equals and len(key) > len(length) and records[end - 1 : end] == b"\n"):
-                raise tarfile.InvalidHeaderError("an extended header has a record that does not end where it says")
+                raise tarfile.HeaderError("an extended header has a record that does not end where it says")
             place = end
         if _LONG_NUMBER.search(records):
-            raise tarfile.InvalidHeaderError("an extended header has a number of 100 digits")
-        return super()._proc_pax(tar)  # type: ignore[misc,no-any-return]
+            raise tarfile.HeaderError("an extended header has a number of 100 digits")
+        return super()._proc_pax(tar)  # type: ignore[misc]
 
 
 def _check_end(path: Path, offset: int) -> None:
