@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from naturel_jax import storage
-from tests.helpers.worlds import SPEED, Run, parameters, two_processes
+from tests.helpers.worlds import SPEED, STOPS_WITHIN, Run, parameters, two_processes
 from tfds_naturel.common import cli
 
 ROOT = Path(__file__).parents[2]
@@ -113,9 +113,11 @@ def stop(folder: Path, runs: list[Run], rng: random.Random) -> str:
     in_last_part = (folder / "run" / "untrained").exists()
     rng.choice(runs).process.send_signal(number)
     codes = {run.wait() for run in runs}
+    took = time.monotonic() - asked
     # A signal in the last part may come too late.
     assert codes == {cli.STOPPED} or (in_last_part and codes == {0}), f"{when}: {codes}\n{runs[0].output()[-3000:]}"
-    return f"{when}, {number.name}: exit codes {codes} after {time.monotonic() - asked:.1f} s"
+    assert len(runs) > 1 or took < STOPS_WITHIN, f"{when}, {number.name}: {took:.1f} s"
+    return f"{when}, {number.name}: exit codes {codes} after {took:.1f} s"
 
 
 def check(seed: int, folder: Path, references: Callable[[int], Path], interrupt: Interrupt) -> None:

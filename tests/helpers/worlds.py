@@ -30,6 +30,7 @@ from tfds_naturel.scenes.scene import CONFIGS
 ROOT = Path(__file__).parents[2]
 TINY = dataclasses.replace(CONFIGS["scenes"], name="tiny", sizes=(200, 40, 40, 40))
 SPEED = {"train/images_per_s", "wall_time"}  # what equal runs may differ in
+STOPS_WITHIN = 10  # seconds after a signal, for a run of one process, on busy machines
 _LIMIT_S = 900  # timeout of one process, for busy machines
 
 
