@@ -12,7 +12,6 @@ from typing import Any
 from etils import epath
 from huggingface_hub import EvalResult, ModelCardData
 
-from naturel_jax import storage
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.checkpoints import checkpoint, finished, recorded
@@ -23,7 +22,6 @@ from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import runs, snippets, sources
-from naturel_jax.weights.processor_files import malformed
 from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
 
@@ -106,19 +104,10 @@ def _about_run(named: str) -> About:
         datasets=_datasets(recipe),
         step=step,
         recipe=recipe,
-        extended=_extended(folder, step),
+        extended=runs.extended(folder, step),
         scores=_scores(folder, step) if share is None else {},
         sections={} if share is None else {"Interpolation": f"{1 - share:g} of the base, {share:g} of the run."},
     )
-
-
-def _extended(folder: epath.Path, step: int) -> list[tuple[int, str]]:
-    """``About.extended`` of the checkpoint ``step`` of a run. Raises UserError for a damaged ``config.json``."""
-    if not storage.exists(path := folder / "config.json"):  # an export has none
-        return []
-    with malformed(path):
-        rows = [row for row in storage.read_json(path).get("extended", ()) if not row["same_rates"]]
-        return [(int(row["step"]), str(row["duration"])) for row in rows if row["step"] < step]
 
 
 def _base(workdir: str) -> str:
