@@ -356,6 +356,21 @@ def _shared_dictionary(rng: random.Random, sound: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _shared_columns(rng: random.Random, sound: bytes) -> bytes:
+    """Columns of strings, all in the place of the first."""
+    count = 10_000
+    columns, buffer = [pa.array(["é" * 700_000]), *[pa.array(["x"])] * (count - 1)], io.BytesIO()
+    batch = pa.record_batch(columns, [f"{n:x}" for n in range(count)])
+    with pa.ipc.new_stream(buffer, batch.schema) as writer:
+        writer.write_batch(batch)
+    data = bytearray(buffer.getvalue())
+    start = data.index(struct.pack("<4q", 0, 0, 0, 8))  # where the buffers of the first are: none, offsets, letters
+    place = data[start + 16 : start + 48]
+    for n in range(1, count):
+        data[start + 48 * n + 16 : start + 48 * n + 48] = place
+    return bytes(data)
+
+
 def _tar(rng: random.Random, sound: bytes) -> bytes:
     buffer = io.BytesIO()
     headers = rng.choice(
@@ -509,7 +524,7 @@ BOMBS: dict[str, Sequence[Bomb]] = {
     "pickle": (_pickle, _old_pickle, _many_members, _shared_storage, _hidden_pickle),
     "zip": (_zip_bomb, _many_members, _long_headers, _hidden_array),
     "parquet": (_parquet, _no_rows, _equal_rows),
-    "arrow": (_arrow, _shared_dictionary),
+    "arrow": (_arrow, _shared_dictionary, _shared_columns),
     "tar": (_tar, _overlapping_headers, _long_text),
     **{f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),) for form in ("GIF", "BMP", "WEBP")},
     "image PPM": (lambda rng, sound: _flat("PPM", rng, sound), _comments),
