@@ -79,19 +79,10 @@ def _check_drawn(config: Config) -> None:
             )
         # Images without captions of the recipe's kind are left out: how many, is not known before they are drawn.
         if recipe(part.recipe).kind not in EXCHANGED_KINDS and not world.agents:
-            sizes[name] = _images(f"{part.dataset}:{split}", part.split, world.sizes[SPLITS.index(split)])
+            first, stop = slices.bounds(f"{part.dataset}:{split}", part.split, world.sizes[SPLITS.index(split)])
+            sizes[name] = stop - first
     if sizes and sizes.keys() == parts.keys() and train.make_schedule(config, sum(sizes.values()))[0].total:
         _check_batch(config.data, sizes)
-
-
-def _images(name: str, split: str, images: int) -> int:
-    """The number of images in ``split``, or a slice, of a source that has as many ``images``. Raises UserError for a
-    slice that it does not have."""
-    if split == slices.whole(split):
-        return images
-    source = stand_in.source(name, 1)
-    items = dataclasses.replace(source.items, image_ids=[""] * images)
-    return len(slices.take(dataclasses.replace(source, items=items), split).items)
 
 
 def _base_to_train(config: Config, folder: epath.Path) -> bool:

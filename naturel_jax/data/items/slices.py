@@ -13,16 +13,13 @@ def whole(split: str) -> str:
     return split.partition("[")[0]
 
 
-def take(source: Source, split: str) -> Source:
-    """``source``, of which only the images in the slice ``split`` are trained on. Numbers and percentages count all of
-    its records, in their order on disk, bad ones too.
-
-    Raises UserError for a slice that TFDS does not read, that the split is too small for, or without any image.
-    """
+def bounds(source: str, split: str, records: int) -> tuple[int, int]:
+    """The first record of ``source`` in ``split``, which may be a slice, and the one after its last. Numbers and
+    percentages count all of its ``records``, in their order on disk, bad ones too. Raises UserError for a slice that
+    TFDS does not read, or that the split is too small for."""
     from tensorflow_datasets.core import splits  # slow to import
 
-    items, origin = source.items, source.origin
-    records, name = len(items.image_ids), whole(split)
+    name = whole(split)
     try:
         if "shard" in split.removeprefix(name):
             raise ValueError("shards are not counted")
@@ -32,10 +29,18 @@ def take(source: Source, split: str) -> Source:
             raise ValueError("it is more than one slice")
     except (ValueError, AssertionError) as error:
         raise UserError(
-            f"config.data.mixture: {items.name}, split {split!r}: {' '.join(str(error).split()):.200}; expected one "
+            f"config.data.mixture: {source}, split {split!r}: {' '.join(str(error).split()):.200}; expected one "
             f"slice of its {records:,} records, such as {name}[:1000] or {name}[10%:]"
         ) from error
-    first, stop = part.from_ or 0, records if part.to is None else part.to
+    return part.from_ or 0, records if part.to is None else part.to
+
+
+def take(source: Source, split: str) -> Source:
+    """``source``, of which only the images in the slice ``split`` are trained on. Raises UserError as ``bounds`` does,
+    and for a slice without any image."""
+    items, origin = source.items, source.origin
+    records = len(items.image_ids)
+    first, stop = bounds(items.name, split, records)
     outside = np.r_[:first, stop:records]
     sliced = dataclasses.replace(items, left_out=np.union1d(items.left_out, outside).astype(np.int64))
     if not len(sliced):
