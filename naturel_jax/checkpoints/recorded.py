@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -51,6 +51,13 @@ def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:
     for step, scores in read(workdir).history:
         found.setdefault(step, {}).update({name: value for name, value in scores.items() if _is_number(value)})
     return found
+
+
+def extended(config: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """(step, duration) for each time that a run became longer, after the learning rates of that duration, by its
+    ``config.json``; not where those of the longer run are the same."""
+    rows = config.get("extended", ())
+    return [(int(row["step"]), str(row["duration"])) for row in rows if not row["same_rates"]]
 
 
 def _is_number(value: object) -> bool:

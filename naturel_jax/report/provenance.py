@@ -107,9 +107,8 @@ def _extended(saved: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunFold
     for name, record in saved.items():
         with _reading(runs[name].folder / CONFIG):
             found += [
-                f"{name} became longer: until step {row['step']:,}, its learning rate was that of {row['duration']}."
-                for row in record.get("extended", ())
-                if not row["same_rates"]
+                f"{name} became longer: until step {step:,}, its learning rate was that of {duration}."
+                for step, duration in recorded.extended(record)
             ]
     return found
 

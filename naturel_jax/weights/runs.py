@@ -162,13 +162,12 @@ def trained_on(name: epath.PathLike, step: int | None = None) -> TrainedOn:
 
 
 def extended(folder: epath.Path, step: int) -> list[tuple[int, str]]:
-    """(step, duration) for each time before the checkpoint ``step`` that a run became longer, after the learning rates
-    of that duration. Raises UserError for a damaged ``config.json``."""
+    """``recorded.extended`` of the run in ``folder`` until its checkpoint ``step``. Raises UserError for a damaged
+    ``config.json``."""
     if not storage.exists(path := folder / "config.json"):  # an export has none
         return []
     with malformed(path):
-        rows = [row for row in storage.read_json(path).get("extended", ()) if not row["same_rates"]]
-        return [(int(row["step"]), str(row["duration"])) for row in rows if row["step"] < step]
+        return [(at, duration) for at, duration in recorded.extended(storage.read_json(path)) if at < step]
 
 
 def base(name: epath.PathLike) -> str:
