@@ -231,6 +231,12 @@ def joined(words: Sequence[str]) -> list[str]:
     return result
 
 
+def closest(name: str, known: Sequence[str]) -> str:
+    """'did you mean ...?' with the one of ``known`` spelled most like ``name``."""
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.0)
+    return f"did you mean {close[0]!r}?" if close else "there is none"
+
+
 def nearest(name: str, known: Mapping[str, str]) -> str:
     """'did you mean ...?' with the field spelled most like ``name`` or, if none is like it, whose meaning contains its
     words; of equals, the first."""

@@ -1,10 +1,10 @@
 """Scores one model's parameters on benchmarks, as a training run does on its schedule."""
 
 import dataclasses
-import difflib
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from naturel_jax.benchmarks import blind, registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.config import Config, own_benchmarks
+from naturel_jax.config.settings import closest
 from naturel_jax.data import datasets
 from naturel_jax.data.items.records import existing
 from naturel_jax.data.seen.trained_on import TrainedOn
@@ -31,8 +32,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Benchmarks and the encoder of one model, which was trained on the images ``trained_on``. Compiled functions,
-    pixels and tokens are kept between calls."""
+    """Benchmarks and the encoder of one model. Compiled functions, pixels and tokens are kept between calls.
+
+    ``overlaps``: benchmark -> ``held_out.count_overlaps``, of those for which there is a record."""
 
     def __init__(
         self,
@@ -40,11 +42,11 @@ class Evaluator:
         processor: Processor,
         benchmarks: Sequence[Benchmark],
         *,
-        trained_on: TrainedOn | None = None,
+        overlaps: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
         mesh: Mesh | None = None,
         batch_size: int = 256,
     ):
-        self._trained_on = trained_on or TrainedOn()
+        self._overlaps = overlaps
         self._encoder = Encoder(model, processor.for_benchmarks(), mesh=mesh, batch_size=batch_size)
         self._benchmarks = {benchmark.name: benchmark for benchmark in benchmarks}
         self.left_out = {b.name: len(b.left_out) for b in benchmarks if b.left_out}  # name -> items left out
@@ -77,7 +79,7 @@ class Evaluator:
         bounds: Intervals = {}
         for benchmark, items, matrices, problems in self._evaluated(params, None, whole=True):
             pair = fingerprints.of_pair(identity, benchmark)
-            overlaps = held_out.count_overlaps(benchmark, self._trained_on)
+            overlaps = self._overlaps.get(benchmark.name, {})
             result, table = scoring.score(model, benchmark, pair, (items, matrices, problems), found=overlaps)
             scores |= {name: score["value"] for name, score in result.scores.items()}
             bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
@@ -90,7 +92,7 @@ class Evaluator:
         """Benchmark -> the number of its ``items`` that are scored, and how those left out were found (see
         ``held_out.count_overlaps``)."""
         return {
-            name: {"items": len(benchmark.items), **held_out.count_overlaps(benchmark, self._trained_on)}
+            name: {"items": len(benchmark.items), **self._overlaps.get(name, {})}
             for name, benchmark in self._benchmarks.items()
         }
 
@@ -145,9 +147,9 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
     read = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
     known = [metric.name for benchmark in read for metric in benchmark.metrics]
     if (by := config.eval.interpolate_by) and by not in known:
-        near = difflib.get_close_matches(by, known, 1, cutoff=0.0)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"config.eval.interpolate_by is {by!r}, which is no score of config.eval.benchmarks{meant}")
+        raise UserError(
+            f"config.eval.interpolate_by is {by!r}, which is no score of config.eval.benchmarks; {closest(by, known)}"
+        )
     # A drawn world's twins have other items than the benchmarks of their names, not fewer.
     return [dataclasses.replace(one, published=None) if one.name in twins else one for one in read]
 
@@ -162,4 +164,5 @@ def make_evaluator(
 ) -> Evaluator:
     """Evaluator of ``read_benchmarks(config)``, without the items that the run trains on."""
     kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
-    return Evaluator(model, processor, kept, trained_on=trained_on, mesh=mesh, batch_size=config.eval.batch_size)
+    overlaps = {benchmark.name: held_out.count_overlaps(benchmark, trained_on) for benchmark in kept}
+    return Evaluator(model, processor, kept, overlaps=overlaps, mesh=mesh, batch_size=config.eval.batch_size)

@@ -14,7 +14,7 @@ from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.evaluators.evaluator import Evaluator
-from naturel_jax.evaluators.held_out import hold_out
+from naturel_jax.evaluators.held_out import count_overlaps, hold_out
 from tests.helpers import benchmark_files
 from tests.helpers.tiny_models import CAPTIONS, items, tiny
 
@@ -59,7 +59,8 @@ def test_how_items_left_out_were_found(tmp_path):
     model, params, processor = tiny()
     trained_on = TrainedOn.of([], [identity.look(benchmark_files.png(0), perceptual=False)], images=2)
     kept = [hold_out(benchmark, trained_on) for benchmark in benchmarks()]
-    evaluator = Evaluator(model, processor, kept, trained_on=trained_on)
+    overlaps = {benchmark.name: count_overlaps(benchmark, trained_on) for benchmark in kept}
+    evaluator = Evaluator(model, processor, kept, overlaps=overlaps)
     ways = {"images": 2, "read": 1, "name": 0, "look": 0}
     assert evaluator.found() == {
         "first": {"items": 10, "bytes": 3, **ways},

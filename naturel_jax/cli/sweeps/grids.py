@@ -5,7 +5,6 @@ import ast
 import contextlib
 import copy
 import dataclasses
-import difflib
 import functools
 import hashlib
 import itertools
@@ -26,6 +25,7 @@ from naturel_jax.benchmarks.benchmark import headlines
 from naturel_jax.cli import config_flags
 from naturel_jax.cli.suite import row_names
 from naturel_jax.config import Config, Suite, versions
+from naturel_jax.config.settings import closest
 from naturel_jax.evaluators.evaluator import read_benchmarks
 from naturel_jax.training import ready
 from tfds_naturel.common.errors import UserError
@@ -253,14 +253,14 @@ def check_names(runs: Sequence[Planned], score: str, baseline: str, prune: bool)
     """Raises UserError for a score that a run will not have, or a baseline that is not a setting."""
     groups = list(dict.fromkeys(run.group for run in runs))
     if baseline and baseline not in groups:
-        raise UserError(f"--baseline {baseline!r} is not a setting of the sweep; {_nearest(baseline, groups)}")
+        raise UserError(f"--baseline {baseline!r} is not a setting of the sweep; {closest(baseline, groups)}")
     if score:
         for config in (run.config for run in _distinct_evaluations(runs)):
             known = [metric.name for benchmark in read_benchmarks(config) for metric in benchmark.metrics]
             if score not in known:
-                raise UserError(f"--score {score!r} is not a score of these runs; {_nearest(score, known)}")
+                raise UserError(f"--score {score!r} is not a score of these runs; {closest(score, known)}")
             if prune and score not in (recorded := headlines(known)):
-                raise UserError(f"--prune: {score!r} is not recorded during training; {_nearest(score, recorded)}")
+                raise UserError(f"--prune: {score!r} is not recorded during training; {closest(score, recorded)}")
             if prune and config.eval.during.get(score.split("/")[0], "0").split()[0] in ("0", "0%"):
                 raise UserError(
                     f"--prune: config.eval.during.{score.split('/')[0]} is missing: a run is pruned by its evaluations "
@@ -271,8 +271,3 @@ def check_names(runs: Sequence[Planned], score: str, baseline: str, prune: bool)
 def _distinct_evaluations(runs: Sequence[Planned]) -> list[Planned]:
     """A run of each distinct ``config.eval``."""
     return list({json.dumps(versions.to_json(run.config)["eval"], sort_keys=True): run for run in runs}.values())
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1, cutoff=0.0)
-    return f"did you mean {close[0]!r}?" if close else "there is none"
