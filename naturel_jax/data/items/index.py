@@ -53,6 +53,14 @@ def open_source(table: Table, fields: Fields, folder: Path, max_bad: float) -> S
                 "right fields (config.data.mixture.<part>.fields), or raise it"
             )
         _LOG.warning("%s; they are left out", summary)
+    if several := meta["several"]:
+        _LOG.warning(
+            "%s: %s images have several records, such as %.80r: in a batch, the captions of one record count as wrong "
+            "for the image in another, with any config.objective.counting; put all captions of an image into one "
+            "record, as a list",
+            table.name,
+            *(f"{several['images']:,}", several["example"]),
+        )
     if not checked:
         _LOG.info(
             "%s: images not checked; python -m naturel_jax.data.check, with the config's fields and folders as flags, "
@@ -60,27 +68,9 @@ def open_source(table: Table, fields: Fields, folder: Path, max_bad: float) -> S
             table.name,
         )
     left_out = np.array(sorted(row["record"] for row in bad), np.int64)
-    _name_several(table.name, columns.find_strings(folder, "names"))
     items = dataclasses.replace(open_items(folder, meta["source"]), left_out=left_out, tags=tags.read(folder))
     content = hashlib.blake2b(meta["content"].encode() + left_out.tobytes(), digest_size=16).hexdigest()
     return Source(items, open_images(table, fields, folder, meta), content, Origin(str(folder)))
-
-
-def _name_several(name: str, image_ids: Sequence[str]) -> None:
-    """Warns of images with several records: captions are true only of the image of their own record."""
-    hash_N = np.fromiter(map(hash, image_ids), np.int64, len(image_ids))  # 8 bytes each, unlike the names
-    hash_N.sort()
-    several = np.unique(hash_N[1:][hash_N[1:] == hash_N[:-1]])
-    if len(several):
-        example = next(image for image in image_ids if hash(image) == several[0])
-        _LOG.warning(
-            "%s: %s images have several records, such as %.80r: in a batch, the captions of one record count as wrong "
-            "for the image in another, with any config.objective.counting; put all captions of an image into one "
-            "record, as a list",
-            name,
-            f"{len(several):,}",
-            example,
-        )
 
 
 def open_images(table: Table, fields: Fields, folder: Path, meta: dict[str, Any]) -> Callable[[int], bytes]:

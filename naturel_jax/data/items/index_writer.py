@@ -3,7 +3,8 @@
 It is built once, from all shards in parallel, in ``<data dir>/.cache/<key>/``; the key depends on the table's files,
 their sizes and modification times, and the fields. Shards read before an interruption are not read again.
 
-    meta.json                  version, source, number of records, digest of their content, shards, checksums of files
+    meta.json                  version, source, number of records, digest of their content, shards, how many images have
+                               several records, checksums of files
     names.*                    path of each image, or the name of its record
     offset.*, size.*           part of the shard's file, or of images.bin, that is the image; -1: it has a path
     groups.*, positives_*, ... the columns of Items
@@ -58,7 +59,7 @@ T = TypeVar("T")
 
 _checked = set[Path]()  # indexes whose checksums this process has compared
 
-VERSION = 3  # since 2, a txt member comes before a caption in JSON; since 3, a string with a list is its strings
+VERSION = 4  # of what the same records become, and of the files
 _BATCH, _BATCH_TEXT = 8192, 4 << 20  # records, and characters of their texts, in memory at a time
 _CHUNK = 1 << 20  # numbers written at a time
 _SIDES = ("positives", "negatives")
@@ -254,11 +255,21 @@ def _merge(table: Table, parts: Sequence[Path], out: Path) -> dict[str, Any]:
         "root": table.root,
         "records": total,
         "content": _digest(out),
+        "several": _several(columns.find_strings(out, "names")),
         "shards": [[shard.file, count] for shard, count in zip(table.shards, records.counts, strict=True)],
     }
     columns.write(out, "checksum", map(np.asarray, records.column("checksum")))
     checksums = {name: checksum for name, checksum in once.checksums(out).items() if name != "bad.jsonl"}
     return meta | {"xxh3": checksums}
+
+
+def _several(image_ids: Sequence[str]) -> dict[str, Any]:
+    """How many images have several records, and an example; empty if none has."""
+    hash_N = np.fromiter(map(hash, image_ids), np.int64, len(image_ids))  # 8 bytes each, unlike the names
+    hash_N.sort()
+    several = set(hash_N[1:][hash_N[1:] == hash_N[:-1]].tolist())
+    example = next((image for image in image_ids if several and hash(image) in several), None)
+    return {"images": len(several), "example": example} if several else {}
 
 
 def _numbers(start: int, stop: int) -> Iterator[np.ndarray]:
