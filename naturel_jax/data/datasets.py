@@ -71,14 +71,13 @@ def decode_sources(data: Data, sources: Sequence[Source], size: int) -> list[Sou
 
 def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
     """What identifies the records of each part, the tags that its recipe uses, and its file of hard images. Those that
-    a run mines again are no part of it: they are written while it trains, each once. Besides, under "index", the
-    folder with the list of bad records. Raises what ``stage_file`` raises, and OSError for a file that is not there."""
+    a run mines again are no part of it: they are written while it trains, each once. Raises what ``stage_file`` raises,
+    and OSError for a file that is not there."""
     found: dict[str, dict[str, Any]] = {}
     for (name, part), source in zip(data.mixture.items(), sources, strict=True):
         items = source.items
         if source.content or part.hard_images:
             found[name] = {"records": len(items), "left_out": len(items.left_out), "content": source.content}
-            found[name]["index"] = source.origin.cache
             if items.tags and (recipe(part.recipe).swaps or recipe(part.recipe).joins):
                 found[name]["tags"] = items.tags.made_by
         if part.hard_images:

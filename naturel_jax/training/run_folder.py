@@ -218,12 +218,11 @@ def saved_choices(folder: epath.Path) -> dict[str, str]:
 
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
-    """Records the contents of the data (``datasets.contents``) in the folder. Raises UserError if they differ from
-    those of the run there, once it has a checkpoint, or of another process."""
+    """Records the contents of the data in the folder. Raises UserError if they differ from those of the run there, once
+    it has a checkpoint, or of another process."""
     if not contents:
         return
-    path, indexes = folder / "data.json", {name: content["index"] for name, content in contents.items()}
-    contents = {name: {k: v for k, v in content.items() if k != "index"} for name, content in contents.items()}
+    path = folder / "data.json"
 
     def check(saved: dict[str, dict[str, Any]]) -> None:
         for name, content in contents.items():
@@ -232,7 +231,7 @@ def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> 
                 now = {key: content.get(key) for key in before}
                 fix = "restore the records and their list of bad ones"
                 if "left_out" in before:
-                    fix = f"remove {indexes[name]}/bad.jsonl if the run began before this list was written; else {fix}"
+                    fix += " (if the check has written it since: remove the file that it names)"
                 raise UserError(
                     f"config.data.mixture.{name} is {now}, but the run in {folder} trains on {before}; {fix}, the "
                     "version of a prepared dataset or the file of hard images, or use another --workdir"
