@@ -279,6 +279,7 @@ class Archive:
             raise not_found(path) from None
         except zipfile.BadZipFile as error:
             raise BenchmarkError(f"{path}: not a readable zip file ({error}); download it again") from error
+        self._largest = min(MAX_IMAGE_BYTES, _MORE_THAN_ARCHIVE + path.stat().st_size)
         self._members, self._several = dict[str, zipfile.ZipInfo](), set[str]()
         for info in self._zip.infolist():
             if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
@@ -297,7 +298,7 @@ class Archive:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.path}")
         if name in self._several:
             raise BenchmarkError(f"several images {name!r:.80}, which differ, are in {self.path}; keep the right one")
-        if info.file_size > min(MAX_IMAGE_BYTES, _MORE_THAN_ARCHIVE + self.path.stat().st_size):
+        if info.file_size > self._largest:
             raise BenchmarkError(f"image {name!r} in {self.path}: unpacks to {info.file_size:,} bytes; refused")
         version = f"{info.file_size} {info.CRC:08x}"
         return Image(f"{self.path}!{info.filename}", lambda: self._read(info), version=version)

@@ -209,7 +209,7 @@ class _ImpatientClient(httpx.Client):
             if not stream:
                 response.read()
                 _check_answer(response)
-                self._check_sizes(response)
+                self._check_listing(response)
             return response
         except httpx.TimeoutException as error:
             key = request.method, request.url
@@ -218,7 +218,7 @@ class _ImpatientClient(httpx.Client):
             self._unanswered.add(key)
             raise
 
-    def _check_sizes(self, response: httpx.Response) -> None:
+    def _check_listing(self, response: httpx.Response) -> None:
         """Raises Unusable, before any is downloaded, for a listing that is too long, and if the files that are to be
         small are not, by the listing."""
         if "/tree/" not in response.url.path or response.status_code != 200:

@@ -76,8 +76,8 @@ def _hf(export: _Export) -> str:
     parts.append(
         'With `backend="pil"`, transformers resizes images with Pillow: pixels, token ids and (within 1e-5 of the\n'
         "logit scale) logits are those of `naturel_jax.load` on this folder. Its default, torchvision, rounds pixels\n"
-        "otherwise, by at most two of 255 levels; by up to 4 in photos, and 30 in noise, of portrait format, whose\n"
-        "height Pillow 13 resizes first."
+        "otherwise, by at most two of 255 levels; in portrait format, whose height Pillow 13 resizes first,\n"
+        "by up to 4 in photos, and about 30 in noise."
     )
     return "\n\n".join(parts)
 

@@ -16,6 +16,8 @@ from naturel_jax.config.record_fields import Fields
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import LONGEST_TEXT, check_regular, parse_json
 
+LARGEST_TEXT = 1 << 24  # bytes of a file or member with captions
+
 # The usual names of each part's field, tried in this order if config names none.
 USUAL: dict[str, tuple[str, ...]] = {
     "image": ("image", "filepath", "file_name", "filename", "image_path", "jpg", "jpeg", "png", "webp"),

@@ -45,8 +45,8 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _has_rows(row: Sequence[str], columns: int, delimiter: str) -> bool:
-    """Whether a cell has rows that follow in it: a quote of its text, such as at the begin of a caption, was taken for
-    one around it. No text has tabs."""
+    """Whether a cell has rows that follow in it: a quote of its text, such as one that a caption begins with, was taken
+    for one around it. Captions have no tabs."""
     for n, cell in enumerate(row):
         cells = [line.count(delimiter) + 1 for line in cell.split("\n")]
         rest_and_rows = [columns - n, *[columns] * (len(cells) - 2), n + 1]

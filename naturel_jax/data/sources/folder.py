@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from naturel_jax.data.images.decode import SUFFIXES
-from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
+from naturel_jax.data.items.records import LARGEST_TEXT, BadRecord, Row, Shard, Table, check_split, existing
 from naturel_jax.data.sources import csv, jsonl
 from tfds_naturel.common.errors import UserError
 
-_LARGEST_TEXT = 1 << 24  # bytes; a sparse file has any size
 _TABLES = {".csv": csv.open_table, ".tsv": csv.open_table, ".jsonl": jsonl.open_table}
 
 
@@ -40,10 +39,8 @@ def _rows(folder: Path, images: Sequence[Path], texts: Sequence[Path]) -> Iterat
         if not text.is_file():  # reading a pipe or device would not end
             yield BadRecord(f"{name} has no captions: {text.name} does not exist or is no file", {"image": name})
             continue
-        if (size := text.stat().st_size) > _LARGEST_TEXT:
-            yield BadRecord(
-                f"{text.name} has {size:,} bytes; the limit of a text is {_LARGEST_TEXT:,}", {"image": name}
-            )
+        if (size := text.stat().st_size) > LARGEST_TEXT:  # a sparse file has any size
+            yield BadRecord(f"{text.name} has {size:,} bytes; the limit of a text is {LARGEST_TEXT:,}", {"image": name})
             continue
         lines = text.read_bytes().splitlines()
         yield {"image": name, "positives": [line for line in lines if line.strip()] or ""}

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from naturel_jax.data.items.records import USUAL, BadRecord, Row, Shard, Span, Table, check_split
+from naturel_jax.data.items.records import LARGEST_TEXT, USUAL, BadRecord, Row, Shard, Span, Table, check_split
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, unique_keys
 
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
 _DAMAGE = (ValueError, LookupError, OverflowError, RecursionError)  # what tarfile raises besides its own errors
 _TWICE = "__twice__"  # the field of a row that names another of which there are two
-_LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size
 _LONG_NUMBER = re.compile(rb"\d{100}")
 _LARGEST_GLOBAL = 1 << 12  # characters of the headers that tarfile adds to those of each member; git's have 52
 
@@ -92,7 +91,7 @@ class _Member(tarfile.TarInfo):
     def _proc_pax(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         assert tar.fileobj is not None  # it is open
         start, place = tar.fileobj.tell(), 0
-        records = tar.fileobj.read(min(self.size, _LARGEST_TEXT)).rstrip(b"\0")
+        records = tar.fileobj.read(min(self.size, LARGEST_TEXT)).rstrip(b"\0")
         tar.fileobj.seek(start)
         while place < len(records):  # "LENGTH KEY=VALUE\n"
             length, space, _ = records[place : place + 20].partition(b" ")
@@ -117,8 +116,8 @@ def _check_end(path: Path, offset: int) -> None:
 def _value(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:
     if field.rpartition(".")[2] not in _TEXT:
         return Span(member.offset_data, member.size)
-    if member.size > _LARGEST_TEXT:
-        raise UserError(f"{path}: {member.name} has {member.size:,} bytes; the limit of a text is {_LARGEST_TEXT:,}")
+    if member.size > LARGEST_TEXT:
+        raise UserError(f"{path}: {member.name} has {member.size:,} bytes; the limit of a text is {LARGEST_TEXT:,}")
     file = tar.extractfile(member)
     assert file is not None  # it is a file
     return file.read()

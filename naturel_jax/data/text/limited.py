@@ -69,12 +69,10 @@ def _refusal(tokenizer: str) -> str:
     path = os.pathsep.join(filter(None, sys.path))
     environment = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "1"}
     trial = subprocess.run(command, input=text, capture_output=True, env={**os.environ, **environment})
-    if trial.returncode in (0, _TOO_LARGE) or trial.returncode < 0:  # ended by a signal, as the limits end it
-        return (
-            f"needs more than {memory >> 20:,} MB or {seconds} s for {len(_TEXTS)} short texts"
-            if trial.returncode
-            else ""
-        )
+    if not trial.returncode:
+        return ""
+    if trial.returncode == _TOO_LARGE or trial.returncode < 0:  # ended by a signal, as the limits end it
+        return f"needs more than {memory >> 20:,} MB or {seconds} s for {len(_TEXTS)} short texts"
     last = trial.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return f"cannot be tried in a process of its own ({last:.200})"
 
@@ -141,7 +139,7 @@ def _unicode_growth(node: Mapping[str, Any]) -> int:
 
 
 def _growth(node: Mapping[str, Any]) -> int:
-    """The same, by other means."""
+    """Characters that a step before the model may make of one by other means; 0 for what is no such step."""
     pattern, content = node.get("pattern"), node.get("content")
     steps = [2 if node.get("type") == "ByteLevel" else 0]
     if isinstance(content, str) and isinstance(pattern, dict):
