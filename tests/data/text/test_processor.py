@@ -21,7 +21,7 @@ from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import normalize
 from naturel_jax.weights import hub, processor_files
-from tests.helpers.bombs import first_of_two, index_of_images, profiles, tags_of_exif
+from tests.helpers.image_bombs import first_of_two, index_of_images, profiles, tags_of_exif
 from tests.helpers.image_files import encoded, photo
 from tests.helpers.model_files import gemma_tokenizer, sentencepiece_model
 from tfds_naturel.common.errors import UserError
