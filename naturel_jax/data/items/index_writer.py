@@ -12,7 +12,7 @@ their sizes and modification times, and the fields. Shards read before an interr
     checksum.*                 XXH3 of the image if it is in images.bin, else 0
     parts/<shard>/             records.arrow, and images.bin if encoded images are not in the shard's file as they are
 
-Shape letters: C captions of one polarity after another, K facts of captions.
+Shape letters: N records, C captions of one polarity after another, K facts of captions.
 """
 
 import concurrent.futures
