@@ -10,6 +10,7 @@ import math
 import pkgutil
 import re
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -47,10 +48,11 @@ def are_patterns(rules: Iterable[tuple[str, float]], most: int = _MOST_REPETITIO
     """Whether ``rules`` are pairs of a regular expression that is fast to match, with at most ``most`` repetitions in a
     row, and a number of at least 0."""
     try:
-        return all(
-            re.compile(pattern) and not _may_take_forever(pattern, most) and 0 <= factor < math.inf
-            for pattern, factor in rules
-        )
+        with warnings.catch_warnings(action="ignore"):  # of "[[", which a later version of Python may read otherwise
+            return all(
+                re.compile(pattern) and not _may_take_forever(pattern, most) and 0 <= factor < math.inf
+                for pattern, factor in rules
+            )
     except (re.error, OverflowError, RecursionError):
         return False
 

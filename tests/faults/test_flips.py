@@ -123,7 +123,7 @@ def config_of(folder: Path, store: Path, url: str, cache: str = "") -> Any:
 
 def steps(workdir: Path) -> list[tuple[int, dict[str, float]]]:
     """Losses and scores of each step."""
-    lines, chosen = read_json_lines(epath.Path(workdir / "metrics.jsonl")), ("train/loss", "my/all")
+    lines, chosen = read_json_lines(epath.Path(workdir / "metrics.jsonl")), ("train/loss", "my/pairs")
     return [(line["step"], {name: line[name] for name in chosen if name in line}) for line in lines]
 
 
@@ -149,7 +149,7 @@ def finished(folder: Path, url: str) -> Subject:
     raw = config_of(now, folder / "store", url)
     run.run(c.load(raw), now / "base")
     raw.preset, raw.init, raw.duration = "", f"run:{now}/base", "2 steps"
-    raw.eval.interpolate, raw.eval.interpolate_by = (0.5, 1.0), "my/all"
+    raw.eval.interpolate, raw.eval.interpolate_by = (0.5, 1.0), "my/pairs"
     curved = c.load(raw)
     raw.eval.interpolate, raw.eval.interpolate_by, raw.adapter.rank = (), "", 2
     planned = [
@@ -165,7 +165,7 @@ def finished(folder: Path, url: str) -> Subject:
             runs.train(one, now)
 
     def read() -> Numbers:
-        text = table.write(now, planned, "my/all", "adapted")
+        text = table.write(now, planned, "my/pairs", "adapted")
         written = [(now / name).read_text() for name in ("differences.csv", "runs.csv", "scores.csv")]
         models = [parameters(now / name) for name in ("adapted", "curved@interpolated:best")]
         return text, written, models, steps(now / "curved")
