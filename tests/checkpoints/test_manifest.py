@@ -13,7 +13,7 @@ import pytest
 import xxhash
 from etils import epath
 
-from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest
+from naturel_jax.checkpoints import checkpoint_meta, manifest
 from naturel_jax.checkpoints.checkpoint import Checkpoints
 from naturel_jax.storage import blocks
 from naturel_jax.weights import runs
@@ -153,27 +153,6 @@ def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / manifest.NAME)
     with pytest.raises(UserError, match="not a regular file"):
         manifest.check(epath.Path(tmp_path), ["params"])
-
-
-def test_checkpoint_without_a_manifest_is_damaged(workdir):
-    (workdir / "checkpoints" / "20" / "manifest.json").unlink()
-    assert step_restored(workdir) == 10
-    assert (workdir / "checkpoints" / "20.broken").exists()
-
-
-def test_no_checkpoint_appears_without_its_manifest(tmp_path, monkeypatch):
-    """The manifest is written before Orbax renames the folder: there is no moment between at which to be killed."""
-
-    def full(folder):
-        assert not (tmp_path / "checkpoints" / "1").exists()
-        raise OSError(28, "No space left on device")
-
-    checkpoints = Checkpoints(str(tmp_path), keep=1)
-    checkpoints.save(0, {"params": {"x": np.zeros(3)}}, {}, wait=True)
-    monkeypatch.setattr(manifest, "write", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(1, {"params": {"x": np.zeros(3)}}, {}, wait=True)
-    assert checkpoint.saved_steps(tmp_path) == [0], "and the one before is not removed"
 
 
 def test_damaged_run_is_not_evaluated_or_converted(tmp_path):
