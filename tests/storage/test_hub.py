@@ -23,30 +23,59 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LIMIT = 1  # seconds, instead of 10
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers requests whose path contains one of ``answered``; of files, only the first bytes."""
+CONTENT = b'{"a": 1}'
+STATED = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
 
-    answered: tuple[str, ...]
-    released: threading.Event
 
-    def do_HEAD(self):
-        self.do_GET()
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """Answers requests whose path has one of ``answered`` in it, and offers files by Xet, too; ``change`` is what is
+    wrong with one of the answers."""
+
+    change = ""
+    answered: tuple[str, ...] = ("",)
+    released = threading.Event()  # of those who wait for an answer
 
     def do_GET(self):
         if not any(part in self.path for part in self.answered):
             self.released.wait(60)
             return
+        with contextlib.suppress(ConnectionError):  # the client closes the connection
+            while self.change == "header":
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                time.sleep(0.02)
+        if self.change == "header":
+            return
+        if "/resolve/" in self.path:
+            headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT, "X-Xet-Hash": "ab" * 32}
+            headers["X-Xet-Refresh-Route"] = f"http://{self.headers['Host']}/xet-read-token"
+            if self.change.startswith(('"', "W/")):
+                return self.answer(200, CONTENT, headers | {"ETag": self.change})
+            if self.change.startswith("http"):
+                linked = {"X-Linked-Etag": f'"{STATED}"', "X-Linked-Size": str(len(CONTENT))}
+                return self.answer(302, b"", headers | linked | {"Location": self.change})
+            if self.change == "half":
+                self.answer(200, CONTENT[:4], headers | {"Content-Length": str(len(CONTENT))})
+                self.released.wait(60)
+                return
+            return self.answer(200, CONTENT.replace(b"1", b"2") if self.change == "checksum" else CONTENT, headers)
         info = {"id": "owner/tiny", "sha": COMMIT, "siblings": [{"rfilename": "config.json"}]}
-        listing = [{"type": "file", "path": "config.json", "size": 1000, "oid": "0" * 40}]
-        body = json.dumps(info if "/revision/" in self.path else listing).encode()
-        self.send_response(200)
-        size = 1000 if "/resolve/" in self.path else len(body)
-        for header in (("Content-Length", str(size)), ("ETag", '"0"'), ("X-Repo-Commit", COMMIT)):
+        info = {"no id": {"sha": COMMIT}, "a path": info | {"sha": "../../../x"}}.get(self.change, info)
+        size = 65 << 20 if self.change == "large" else len(CONTENT)
+        tree = [{"type": "file", "path": "config.json", "size": size, "oid": STATED}]
+        body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
+        broken = {"broken": body[:-2], "nested": b"[" * 100_000} if "/revision/" in self.path else {}
+        again = {"Link": f'<http://{self.headers["Host"]}{self.path}>; rel="next"'} if self.change == "endless" else {}
+        self.answer(200, broken.get(self.change, body), again)
+
+    do_HEAD = do_GET
+
+    def answer(self, status, body, headers=None):
+        self.send_response(status)
+        for header in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(*header)
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
-            self.released.wait(60 if size > len(body) else 0)
 
     def log_message(self, *_):
         pass
@@ -54,16 +83,13 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def silent(*answered: str) -> Iterator[dict[str, str]]:
-    """The environment for a hub that answers only some requests."""
-    Hub.answered, Hub.released = answered, threading.Event()
-    with loopback.running(Hub) as address:
-        yield {
-            **os.environ,
-            "HF_ENDPOINT": address,
-            "HF_HUB_ETAG_TIMEOUT": str(LIMIT),
-            "HF_HUB_DOWNLOAD_TIMEOUT": str(LIMIT),
-        }
-        Hub.released.set()
+    """The environment for a hub that answers only some requests, and of files only the first bytes."""
+    with pytest.MonkeyPatch.context() as patch, loopback.running(Hostile) as address:
+        for name, value in (("change", "half"), ("answered", answered), ("released", threading.Event())):
+            patch.setattr(Hostile, name, value)
+        limits = dict.fromkeys(("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), str(LIMIT))
+        yield os.environ | limits | {"HF_ENDPOINT": address}
+        Hostile.released.set()
 
 
 @pytest.mark.parametrize(
@@ -129,54 +155,6 @@ def test_cached_files_are_used_if_the_hub_is_silent(tmp_path):
         environment["HF_HUB_CACHE"] = str(tmp_path)
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=50)
     assert run.returncode == 0 and COMMIT in run.stdout
-
-
-CONTENT = b'{"a": 1}'
-STATED = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
-
-
-class Hostile(http.server.BaseHTTPRequestHandler):
-    """Answers every request, and offers files by Xet, too; ``change`` is what is wrong with one of the answers."""
-
-    change: str
-
-    def do_GET(self):
-        with contextlib.suppress(ConnectionError):  # the client closes the connection
-            while self.change == "header":
-                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                time.sleep(0.02)
-        if self.change == "header":
-            return
-        if "/resolve/" in self.path:
-            headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT, "X-Xet-Hash": "ab" * 32}
-            headers["X-Xet-Refresh-Route"] = f"http://{self.headers['Host']}/xet-read-token"
-            if self.change.startswith(('"', "W/")):
-                return self.answer(200, CONTENT, headers | {"ETag": self.change})
-            if self.change.startswith("http"):
-                linked = {"X-Linked-Etag": f'"{STATED}"', "X-Linked-Size": str(len(CONTENT))}
-                return self.answer(302, b"", headers | linked | {"Location": self.change})
-            return self.answer(200, CONTENT.replace(b"1", b"2") if self.change == "checksum" else CONTENT, headers)
-        info = {"id": "owner/tiny", "sha": COMMIT, "siblings": [{"rfilename": "config.json"}]}
-        info = {"no id": {"sha": COMMIT}, "a path": info | {"sha": "../../../x"}}.get(self.change, info)
-        size = 65 << 20 if self.change == "large" else len(CONTENT)
-        tree = [{"type": "file", "path": "config.json", "size": size, "oid": STATED}]
-        body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
-        broken = {"broken": body[:-2], "nested": b"[" * 100_000} if "/revision/" in self.path else {}
-        again = {"Link": f'<http://{self.headers["Host"]}{self.path}>; rel="next"'} if self.change == "endless" else {}
-        self.answer(200, broken.get(self.change, body), again)
-
-    do_HEAD = do_GET
-
-    def answer(self, status, body, headers=None):
-        self.send_response(status)
-        for header in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(*header)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
