@@ -204,10 +204,6 @@ def test_a_run_of_a_sweep_needs_no_name():
         (["--models", "a=x", "--benchmarks", "bivlc"], r"bivlc: contains no \*\.parquet"),
         (["--models", "a=x", "--benchmarks", "naturel"], "naturel needs --naturel, which is not set"),
         (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 to 16,777,216"),
-        (
-            ["--models", "a=x", "--batch_size", "99999999999999999999"],
-            "--batch_size is 99999999999999999999, expected 1 to",
-        ),
         (["--watch", "x", "--known", "k.json"], "--known is for models, not for --watch; name the run with --models"),
     ],
 )

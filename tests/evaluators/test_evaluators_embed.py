@@ -103,7 +103,6 @@ def test_prompt_ensemble_is_the_normalized_mean(encoder):
     ("data", "box", "reason"),
     [
         (b"not an image", None, "not a readable"),
-        (b"not an image", (0, 0, 5, 5), "not a readable"),
         (benchmark_files.png(1)[:200], None, "not a readable"),
         (benchmark_files.png(1), (10, 10, 10, 20), "outside the image of 64 x 48"),
         (benchmark_files.png(1), (40, 10, 90, 20), "outside the image of 64 x 48"),

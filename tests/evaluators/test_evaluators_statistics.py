@@ -62,14 +62,6 @@ def test_folds_do_not_depend_on_where_the_files_are():
     assert here == folds("/elsewhere") and here[::2] == here[1::2] and {*here} == {*range(blind.FOLDS)}
 
 
-def test_bootstrap_interval_of_a_mean_matches_the_normal_interval():
-    items = [benchmark.Item(str(n), (), ("a", "b")) for n in range(400)]
-    right = np.arange(400) % 4 == 0  # 0.25
-    low, high = confidence.intervals(bench(items), items, {"right": right.astype(float)}, resamples=4000)["accuracy"]
-    half = 1.96 * np.sqrt(0.25 * 0.75 / 400)
-    assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
-
-
 def test_draws_that_are_kept_are_those_that_are_drawn_again(monkeypatch):
     """The first call draws, the second reads what was kept, the third has too many images to keep."""
     items = [benchmark.Item(str(n), (benchmark.Image(f"image {n}", bytes),), ("a", "b")) for n in range(30)]

@@ -1,11 +1,9 @@
 """``naturel_jax.evaluate --watch`` on a run whose checkpoints are written by the test."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +18,9 @@ from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.watch import watch
 from naturel_jax.weights import runs
 from tests.helpers import benchmark_files as files
+from tests.helpers.processes import LIMIT_S, wait_until
 from tests.helpers.tiny_models import tiny
 from tfds_naturel.common.errors import UserError
-
-LIMIT_S = 300  # timeout of each wait, for busy machines
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -48,15 +45,7 @@ def start(workdir: Path, root: Path, log: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "naturel_jax.evaluate", "--watch", str(workdir), "--benchmarks", "winoground"]
     command += ["--benchmarks_dir", str(root), "--batch_size", "8"]
     with open(log, "w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ)
-
-
-def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not path.exists():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
 @pytest.mark.slow
@@ -65,11 +54,11 @@ def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
     files.winoground(root, items=6)
     save(workdir, 1)
     process = start(workdir, root, log)
-    wait_for(workdir / "evaluations/1.json", process, log)
-    save(workdir, 2, 3)
-    wait_for(workdir / "evaluations/3.json", process, log)
-    assert process.poll() is None, "it waits for more checkpoints"
-    save(workdir, 4)
+    for further in ((2, 3), (4,)):
+        last = workdir / f"evaluations/{further[0] - 1}.json"
+        wait_until(lambda last=last: last.exists() or process.poll() is not None)
+        assert process.poll() is None, f"it waits for more checkpoints: {log.read_text()}"
+        save(workdir, *further)
     (workdir / "scores.json").write_text("{}")
     assert process.wait(LIMIT_S) == 0, log.read_text()
 
