@@ -1,5 +1,6 @@
 """Flipped bits in a checkpoint's files."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -13,28 +14,24 @@ import pytest
 import xxhash
 from etils import epath
 
-from naturel_jax.checkpoints import checkpoint_meta, manifest
+from naturel_jax.checkpoints import manifest
 from naturel_jax.checkpoints.checkpoint import Checkpoints
 from naturel_jax.storage import blocks
 from naturel_jax.weights import runs
-from tests.helpers.tiny_models import tiny
+from tests.helpers.tiny_models import tiny, write_run
 from tfds_naturel.common.errors import UserError
 
 PARAMS = {"kernel": np.arange(4096, dtype=np.float32).reshape(64, 64), "scale": np.float32(1)}
 
 
-def save(workdir: Path, params: dict, meta: dict) -> Path:
-    """Saves checkpoints of steps 10 and 20."""
-    checkpoints = Checkpoints(str(workdir), keep=3)
-    for step in (10, 20):
-        checkpoints.save(step, {"params": params, "optimizer": {"count": np.int32(step)}}, meta, wait=True)
-    checkpoints.close()
-    return workdir
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    return save(tmp_path_factory.mktemp("saved"), PARAMS, {})
+    """With checkpoints of steps 10 and 20."""
+    workdir = tmp_path_factory.mktemp("saved")
+    with contextlib.closing(Checkpoints(str(workdir), keep=3)) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, {"params": PARAMS, "optimizer": {"count": np.int32(step)}}, {}, wait=True)
+    return workdir
 
 
 @pytest.fixture
@@ -156,8 +153,8 @@ def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path):
 
 
 def test_damaged_run_is_not_evaluated_or_converted(tmp_path):
-    model, params, processor = tiny()
-    save(tmp_path, params, checkpoint_meta.make_meta({}, model.config, processor))
+    params = tiny()[1]
+    write_run(tmp_path, {20: params}, {})
     loaded = runs.load_run(tmp_path)[1]
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     newest = tmp_path / "checkpoints" / "20"

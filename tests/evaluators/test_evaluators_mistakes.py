@@ -16,7 +16,6 @@ from PIL import Image
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
-from naturel_jax.checkpoints import checkpoint_meta
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.evaluators import mistakes, results
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
@@ -28,8 +27,7 @@ from naturel_jax.report.tables import MEASURED, MISTAKE, PUBLISHED, Cell, ModelR
 from naturel_jax.weights import processor_files
 from naturel_jax.weights.sources import Loaded
 from tests.helpers.model_files import hf_model, random_params
-from tests.helpers.tiny_models import tiny
-from tests.helpers.worlds import write_checkpoints
+from tests.helpers.tiny_models import tiny, write_run
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS
@@ -197,10 +195,8 @@ def test_what_does_not_matter_cannot_be_made(folder):
 
 @pytest.mark.slow
 def test_base_is_what_the_run_started_from(folder, tmp_path, caplog):
-    model, _, processor = tiny()
     for seed, (name, init) in enumerate({"first": "", "second": "base:first"}.items()):
-        meta = checkpoint_meta.make_meta({"name": name, "init": init}, model.config, processor)
-        write_checkpoints(tmp_path / name, {1: model.init(jax.random.key(seed))}, meta)
+        write_run(tmp_path / name, {1: tiny()[0].init(jax.random.key(seed))}, {"name": name, "init": init})
     items = winoground(folder).items
     first, second = (right(f"run:{tmp_path / name}") for name in ("first", "second"))
     found = cosines(items, mistakes.MISTAKES["base"].make(second))[1]

@@ -1,14 +1,19 @@
 """Small models with random weights, and items over a few images, for the tests of embedding and scoring."""
 
 import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 
 from naturel_jax.benchmarks.benchmark import Image, Item
+from naturel_jax.checkpoints import checkpoint_meta
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from tests.helpers import benchmark_files
+from tests.helpers.worlds import write_checkpoints
 
 CAPTIONS = ["a cat on a box", "a box on a cat", "the dog is under the tree near the old red house", "hats"]
 
@@ -22,6 +27,12 @@ def tiny(family: str = "clip") -> tuple[Model, dict, Processor]:
     processor = Processor(tokenizer, config.text.context, config.image.size, "short", "bicubic", **statistics)
     model = Model(config)
     return model, model.init(jax.random.key(0)), processor
+
+
+def write_run(workdir: Path, params_at: Mapping[int, Any], recipe: dict[str, Any], **more: Any) -> None:
+    """The checkpoints of a run of the small CLIP: step -> parameters. ``more``: further metadata."""
+    model, _, processor = tiny()
+    write_checkpoints(workdir, params_at, checkpoint_meta.make_meta(recipe, model.config, processor, **more))
 
 
 def items(number: int) -> list[Item]:

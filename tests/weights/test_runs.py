@@ -25,7 +25,7 @@ from naturel_jax.training.run import run as train
 from naturel_jax.weights import model_card, runs
 from tests.helpers import benchmark_files as files
 from tests.helpers import tiny_config
-from tests.helpers.tiny_models import tiny
+from tests.helpers.tiny_models import tiny, write_run
 from tests.helpers.worlds import data_dir, write_checkpoints
 from tfds_naturel.common.errors import UserError
 
@@ -41,11 +41,10 @@ def params_of(step: int):
 def run(tmp_path_factory) -> str:
     """The workdir of a run with three checkpoints and the scores of five evaluations."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    model, _, processor = tiny()
     trained_on = from_used({"winoground": ["0"]})
     trained_on.save(epath.Path(folder) / FOLDER)
-    meta = checkpoint_meta.make_meta({"name": "mine", "init": ""}, model.config, processor, trained_on.meta())
-    write_checkpoints(folder, {step: params_of(step) for step in STEPS}, meta)
+    recipe = {"name": "mine", "init": ""}
+    write_run(folder, {step: params_of(step) for step in STEPS}, recipe, trained_on=trained_on.meta())
     rows = [{"step": step, "wall_time": 1.0, "naturel/complex": score} for step, score in SCORES.items()]
     rows += [{"step": step, "coco_order/ties": score} for step, score in SCORES.items()]
     rows += [
@@ -164,11 +163,9 @@ def test_curve_names_the_best_share_and_of_equals_that_nearest_to_the_base(by, t
 
 def test_another_base_is_not_interpolated_with(tmp_path):
     """The place that the run names has other parameters than those that it started from."""
-    model, _, processor = tiny()
     for name, init, seed in (("base", "", 1), ("tuned", f"run:{tmp_path}/base", 2)):
         digest = adapters.digest(params_of(1)) if init else ""
-        meta = checkpoint_meta.make_meta({"name": name, "init": init}, model.config, processor, init_digest=digest)
-        write_checkpoints(tmp_path / name, {1: params_of(seed)}, meta)
+        write_run(tmp_path / name, {1: params_of(seed)}, {"name": name, "init": init}, init_digest=digest)
     weights.load(f"run:{tmp_path}/tuned@interpolated:0.5")
     shutil.rmtree(tmp_path / "base")
     shutil.copytree(tmp_path / "tuned", tmp_path / "base")
@@ -219,21 +216,17 @@ def test_a_run_ends_with_its_curve(tmp_path):
 
 
 def test_a_model_that_is_its_own_base_is_refused(tmp_path):
-    model, _, processor = tiny()
     itself, targets = f"run:{tmp_path}/itself", (".*/attn/query",)
     options = {"rank": 1, "alpha": 1.0, "rslora": False, "targets": targets}
     adapter = {"base": itself, "digest": "", **options}
-    meta = checkpoint_meta.make_meta({"name": "itself", "init": itself}, model.config, processor, adapter=adapter)
-    arrays = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), adapters.shapes(model.shapes(), 1, targets))
-    write_checkpoints(tmp_path / "itself", {1: arrays}, meta)
+    arrays = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), adapters.shapes(tiny()[0].shapes(), 1, targets))
+    write_run(tmp_path / "itself", {1: arrays}, {"name": "itself", "init": itself}, adapter=adapter)
     with pytest.raises(UserError, match="is one its own"):
         weights.load(itself)
 
 
 @pytest.mark.parametrize("name", ["/etc", "../elsewhere", ""])
 def test_a_base_of_a_foreign_run_is_a_folder_beside_it(name, tmp_path):
-    model, _, processor = tiny()
-    meta = checkpoint_meta.make_meta({"name": "run", "init": f"base:{name}"}, model.config, processor)
-    write_checkpoints(tmp_path / "run", {1: {"x": jnp.zeros(1)}}, meta)
+    write_run(tmp_path / "run", {1: {"x": jnp.zeros(1)}}, {"name": "run", "init": f"base:{name}"})
     with pytest.raises(UserError, match=r"config\.init"):
         runs.base(tmp_path / "run")

@@ -200,11 +200,10 @@ def test_checksums_without_their_own_are_refused(content, tmp_path):
         weights.find(str(tmp_path / "model"))
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
-def test_a_pipe_is_refused_where_it_would_be_waited_for(suffix, tmp_path):
-    os.mkfifo(tmp_path / f"a{suffix}")
+def test_a_pipe_is_refused_where_it_would_be_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.pt")
     with pytest.raises(UserError, match="not a regular file"):
-        weights.load(f"clip-b32:{tmp_path}/a{suffix}")
+        weights.load(f"clip-b32:{tmp_path}/a.pt")
 
 
 def npz_of(change):

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +31,8 @@ from tests.helpers.model_files import (
     torch_inputs,
     torch_tensors,
 )
+from tests.helpers.processes import run
+from tests.helpers.worlds import ROOT
 from tfds_naturel.common.errors import UserError
 
 
@@ -180,8 +181,12 @@ def test_places_each_parameter_with_its_sharding(tmp_path):
     assert requested == {path: leaf.shape for path, leaf in tables.flatten(params).items()}
 
 
-def test_loading_safetensors_does_not_import_torch(tmp_path):
-    source = str(save_hf(tmp_path / "model", "tiny-clip"))
-    code = f"import sys; from naturel_jax import weights; weights.load({source!r}); print('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
+def test_loading_does_not_import_torch(tmp_path):
+    """Neither from its own files nor from safetensors."""
+    folders = [save_hf(tmp_path / name, "tiny-clip") for name in ("safetensors", "torch")]
+    state = torch_tensors(safetensors.numpy.load_file(folders[1] / "model.safetensors"))
+    (folders[1] / "model.safetensors").unlink()
+    torch.save(state, folders[1] / "pytorch_model.bin")
+    code = "import sys; from naturel_jax import weights\nfor path in sys.argv[1:]: weights.load(path)\n"
+    code += "print('torch' in sys.modules)"
+    assert run([sys.executable, "-c", code, *folders], ROOT).strip() == "False"
