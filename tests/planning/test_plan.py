@@ -124,15 +124,6 @@ def test_collectives_of_a_tpu_program():
     ]
 
 
-def test_groups_of_a_mesh_in_another_order():
-    line = (
-        "  %all-gather.1 = f32[16,32]{1,0} all-gather(%x), channel_id=1, "
-        "replica_groups=mesh['axis_0'=16,'axis_1'=4], device_ids=([4,16]T(1,0)) {'axis_0'}, dimensions={1}"
-    )
-    (found,) = compiled.collectives(f"ENTRY %main.1 (x: f32[16,2]) -> f32[16,32] {{\n{line}\n}}\n")
-    assert found == compiled.Collective("all-gather", 16, 16 * 32 * 4, 1, False)
-
-
 def test_refusal_of_the_tpu_compiler():
     message = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (22.31G) exceeds "

@@ -6,12 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import rehearsal
+from tests.helpers import processes, rehearsal
 from tests.helpers.documents import ROOT
 
 PHOTOS = 60
@@ -33,10 +32,8 @@ def test_killed_in_a_stage_the_same_command_continues(tmp_path):
         shutil.copytree(world.by_hand, workdir, symlinks=True)
         photos = workdir / "open_images/images/train"
         killed = start(world, workdir, *DOWNLOADS)
-        deadline = time.monotonic() + 120
-        while not list(photos.glob("*.jpg")):
-            assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()[0][-3000:]
-            time.sleep(0.002)
+        processes.wait_until(lambda: [*photos.glob("*.jpg")] or killed.poll() is not None)
+        assert killed.poll() is None, killed.communicate()[0][-3000:]
         killed.send_signal(signal.SIGKILL)
         killed.communicate(timeout=60)  # until its child has ended too, which writes to the same pipe
         first = json.loads((workdir / "state.json").read_text())

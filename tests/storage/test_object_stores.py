@@ -223,12 +223,11 @@ def test_silent_server_is_a_failing_one(server, monkeypatch):
     object_stores.client.cache_clear()
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_patience_ends(server, status, monkeypatch):
+def test_patience_ends(server, monkeypatch):
     monkeypatch.setattr(object_stores, "FIRST_WAIT_S", 0.1)
     monkeypatch.setattr(object_stores, "PATIENCE", 0.25)
-    server.faults.append(lambda method, path: status)
-    with pytest.raises(Unavailable, match=rf"^{server.url}/run/state: the store failed .*\({status}: .*again"):
+    server.faults.append(lambda method, path: 503)
+    with pytest.raises(Unavailable, match=rf"^{server.url}/run/state: the store failed .*\(503: .*again"):
         storage.write(epath.Path(server.url) / "run" / "state", "text")
 
 
@@ -338,10 +337,7 @@ def test_credentials_of_google_are_used(server, monkeypatch):
     object_stores.client.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("url", "module", "extra"),
-    [("gs://b/run", "google", "gcs"), ("gs://b/run", "obstore", "gcs"), ("s3://b/run", "boto3", "s3")],
-)
+@pytest.mark.parametrize(("url", "module", "extra"), [("gs://b/run", "obstore", "gcs"), ("s3://b/run", "boto3", "s3")])
 def test_missing_library_is_one_line_that_names_the_extra(url, module, extra, tmp_path):
     missing = f"raise ModuleNotFoundError('No module named {module}', name='{module}')"
     done = run(url, tmp_path, **{module: missing})

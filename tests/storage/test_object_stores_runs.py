@@ -3,9 +3,7 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from tests.helpers import benchmark_files as files
 from tests.helpers import sky_task
 from tests.helpers.model_files import save_hf as write_model
 from tests.helpers.stub_commands import stub
-from tests.helpers.worlds import ROOT, SPEED, Run, free_address, parameters
+from tests.helpers.worlds import ROOT, SPEED, Run, free_address, parameters, wait_for
 from tfds_naturel.scenes.scene import VERSION
 
 LAST = 6  # steps of store_config
@@ -58,10 +56,7 @@ def test_run_killed_while_it_saves_continues_exactly(server, reference, tmp_path
     first = start(tmp_path, "first", data, str(workdir))
 
     server.faults.append(lambda method, path: 2.0 if method in ("POST", "PUT") and "/checkpoints/4/" in path else None)
-    deadline = time.monotonic() + 300
-    while not Location(workdir / "checkpoints" / "4").objects():
-        assert first.process.poll() is None and time.monotonic() < deadline, first.output()[-3000:]
-        time.sleep(0.05)
+    wait_for(first, Location(workdir / "checkpoints" / "4").objects)
     first.process.send_signal(signal.SIGKILL)
     first.wait()
     server.faults.clear()
@@ -125,29 +120,12 @@ def test_results_are_shared_through_a_store(server, tmp_path, capsys):
     assert storage.exists(page) and f"gallery: {page}" in capsys.readouterr().out
 
 
-def launched(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess:
-    """What launch/tpu.sky.yaml runs on a host, with a home in ``folder``."""
-    (folder / "sky_workdir" / ".venv").mkdir(parents=True)
-    stub(folder / "sky_workdir" / ".venv" / "bin", "python", f'exec {sys.executable} "$@"')
-    host = f"--coordinator {free_address()} --processes 1 --process 0"  # which JAX finds on Cloud TPU
-    environment |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return sky_task.execute("run", folder, FLAGS=" ".join([host, *flags]), **environment)
-
-
-@pytest.mark.slow
-def test_launchers_command_trains_in_the_store(stores, tmp_path):
-    places = {"DATA_DIR": "gs://bucket/launched/data", "WORKDIR": "gs://bucket/launched/run"}
-    config = f"{ROOT}/tests/helpers/store_config.py:elsewhere"
-    flags = ("--config.duration='1 steps'", "--config.optim.warmup='0 steps'")
-    done = launched(tmp_path, *flags, CONFIG=config, **places)
-    assert done.returncode == 0, done.stderr
-    assert checkpoint.saved_steps(epath.Path(places["WORKDIR"])) == [1]
-    assert "naturel/complex" in storage.read_json(epath.Path(places["WORKDIR"]) / "scores.json")["scores"]
-    assert storage.exists(epath.Path(places["DATA_DIR"]) / "naturel" / "few" / VERSION / "dataset_info.json")
-
-
 def test_launchers_command_reaches_the_store(stores, tmp_path):
-    """As far as the error of a missing dataset."""
-    done = launched(tmp_path)
+    """What launch/tpu.sky.yaml runs on a host, as far as the error of a missing dataset."""
+    (tmp_path / "sky_workdir" / ".venv").mkdir(parents=True)
+    stub(tmp_path / "sky_workdir" / ".venv" / "bin", "python", f'exec {sys.executable} "$@"')
+    host = f"--coordinator {free_address()} --processes 1 --process 0"  # which JAX finds on Cloud TPU
+    environment = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    done = sky_task.execute("run", tmp_path, FLAGS=host, **environment)
     assert done.returncode == 2, done.stderr
     assert "is not prepared under gs://bucket/data (config.data.dir): no gs://bucket/data/naturel/" in done.stderr
