@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -30,33 +31,28 @@ class Flowers(tfds.core.GeneratorBasedBuilder):
     """A labelled TFDS dataset."""
 
     VERSION = tfds.core.Version("1.0.0")
+    LABELS: ClassVar = {"test": [0, 1, 0]}
 
     def _info(self):
         features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["red_rose", "tulip"])}
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        return {"test": self._generate_examples()}
-
-    def _generate_examples(self):
-        for n in range(3):
-            yield n, {"image": io.BytesIO(files.png(n)), "label": n % 2}
-
-
-class Secret(Flowers):
-    """As TFDS prepares ImageNet: the labels of its test images are secret."""
-
-    def _split_generators(self, dl_manager):
-        return {"test": self._generate_examples([-1, -1]), "validation": self._generate_examples([0, -1, 1])}
+        return {split: self._generate_examples(labels) for split, labels in self.LABELS.items()}
 
     def _generate_examples(self, labels):
         for n, label in enumerate(labels):
             yield n, {"image": io.BytesIO(files.png(n)), "label": label}
 
 
-class Unlabelled(Secret):
-    def _split_generators(self, dl_manager):
-        return {"test": self._generate_examples([-1, -1])}
+class Secret(Flowers):
+    """As TFDS prepares ImageNet: the labels of its test images are secret."""
+
+    LABELS: ClassVar = {"test": [-1, -1], "validation": [0, -1, 1]}
+
+
+class Unlabelled(Flowers):
+    LABELS: ClassVar = {"test": [-1, -1]}
 
 
 def written(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> Path:

@@ -17,7 +17,6 @@ from tests.helpers.worlds import ROOT
 
 SIZES = ("TPU v5 lite", 768, [64, 512, 4096], [8, 1024])
 FIELDS = ("waiting", "memory")
-BLOCK = 4 * 768  # bytes of an embedding
 
 
 def lines(figure: Figure) -> dict[tuple[str, int], dict[str, np.ndarray]]:
@@ -41,15 +40,6 @@ def test_lines_are_the_estimates(figure):
         expected = [[getattr(each[name], field) for each in known] for name in ("ring", "two_way_ring", "gather")]
         assert [*drawn] == ["ring", "two-way ring", "gather"]
         np.testing.assert_array_equal([*drawn.values()], expected)
-
-
-def test_gathering_is_drawn_as_docs_say(figure):
-    """The formulas of docs/losses.md for the sigmoid loss, with four links of 45 GB/s."""
-    for (field, chips), drawn in lines(figure).items():
-        for rows, value in zip(SIZES[2], drawn["gather"], strict=True):
-            tiles = 2 * 4 * rows * min(4096, chips * rows)
-            seconds, size = 4 * (chips - 1) * BLOCK * rows / (4 * 45e9), 2 * chips * BLOCK * rows + tiles
-            assert value == pytest.approx({"waiting": seconds, "memory": size}[field])
 
 
 def test_points_are_what_auto_becomes(figure):

@@ -1,11 +1,13 @@
 """Object stores on loopback, with faults: a GCS of our own (``gcs_server``) and moto's S3."""
 
 import contextlib
+import os
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from unittest import mock
 from urllib.parse import quote, unquote
 
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -112,13 +114,8 @@ def serve(kind: str) -> Iterator[Server]:
         if kind == "s3":
             import boto3
 
-            boto3.client(
-                "s3",
-                endpoint_url=address,
-                aws_access_key_id="test",
-                aws_secret_access_key="test",
-                region_name="us-east-1",
-            ).create_bucket(Bucket=BUCKET)
+            with mock.patch.dict(os.environ, env):
+                boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield server
     finally:
         http.shutdown()

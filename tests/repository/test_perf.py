@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -14,9 +13,7 @@ from filelock import FileLock
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.terms import TERMS
-from naturel_jax.models.presets import preset
-from naturel_jax.models.two_tower import Model
-from perf import adapters, hosts, loading, methods, objectives, pipeline, planner, towers
+from perf import adapters, hosts, methods, objectives, pipeline, planner, towers
 from tests.helpers import stuck_loader
 
 pytestmark = pytest.mark.slow
@@ -93,12 +90,6 @@ def test_towers_are_compared_with_other_libraries(name, peers, capsys):
     ours, theirs = (np.array(rates[name], float) for name in ("naturel_jax", peers[-1]))
     ratios = [float(number) for number in re.search(r"; naturel_jax: ([\d.]+), ([\d.]+) times$", lines[-1]).groups()]
     np.testing.assert_allclose(ratios, ours / theirs, rtol=0.02, atol=0.01)
-
-
-def test_loading_reports_parameter_size_memory_and_time():
-    result = loading.measure("tiny-siglip")
-    assert result["parameters"] == sum(4 * leaf.size for leaf in jax.tree.leaves(Model(preset("tiny-siglip")).shapes()))
-    assert result["bytes"] > 0 < result["seconds"]
 
 
 def test_checksums_of_copies_are_measured():
