@@ -120,13 +120,6 @@ def test_damaged_archive_member_raises_value_error(tmp_path):
         read("winoground", tmp_path).items[0].images[0].read()
 
 
-def test_sparse_image_does_not_fill_the_memory(tmp_path):
-    with (tmp_path / "huge.png").open("wb") as file:
-        file.truncate((1 << 28) + 1)
-    with pytest.raises(ValueError, match="an image of 268,435,457 bytes; the limit is 268,435,456"):
-        reading.Folder(tmp_path).image("huge.png").read()
-
-
 def test_links_out_of_the_folder_are_refused(tmp_path, monkeypatch):
     """A link within the folder is fine, as is one to the hub's cache, or a folder that is itself a link."""
     files.sugarcrepe(tmp_path / "elsewhere")

@@ -1,7 +1,6 @@
 """The command ``naturel_jax.evaluate``: parity with transformers item by item, its output, and invalid arguments."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -252,24 +251,3 @@ def test_known_checkpoint_that_is_off_is_warned_of(folders, tmp_path):
         "A is off its known scores on sugarcrepe. hf:owner/tiny was read as clip: activation quick"
     )
     assert "\n- activation: " in done.stdout and "--benchmarks sugarcrepe --benchmarks_dir" in done.stdout
-
-
-@pytest.mark.slow
-def test_two_evaluations_at_once_may_share_their_output(folders, tmp_path):
-    run(folders, tmp_path / "alone", f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip")
-    flags = [f"--benchmarks_dir={folders}", "--benchmarks", "winoground", "vg_relation", "sugarcrepe"]
-    models = [f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip"]
-    command = [sys.executable, "-m", "naturel_jax.evaluate", *flags, f"--out={tmp_path / 'both'}", "--models"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    processes = [subprocess.Popen([*command, *models], cwd=ROOT, **pipes) for _ in range(2)]
-    for process in processes:
-        output = process.communicate(timeout=600)[0]
-        assert process.returncode == 0, output[-3000:]
-    alone, both = results.load(tmp_path / "alone"), results.load(tmp_path / "both")
-    assert [dataclasses.replace(r, scores={}, blind={}) for r in both] == [
-        dataclasses.replace(r, scores={}, blind={}) for r in alone
-    ]
-    for result, expected in zip(both, alone, strict=True):
-        values, wanted = ({name: s["value"] for name, s in r.scores.items()} for r in (result, expected))
-        assert values == pytest.approx(wanted)
-        assert len(results.load_items(tmp_path / "both", result.model, result.benchmark)) == result.items

@@ -99,26 +99,31 @@ def test_kubernetes_manifest_fits_the_schema(version):
     """The schema in the API server's own OpenAPI document, of the oldest release that the manifest names and of newer
     ones."""
     files = [(LAUNCH / name).read_text() for name in ("kubernetes.yaml", "sweep.yaml")]
-    for document in itertools.chain.from_iterable(map(yaml.safe_load_all, files)):
+    (replicated,) = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]["replicatedJobs"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, **replicated["template"]}
+    for document in itertools.chain([job], *map(yaml.safe_load_all, files)):
         kubernetes_validate.validate(document, version, strict=True)
         with pytest.raises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(document | {"specs": {}}, version, strict=True)
 
 
-def test_kubernetes_manifest_satisfies_the_rules_of_the_api():
+def check_job(spec: dict) -> None:
     """The constraints of batch/v1 that its schema does not have, from the API reference of Kubernetes 1.31."""
-    service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    pod, rules = spec["template"]["spec"], spec["podFailurePolicy"]["rules"]
     assert pod["restartPolicy"] == "Never"  # a failure policy cannot be combined with OnFailure
     assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
-    names = [container["name"] for container in pod["containers"]]
-    rules = spec["podFailurePolicy"]["rules"]
-    assert 1 <= len(rules) <= 20
+    assert 1 <= len(rules) <= 20 and pod["terminationGracePeriodSeconds"] >= 60
     for rule in rules:
         assert len(rule.keys() & {"onExitCodes", "onPodConditions"}) == 1
         if codes := rule.get("onExitCodes"):
-            assert codes["containerName"] in names
+            assert codes["containerName"] in [container["name"] for container in pod["containers"]]
             assert codes["values"] == sorted(set(codes["values"])) and 0 not in codes["values"]
+
+
+def test_kubernetes_manifest_satisfies_the_rules_of_the_api():
+    service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    check_job(spec)
     # The coordinator is the pod of index 0: hostname <job>-0 in the subdomain of the headless service.
     name = job["metadata"]["name"]
     assert service["spec"] == {"clusterIP": "None", "selector": {"job-name": name}}
@@ -126,14 +131,15 @@ def test_kubernetes_manifest_satisfies_the_rules_of_the_api():
     command = pod["containers"][0]["args"][0]
     assert command.startswith("exec ") and f"--coordinator {name}-0.{pod['subdomain']}:" in command
     assert f"--processes {spec['completions']} " in command
-    assert pod["terminationGracePeriodSeconds"] >= 60
 
 
 def test_pods_of_a_sweep_have_the_shares_of_their_indices():
     job = yaml.safe_load((LAUNCH / "sweep.yaml").read_text())
     (command,) = job["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert job["spec"]["completionMode"] == "Indexed" and command.startswith("exec ")
-    assert command.endswith(f"--share $JOB_COMPLETION_INDEX/{job['spec']['completions']}")
+    check_job(job["spec"])
+    assert command.startswith("exec ") and command.endswith(
+        f"--share $JOB_COMPLETION_INDEX/{job['spec']['completions']}"
+    )
     assert after_failure(job, cli.STOPPED) == "Ignore" and after_failure(job, cli.USER_ERROR) == "FailJob"
     assert after_failure(job, work.FAILED) == "FailIndex", "the other pods go on"
 
@@ -175,14 +181,6 @@ def test_jobset_has_fields_that_there_are(jobset):
         assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
 
 
-@pytest.mark.parametrize("version", ["1.29", "1.31", "1.36"])
-def test_the_job_of_the_jobset_fits_the_schema(version, jobset):
-    for replicated in jobset["spec"]["replicatedJobs"]:
-        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, **replicated["template"]}
-        kubernetes_validate.validate(job, version, strict=True)
-        assert not any("values" in rule and 0 in rule["values"] for rule in job["spec"]["podFailurePolicy"]["rules"])
-
-
 def after_job_failure(jobset: dict, exit_code: int, conditions: tuple[str, ...] = ()) -> str:
     """What the JobSet controller does about a failed pod: the first rule that fits the Job's reason and message, which
     are those of pkg/controller/job of Kubernetes, else RestartJobSet."""
@@ -217,8 +215,7 @@ def test_jobset_is_a_whole_slice(jobset):
     (replicated,) = jobset["spec"]["replicatedJobs"]
     spec = replicated["template"]["spec"]
     pod = spec["template"]["spec"]
-    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
-    assert pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] >= 60
+    check_job(spec)
     (container,) = pod["containers"]
     shape = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
     chips = spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"]
