@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from naturel_jax.data.images.decode import open_image
 from naturel_jax.data.seen.trained_on import from_used
 from tests.helpers import benchmark_files, image_files
 from tests.helpers.model_files import CAPTIONS, save_hf, tiny
+from tests.helpers.processes import run
 from tfds_naturel.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -239,11 +239,7 @@ def test_evaluate_scores_the_items_that_were_not_trained_on(model, tmp_path, mon
 
 def python(code: str, folder: Path) -> str:
     command = [sys.executable, "-W", "error::SyntaxWarning", "-c", code]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run(command, folder, os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_import_loads_neither_jax_nor_transformers(tmp_path):

@@ -1,13 +1,14 @@
 """The table of families."""
 
 import dataclasses
-import subprocess
 import sys
 
 import pytest
 
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import preset
+from tests.helpers.documents import ROOT
+from tests.helpers.processes import run
 
 
 def test_towers_of_unknown_family_are_rejected():
@@ -24,5 +25,4 @@ def test_models_need_only_jax_flax_and_numpy():
         "import sys, naturel_jax.models.presets; "
         f"print([name for name in {others.split()!r} if name in sys.modules], 'naturel_jax.data' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[] False"
+    assert run([sys.executable, "-c", code], ROOT).strip() == "[] False"

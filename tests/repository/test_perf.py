@@ -2,9 +2,7 @@
 
 import functools
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,8 @@ from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.terms import TERMS
 from perf import adapters, hosts, methods, objectives, pipeline, planner, towers
 from tests.helpers import stuck_loader
+from tests.helpers.documents import ROOT
+from tests.helpers.processes import run
 
 pytestmark = pytest.mark.slow
 
@@ -94,10 +94,9 @@ def test_towers_are_compared_with_other_libraries(name, peers, capsys):
 
 def test_checksums_of_copies_are_measured():
     """In a process of its own: a store's client is kept, with its address."""
-    command = [sys.executable, "-m", "perf.copies", "--megabytes=64", "--files=20"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    printed = run([sys.executable, "-m", "perf.copies", "--megabytes=64", "--files=20"], ROOT)
     said = r"28 files, 64 MiB: found current in [\d.]+ s; their checksums take another -?[\d.]+ s"
-    assert re.match(said, done.stdout)
+    assert re.match(said, printed)
 
 
 @pytest.mark.proof

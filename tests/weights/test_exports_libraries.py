@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from naturel_jax.weights import export, hub, processor_files
 from naturel_jax.weights.sources import Loaded
 from tests.helpers import hub_server, image_files
 from tests.helpers.model_files import gemma_tokenizer, random_adapter, random_params, reduced, sentencepiece_model, tiny
+from tests.helpers.processes import run
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "helpers" / "exports_process.py"
@@ -227,11 +227,7 @@ def computed(root: Path, hub: hub_server.Hub, images: list[str], jobs: dict[str,
     """What the libraries compute, in a process of their own that can reach ``hub`` alone."""
     (root / "jobs.json").write_text(json.dumps({"images": images, "captions": captions(), "jobs": jobs}), "utf-8")
     with hub_server.serve(hub):
-        command = [sys.executable, "-P", SCRIPT, root / "jobs.json", root / "out.npz"]
-        environment = hub.environment(root / "cache")
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr
+        run([sys.executable, "-P", SCRIPT, "jobs.json", "out.npz"], root, hub.environment(root / "cache"))
     with np.load(root / "out.npz") as arrays:
         return dict(arrays)
 
@@ -309,8 +305,5 @@ def test_default_backend_differs_by_the_rounding_of_a_pixel(session, name):
 def test_snippet_of_a_run(session):
     (code,) = code_blocks(session.folders["run"])
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, cwd=session.folders["run"], env=environment, capture_output=True, text=True, check=True
-    )
-    assert re.match(r"\[\[-?0\.\d+ +-?0\.\d+\]\]", done.stdout), done.stdout
+    printed = run([sys.executable, "-c", code], session.folders["run"], environment)
+    assert re.match(r"\[\[-?0\.\d+ +-?0\.\d+\]\]", printed), printed

@@ -2,9 +2,7 @@
 
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +12,7 @@ import pytest
 from naturel_jax import weights
 from naturel_jax.weights import export
 from tests.helpers.model_files import assert_same, tiny
+from tests.helpers.processes import run
 from tests.helpers.worlds import ROOT
 from tfds_naturel.common.errors import UserError
 
@@ -60,14 +59,13 @@ try:
 except OSError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert "model.safetensors: " in done.stdout and "File too large" in done.stdout, done.stderr
+    printed = run([sys.executable, "-c", code], ROOT)
+    assert "model.safetensors: " in printed and "File too large" in printed
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_loading_does_not_hold_a_second_copy():
     """For ViT-L/14, memory grows by the parameters plus the largest one, which is 0.24 of them."""
-    script = Path(__file__).parents[2] / "perf" / "loading.py"
-    run = subprocess.run([sys.executable, script, "clip-l14"], capture_output=True, text=True, check=True)
-    assert 1 < float(re.search(r"\(([\d.]+) times\)", run.stdout).group(1)) < 1.25
+    printed = run([sys.executable, "-m", "perf.loading", "clip-l14"], ROOT)
+    assert 1 < float(re.search(r"\(([\d.]+) times\)", printed)[1]) < 1.25
