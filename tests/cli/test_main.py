@@ -125,20 +125,6 @@ def test_invalid_flags(flags, expected):
         assert part in text
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"data__batch_size": 12}, r"config\.data\.batch_size is 12: not a multiple of the 8 devices"),
-        ({"mesh__data": 3}, r"config\.mesh \(data=3, fsdp=1, tensor=1\) does not fit 8 devices"),
-        ({"eval__benchmarks": ("naturel", "vsr")}, r"config\.eval\.benchmarks .*set config\.eval\.benchmarks_dir"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_invalid_configs_are_rejected_before_training(changes, expected, tmp_path):
-    with pytest.raises(UserError, match=expected):
-        run.run(tiny(**changes), os.fspath(tmp_path))
-
-
 def test_unusable_workdir_is_rejected_before_reading_data(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"workdir .*/file/run cannot be written: Not a directory; choose another"):

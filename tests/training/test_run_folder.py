@@ -95,7 +95,7 @@ def test_start_that_failed_before_its_first_step_binds_nothing(tmp_path):
     for field, value in mistakes.items():
         wrong = config.copy_and_resolve_references()
         wrong[field].update(value)
-        with pytest.raises(UserError, match=r"'absent' is not prepared|config\.mesh \(data=3"):
+        with pytest.raises(UserError, match=r"'absent' is not prepared|mesh \(data=3, .* does not fit 8 devices"):
             run.run(c.load(wrong), tmp_path)
     with run_folder.leased(epath.Path(tmp_path), c.load(config)):
         assert json.loads((tmp_path / "config.json").read_text())["config"]["mesh"]["data"] != 3
