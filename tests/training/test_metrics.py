@@ -35,9 +35,10 @@ def path(tmp_path):
     return epath.Path(tmp_path) / "metrics.jsonl"
 
 
-def metrics(tmp_path, start=0, log_every=2, **changes) -> Metrics:
+def metrics(tmp_path, start=0, log_every=2, **changes) -> contextlib.closing[Metrics]:
+    """A run's metrics, which are closed at the end of a ``with`` block."""
     config = dataclasses.replace(c.load(tiny_config.get_config()), **changes)
-    return Metrics(config, epath.Path(tmp_path), start=start, total=5, log_every=log_every)
+    return contextlib.closing(Metrics(config, epath.Path(tmp_path), start=start, total=5, log_every=log_every))
 
 
 def without_times(lines: list[dict]) -> list[dict]:
@@ -46,11 +47,10 @@ def without_times(lines: list[dict]) -> list[dict]:
 
 def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
     began = time.time() - 0.001  # a line's time is rounded
-    run = metrics(tmp_path)
-    for step in range(1, 6):
-        run.train(step, {"loss": 1 / step, "flops": 0.0})
-    run.write(5, {"naturel/simple": 0.5})
-    run.close()
+    with metrics(tmp_path) as run:
+        for step in range(1, 6):
+            run.train(step, {"loss": 1 / step, "flops": 0.0})
+        run.write(5, {"naturel/simple": 0.5})
     lines = read_json_lines(path)
     assert [(line["step"], line.get("train/loss")) for line in lines] == [(2, 1 / 2), (4, 1 / 4), (5, 1 / 5), (5, None)]
     assert without_times(lines)[-1] == {"step": 5, "naturel/simple": 0.5}
@@ -59,12 +59,11 @@ def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
 
 
 def test_a_step_that_is_left_out_is_logged_whenever_it_comes(tmp_path, path, caplog):
-    run = metrics(tmp_path, log_every=5)
-    for step in range(1, 6):
-        run.train(
-            step, {"loss": 1.0, "flops": 0.0, "taken": step != 3, "grad_norm": 9.0 * step, "grad_norm/usual": 2.0}
-        )
-    run.close()
+    with metrics(tmp_path, log_every=5) as run:
+        for step in range(1, 6):
+            run.train(
+                step, {"loss": 1.0, "flops": 0.0, "taken": step != 3, "grad_norm": 9.0 * step, "grad_norm/usual": 2.0}
+            )
     assert "step 3 left out: gradient norm 27, usually 2 (config.optim.skip_above)" in caplog.text
     assert caplog.text.count("left out") == 1 and "train/taken" not in read_json_lines(path)[0]
 
@@ -73,9 +72,8 @@ def test_continued_run_drops_lines_after_its_checkpoint_and_partial_lines(tmp_pa
     rows = ({"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 3}, {"step": 8, "a": 4})
     path.write_text("\n".join(map(storage.sealed, rows))[:-30])
     assert [line["step"] for line in read_json_lines(path)] == [2, 4, 6]
-    run = metrics(tmp_path, start=4)
-    run.write(6, {"a": 4})
-    run.close()
+    with metrics(tmp_path, start=4) as run:
+        run.write(6, {"a": 4})
     assert without_times(read_json_lines(path)) == [{"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 4}]
 
 
@@ -96,12 +94,11 @@ def test_all_that_a_run_shows_reaches_tensorboard(tmp_path):
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
     began = time.time()
-    run = metrics(tmp_path, tensorboard=True)
-    run.image(0, "first_batch", PNG, "the first batch")
-    scores = {"naturel/simple": 0.25, "naturel/simple/on": 1.0}
-    run.final(5, scores, {"naturel/simple": (0.125, 0.5)}, lambda: [MISTAKE])
-    run.write(5, {"naturel/simple": 0.25})
-    run.close()
+    with metrics(tmp_path, tensorboard=True) as run:
+        run.image(0, "first_batch", PNG, "the first batch")
+        scores = {"naturel/simple": 0.25, "naturel/simple/on": 1.0}
+        run.final(5, scores, {"naturel/simple": (0.125, 0.5)}, lambda: [MISTAKE])
+        run.write(5, {"naturel/simple": 0.25})
     data = next((tmp_path / "tensorboard").iterdir()).read_bytes()
     found, times = {}, []
     while data:  # TFRecord: length (8 bytes), its checksum (4), data, its checksum (4)
@@ -134,14 +131,12 @@ def test_mistakes_are_drawn_with_their_captions_and_cosines():
 
 
 def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
-    run = metrics(tmp_path)
-    run.evaluation(0, {"naturel/simple": 0.5, "naturel/simple/relation/on": 0.25})
-    run.close()
-    again = metrics(tmp_path)  # as if killed before its first checkpoint, so it starts at 0 again
-    assert again.evaluated == {"naturel"}
-    new = {"winoground/text": 0.1, "zeroshot/birds/top1": 0.3}
-    again.evaluation(0, {"naturel/simple": 0.5, "winoground/text/Object": 0.2, **new})
-    again.close()
+    with metrics(tmp_path) as run:
+        run.evaluation(0, {"naturel/simple": 0.5, "naturel/simple/relation/on": 0.25})
+    with metrics(tmp_path) as again:  # as if killed before its first checkpoint, so it starts at 0 again
+        assert again.evaluated == {"naturel"}
+        new = {"winoground/text": 0.1, "zeroshot/birds/top1": 0.3}
+        again.evaluation(0, {"naturel/simple": 0.5, "winoground/text/Object": 0.2, **new})
     lines = without_times(read_json_lines(path))
     assert lines == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, **new}]
     found = recorded.read(epath.Path(tmp_path))
@@ -152,20 +147,17 @@ def test_a_score_that_is_another_when_evaluated_again_has_a_further_line(tmp_pat
     """A finished run's, whose benchmark has other fields or files now."""
     nan = float("nan")
     for scores in ({"my/accuracy": 0.95, "my/none": nan}, {"my/accuracy": 0.55, "my/none": nan}):
-        run = metrics(tmp_path, start=5)
-        run.evaluation(5, scores)
-        run.close()
+        with metrics(tmp_path, start=5) as run:
+            run.evaluation(5, scores)
     lines = without_times(read_json_lines(path))
     assert [line.get("my/accuracy") for line in lines] == [0.95, 0.55] and "my/none" not in lines[1]
     assert recorded.by_step(epath.Path(tmp_path)) == {5: {"my/accuracy": 0.55}}
 
 
 def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd):
-    with caplog.at_level("INFO", "naturel_jax"):
-        run = metrics(tmp_path)
+    with caplog.at_level("INFO", "naturel_jax"), metrics(tmp_path) as run:
         run.train(2, {"loss": 0.25, "flops": 0.0})
         run.evaluation(2, {"naturel/simple": 0.5})
-        run.close()
     assert re.search(r"step 2 of 5: loss 0\.2500, [\d,]+ images/s", caplog.text)
     assert "step 2: naturel/simple 0.500" in caplog.text
     assert "\r" not in capfd.readouterr().err
@@ -175,11 +167,9 @@ def test_a_line_of_the_log_has_few_of_many_scores(tmp_path, caplog, path):
     """The first of each benchmark before others; and of a step's, the same five in one order."""
     scores = {f"{name}/{n}": n / 10 for name in ("mine", "other") for n in range(9)} | {"naturel/complex": 0.75}
     values = {f"term/{n}": 1.0 for n in range(30)} | {"lr": 1e-5, "grad_norm": 2.5, "loss": 0.25, "flops": 0.0}
-    with caplog.at_level("INFO", "naturel_jax"):
-        run = metrics(tmp_path)
+    with caplog.at_level("INFO", "naturel_jax"), metrics(tmp_path) as run:
         run.train(2, dict(values))
         run.evaluation(2, scores)
-        run.close()
     assert re.search(r"step 2 of 5: loss 0\.2500, gradient norm 2\.5, lr 1e-05, [\d,]+ images/s$", caplog.text, re.M)
     shown = "mine/0 0.000, other/0 0.000, naturel/complex 0.750, mine/1 0.100, mine/2 0.200, mine/3 0.300"
     assert f"step 2: {shown}; 13 more in metrics.jsonl" in caplog.text
@@ -248,12 +238,11 @@ class FakeWandb(types.ModuleType):
 
 def test_all_that_a_run_shows_reaches_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
-    run = metrics(tmp_path, wandb="project")
-    run.image(0, "first_batch", PNG, "the first batch")
-    other = MISTAKE._replace(id="8", images=(data_uri("png", files.png(1, (40, 30))),) * 2)
-    run.final(5, {"naturel/simple": 0.25}, {}, lambda: [MISTAKE, other])
-    run.write(5, {"naturel/simple": 0.25})
-    run.close()
+    with metrics(tmp_path, wandb="project") as run:
+        run.image(0, "first_batch", PNG, "the first batch")
+        other = MISTAKE._replace(id="8", images=(data_uri("png", files.png(1, (40, 30))),) * 2)
+        run.final(5, {"naturel/simple": 0.25}, {}, lambda: [MISTAKE, other])
+        run.write(5, {"naturel/simple": 0.25})
     assert fake.runs[0]["config"]["data"]["batch_size"] == 16
     (_, first), scores, (_, mistakes), last = fake.logged
     table = (["score", "value", "low (95%)", "high (95%)"], [["naturel/simple", 0.25, None, None]])
@@ -269,13 +258,12 @@ def test_all_that_a_run_shows_reaches_wandb(tmp_path, monkeypatch):
 
 def test_runs_in_wandb_are_one_only_if_they_are_one_workdir(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
-    for folder in ("a/negclip", "b/negclip", "a/negclip"):
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        metrics(tmp_path / folder, wandb="project").close()
-    (tmp_path / "a").rename(tmp_path / "moved")
-    metrics(tmp_path / "moved/negclip", wandb="project").close()
-    (tmp_path / "a/negclip").mkdir(parents=True)  # the same path on another machine
-    metrics(tmp_path / "a/negclip", wandb="project").close()
+    for number, folder in enumerate(("a", "b", "a", "moved", "a")):  # the last: the same path on another machine
+        if folder == "moved":
+            (tmp_path / "a").rename(tmp_path / folder)
+        (tmp_path / folder / "negclip").mkdir(parents=True, exist_ok=True)
+        with metrics(tmp_path / folder / "negclip", wandb="project"):
+            assert len(fake.runs) == number + 1
     first, other, continued, moved, elsewhere = (run["id"] for run in fake.runs)
     assert first == continued == moved and len({first, other, elsewhere}) == 3
     assert all(run["name"] == "tiny softmax" and run["resume"] == "allow" for run in fake.runs)
@@ -284,12 +272,11 @@ def test_runs_in_wandb_are_one_only_if_they_are_one_workdir(tmp_path, monkeypatc
 def test_evaluation_time_is_not_counted_as_training_time(tmp_path, path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    run = metrics(tmp_path, log_every=1)
-    now[0] = 2.0
-    with run.paused():
-        now[0] = 100.0
-    run.train(1, {"loss": 1.0, "flops": 0.0})
-    run.close()
+    with metrics(tmp_path, log_every=1) as run:
+        now[0] = 2.0
+        with run.paused():
+            now[0] = 100.0
+        run.train(1, {"loss": 1.0, "flops": 0.0})
     assert read_json_lines(path)[0]["train/images_per_s"] == pytest.approx(16 / 2)
 
 
@@ -300,9 +287,8 @@ def test_utilization_is_logged(tmp_path, path, monkeypatch):
     card = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     monkeypatch.setattr("jax.devices", lambda: [card])
     bfloat16 = dataclasses.replace(c.Compute(), dtype="bfloat16")
-    run = metrics(tmp_path, log_every=2, compute=bfloat16)
-    run.train(1, {"loss": 1.0, "flops": 989e12 / 2})
-    now[0] = 2.0
-    run.train(2, {"loss": 1.0, "flops": 989e12 / 2})
-    run.close()
+    with metrics(tmp_path, log_every=2, compute=bfloat16) as run:
+        run.train(1, {"loss": 1.0, "flops": 989e12 / 2})
+        now[0] = 2.0
+        run.train(2, {"loss": 1.0, "flops": 989e12 / 2})
     assert read_json_lines(path)[0]["train/mfu"] == pytest.approx(0.5)

@@ -71,15 +71,11 @@ def make_batch(images: int = 4, side: int = 48) -> Batch:
     return Batch(pixels, np.zeros((8, 8), np.int32), labels, captions)
 
 
-@pytest.fixture
-def drawn():
-    def pixels(batch: Batch) -> np.ndarray:
-        png = first_batch.draw(batch, TEXTS, np.asarray(batch.caption_labels.mult_U))
-        with Image.open(io.BytesIO(png)) as image:
-            assert image.format == "PNG"
-            return np.asarray(image.convert("RGB"))
-
-    return pixels
+def drawn(batch: Batch) -> np.ndarray:
+    png = first_batch.draw(batch, TEXTS, np.asarray(batch.caption_labels.mult_U))
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
 
 
 def holds(page: np.ndarray, image: np.ndarray) -> bool:
@@ -90,14 +86,14 @@ def holds(page: np.ndarray, image: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("side", [48, 96, 224])
-def test_images_are_drawn_as_the_step_receives_them(side, drawn):
+def test_images_are_drawn_as_the_step_receives_them(side):
     batch = make_batch(side=side)
     page, factor = drawn(batch), max(1, 192 // side)
     for image in batch.images[:4]:
         assert holds(page, image.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def test_at_most_16_images_are_drawn_and_padding_is_not(drawn):
+def test_at_most_16_images_are_drawn_and_padding_is_not():
     batch = make_batch(images=18)
     page = drawn(batch)
     shown = [holds(page, image.repeat(4, axis=0).repeat(4, axis=1)) for image in batch.images[:18]]
@@ -105,7 +101,7 @@ def test_at_most_16_images_are_drawn_and_padding_is_not(drawn):
     assert drawn(make_batch(images=2)).shape[0] * 4 == page.shape[0]  # 2 images and a sentinel: two of eight rows
 
 
-def test_sharded_batch_is_drawn_like_one_on_the_host(drawn):
+def test_sharded_batch_is_drawn_like_one_on_the_host():
     batch = make_batch(images=6)
     mesh = make_mesh({"data": -1})
     placed = jax.device_put(batch, batch_sharding(mesh))
@@ -122,7 +118,7 @@ def written(monkeypatch) -> list[str]:
     return texts
 
 
-def test_captions_multiplicities_and_sentinel_are_labelled(written, drawn):
+def test_captions_multiplicities_and_sentinel_are_labelled(written):
     drawn(make_batch())
     page = "\n".join(written)
     assert "image 0\n+ A cat is under the table  \u00d74\n+ \u732b\u306f\u0431\u044b\u043b \\ud800\\x1b" in page

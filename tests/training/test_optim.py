@@ -20,10 +20,6 @@ from tfds_naturel.common.errors import UserError
 torch.set_num_threads(1)  # on a busy machine, more threads wait for the slowest
 
 
-def config(**fields) -> Optim:
-    return Optim(**fields)
-
-
 @pytest.mark.parametrize(
     ("shape", "expected"),
     # 4 warmup steps to 8, then 8 steps of decay, checked at 1/4, 1/2 and the end
@@ -34,19 +30,19 @@ def config(**fields) -> Optim:
     ],
 )
 def test_schedules(shape, expected):
-    rate = optim.make_learning_rate(config(lr=8.0, schedule=shape), total_steps=12, warmup_steps=4)
+    rate = optim.make_learning_rate(Optim(lr=8.0, schedule=shape), total_steps=12, warmup_steps=4)
     for step, value in expected.items():
         np.testing.assert_allclose(float(rate(step)), value, rtol=1e-6, atol=1e-6, err_msg=str(step))
 
 
 def test_schedule_without_warmup_starts_at_the_peak():
-    assert float(optim.make_learning_rate(config(lr=0.5), 10, 0)(0)) == 0.5
+    assert float(optim.make_learning_rate(Optim(lr=0.5), 10, 0)(0)) == 0.5
 
 
 def test_warmup_longer_than_the_run_is_rejected():
     with pytest.raises(UserError, match=r"config\.optim\.warmup is 50 steps; the run has 10"):
-        optim.make_learning_rate(config(), 10, 50)
-    optim.make_learning_rate(config(), 0, 50)  # a run that evaluates only
+        optim.make_learning_rate(Optim(), 10, 50)
+    optim.make_learning_rate(Optim(), 0, 50)  # a run that evaluates only
 
 
 def tree(seed: int):
@@ -84,7 +80,7 @@ def trained(options, steps: int = 3, tree=tree) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
 def test_adamw_matches_pytorch(clip_norm):
     """With OpenCLIP's groups: no decay for norms, biases and the scale. lr: two warmup steps, then the peak."""
-    options = config(lr=0.1, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3, clip_norm=clip_norm)
+    options = Optim(lr=0.1, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3, clip_norm=clip_norm)
     theirs = {path: torch.nn.Parameter(torch.tensor(x)) for path, x in flat(tree(0)).items()}
     groups = [
         {"params": [x for path, x in theirs.items() if path in DECAYED], "weight_decay": 0.3},
@@ -115,7 +111,7 @@ def check_alike(ours: dict[str, np.ndarray], theirs: dict[str, torch.nn.Paramete
 
 def test_sgd_matches_pytorch():
     """With momentum 0.7 and decoupled weight decay, applied in PyTorch by decaying the weights before the step."""
-    options = config(name="sgd", lr=0.1, b1=0.7, weight_decay=0.3)
+    options = Optim(name="sgd", lr=0.1, b1=0.7, weight_decay=0.3)
     theirs = {path: torch.nn.Parameter(torch.tensor(x)) for path, x in flat(tree(0)).items()}
     sgd = torch.optim.SGD(theirs.values(), momentum=0.7)
     for rate in given_gradients(theirs):
@@ -129,14 +125,14 @@ def test_sgd_matches_pytorch():
 def test_first_lion_step_is_the_learning_rate_times_the_sign():
     """arXiv 2302.06675, algorithm 2: the first update is sign((1 - b1) g), whatever the magnitude of the gradient."""
     start = flat(tree(0))
-    after = trained(config(name="lion", lr=0.1, b1=0.9, b2=0.99, weight_decay=0.0), steps=1)
+    after = trained(Optim(name="lion", lr=0.1, b1=0.9, b2=0.99, weight_decay=0.0), steps=1)
     for path, gradient in flat(tree(1)).items():
         np.testing.assert_allclose(after[path], start[path] - 0.05 * np.sign(gradient), rtol=1e-5, err_msg=path)
 
 
 def test_adafactor_matches_optax_at_the_scheduled_rate():
     """arXiv 1804.04235, with update clipping at 1, and without momentum or parameter scaling."""
-    options = config(name="adafactor", lr=0.1, weight_decay=0.0)
+    options = Optim(name="adafactor", lr=0.1, weight_decay=0.0)
     params = tree(0)
     rate = optim.make_learning_rate(options, 10, 2)
     theirs = optax.adafactor(rate, multiply_by_parameter_scale=False, clipping_threshold=1.0, weight_decay_rate=None)
@@ -152,7 +148,7 @@ def test_adafactor_matches_optax_at_the_scheduled_rate():
 @pytest.mark.parametrize("name", ["schedule_free_adamw", "prodigy"])
 def test_contributed_optimizers_match_optax(name):
     """At a constant rate, and with the parameters that a schedule-free one evaluates."""
-    options, params = config(name=name, lr=0.1, b2=0.9, eps=1e-3, weight_decay=0.0), tree(0)
+    options, params = Optim(name=name, lr=0.1, b2=0.9, eps=1e-3, weight_decay=0.0), tree(0)
     betas = {"b1": 0.9, "b2": 0.9} if name != "prodigy" else {"betas": (0.9, 0.9), "safeguard_warmup": True}
     # Prodigy's updates are proportional to its rate, which is 1 here, and multiplied by the schedule's afterwards.
     theirs = getattr(optax.contrib, name)(1.0 if name == "prodigy" else 0.1, eps=1e-3, **betas)
@@ -189,7 +185,7 @@ def test_muon_matches_pytorch():
     rates = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
     muon = torch.optim.Muon(theirs, **rates)
     params = wrapped(start)
-    tx = optim.make_optimizer(config(name="muon", weight_decay=0.0), params, lambda step: 0.1)
+    tx = optim.make_optimizer(Optim(name="muon", weight_decay=0.0), params, lambda step: 0.1)
     updates, _ = tx.update(wrapped(gradient), tx.init(params), params)
     params = optax.apply_updates(params, updates)
     for parameter, g in zip(theirs, matrices(gradient), strict=True):
@@ -212,7 +208,7 @@ def test_adafactor_clips_each_block_of_a_tower_by_itself():
     theirs = [torch.nn.Parameter(torch.from_numpy(block.copy())) for block in start]
     fixed = {"scale_parameter": False, "relative_step": False, "warmup_init": False, "weight_decay": 0.0}
     adafactor = transformers.Adafactor(theirs, lr=0.1, **fixed)
-    tx = optim.make_optimizer(config(name="adafactor", weight_decay=0.0), params, lambda step: 0.1)
+    tx = optim.make_optimizer(Optim(name="adafactor", weight_decay=0.0), params, lambda step: 0.1)
     state = tx.init(params)
     for step in range(3):
         gradients = rng.standard_normal((blocks, *shape)).astype(np.float32)
@@ -227,8 +223,8 @@ def test_adafactor_clips_each_block_of_a_tower_by_itself():
 
 
 def test_multiplier_scales_the_update_and_the_first_match_wins():
-    start, plain = flat(tree(0)), trained(config(lr=0.1), steps=1)
-    scaled = trained(config(lr=0.1, lr_multipliers=(("image/norm/.*", 2.0), ("image/.*", 0.5))), steps=1)
+    start, plain = flat(tree(0)), trained(Optim(lr=0.1), steps=1)
+    scaled = trained(Optim(lr=0.1, lr_multipliers=(("image/norm/.*", 2.0), ("image/.*", 0.5))), steps=1)
     for path in start:
         factor = 2.0 if path.startswith("image/norm") else 0.5 if path.startswith("image/") else 1.0
         expected = start[path] + factor * (plain[path] - start[path])
@@ -236,7 +232,7 @@ def test_multiplier_scales_the_update_and_the_first_match_wins():
 
 
 def test_frozen_parameters_do_not_change_and_have_no_moments():
-    options = config(lr=0.1, clip_norm=1.0, lr_multipliers=(("image/.*", 0),))
+    options = Optim(lr=0.1, clip_norm=1.0, lr_multipliers=(("image/.*", 0),))
     start, after = flat(tree(0)), trained(options)
     for path in start:
         assert np.array_equal(after[path], start[path]) == path.startswith("image/"), path
@@ -256,8 +252,8 @@ def test_multipliers_of_single_blocks():
     """A path with a number is of that block, one without of all; for each block, the first match wins."""
     rules = (("image/transformer/blocks/0/.*", 0.0), ("image/transformer/blocks/[02]/mlp/kernel", 0.5))
     rules += (("image/transformer/blocks/mlp/kernel", 2.0),)
-    start, plain = flat(tower(0)), trained(config(lr=0.1), 1, tower)
-    scaled = trained(config(lr=0.1, lr_multipliers=rules), 1, tower)
+    start, plain = flat(tower(0)), trained(Optim(lr=0.1), 1, tower)
+    scaled = trained(Optim(lr=0.1, lr_multipliers=rules), 1, tower)
     kernel = "image/transformer/blocks/mlp/kernel"
     np.testing.assert_array_equal(scaled[kernel][0], start[kernel][0])
     expected = start[kernel] + np.array([0, 2, 0.5, 2])[:, None, None] * (plain[kernel] - start[kernel])
@@ -268,7 +264,7 @@ def test_multipliers_of_single_blocks():
 def test_layer_decay_is_that_of_beit():
     """0.5 to the number of layers above: three blocks' for the first of four, five for embeddings, none at the end."""
     params = {**tower(0), "logit_scale": jnp.ones(())}
-    found = optim.multipliers(config(layer_decay=0.5, lr_multipliers=(("image/patch", 8.0), ("logit.*", 3.0))), params)
+    found = optim.multipliers(Optim(layer_decay=0.5, lr_multipliers=(("image/patch", 8.0), ("logit.*", 3.0))), params)
     np.testing.assert_allclose(
         found["image"].pop("transformer")["blocks"]["mlp"]["kernel"], [1 / 16, 1 / 8, 1 / 4, 1 / 2]
     )
@@ -277,14 +273,14 @@ def test_layer_decay_is_that_of_beit():
 
 @pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
 def test_frozen_blocks_keep_their_bits(name):
-    options = config(name=name, lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
+    options = Optim(name=name, lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
     start, after = flat(tower(0)), trained(options, tree=tower)
     kernel = "image/transformer/blocks/mlp/kernel"
     assert (start[kernel] == after[kernel]).all(axis=(1, 2)).tolist() == [True, True, False, False]
 
 
 def test_frozen_blocks_keep_their_bits_in_an_optimizers_own_average():
-    options = config(name="schedule_free_adamw", lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
+    options = Optim(name="schedule_free_adamw", lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
     params, kernel = tower(0), "image/transformer/blocks/mlp/kernel"
     tx = optim.make_optimizer(options, params, lambda step: 0.1)
     updates, state = tx.update(tower(1), tx.init(params), params)
@@ -308,12 +304,12 @@ def test_lowest_frozen_blocks(rules, blocks):
     """Blocks without a trained parameter in or below them."""
     model = Model(preset("tiny-clip"))  # has four blocks, too
     params = {**model.shapes(), **tower(0)}
-    frozen = optim.frozen_blocks(config(lr_multipliers=rules), model.config, params)
+    frozen = optim.frozen_blocks(Optim(lr_multipliers=rules), model.config, params)
     assert frozen == {"image": blocks, "text": 0}
 
 
 def test_multiplier_that_matches_nothing_is_rejected():
     with pytest.raises(UserError, match=r"blocks/4/\.\*' matches no parameter"):
-        optim.multipliers(config(lr_multipliers=(("image/transformer/blocks/4/.*", 0.0),)), tower(0))
+        optim.multipliers(Optim(lr_multipliers=(("image/transformer/blocks/4/.*", 0.0),)), tower(0))
     with pytest.raises(UserError, match=r"lr_multipliers: 'vision/\.\*' matches no parameter; paths look like 'image/"):
-        optim.make_optimizer(config(lr_multipliers=(("vision/.*", 0.1),)), tree(0), lambda step: 0.1)
+        optim.make_optimizer(Optim(lr_multipliers=(("vision/.*", 0.1),)), tree(0), lambda step: 0.1)
