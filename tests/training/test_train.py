@@ -132,9 +132,9 @@ def test_nonfinite_step_leaves_the_state_unchanged(folder):
     steps = Steps(folder, (("logit_scale", 0.0),), **{"optim.lr": 1e30})
     finite = [bool(metrics["finite"]) for metrics in steps.metrics]
     assert finite == [True, False, False]
-    for path, kept in named(steps.params[1]).items():
-        assert np.isfinite(kept).all()
-        np.testing.assert_array_equal(named(steps.params[3])[path], kept, err_msg=path)
+    kept = named(steps.params[1])
+    assert all(np.isfinite(x).all() for x in kept.values())
+    np.testing.assert_equal(named(steps.params[3]), kept)
 
 
 @pytest.mark.slow

@@ -24,10 +24,7 @@ UNSCORED = ("--config.eval.benchmarks=()", "--config.eval.during={}")
 def assert_same_run(workdir: Path, reference: Path) -> None:
     """Compares every step's loss and the final parameters, bit for bit."""
     assert losses(workdir) == losses(reference) and sorted(losses(workdir)) == list(range(1, LAST + 1))
-    expected, actual = parameters(reference), parameters(workdir)
-    assert expected.keys() == actual.keys()
-    for path in expected:
-        np.testing.assert_array_equal(actual[path], expected[path], err_msg=path)
+    np.testing.assert_equal(parameters(workdir), parameters(reference))
 
 
 def close(actual: dict[int, float], expected: dict[int, float], rtol: float) -> None:
@@ -175,16 +172,6 @@ def test_run_of_eight_devices_continues_on_one_device_and_on_two_processes(eight
         assert "from step 15" in run.finish()
     for workdir in (one.workdir, two[0].workdir):
         close(losses(workdir), losses(eight_devices), 1e-5)
-
-
-@pytest.mark.proof
-def test_two_processes_match_one_with_the_sigmoid_loss(folder):
-    one = Run(folder / "sigmoid-one", form="sigmoid")
-    one.finish()
-    two = two_processes(folder / "sigmoid-two", form="sigmoid")
-    for run in two:
-        run.finish()
-    close(losses(two[0].workdir), losses(one.workdir), 1e-5)
 
 
 @pytest.mark.slow
