@@ -2,7 +2,6 @@
 
 import pickle
 
-import absl.flags
 import jax
 import numpy as np
 import pytest
@@ -57,16 +56,6 @@ def test_largest_batch_is_looked_for_in_the_whole_run(clip, monkeypatch):
     assert made.largest_shapes(80).captions_to_embed == made.shapes(70).captions_to_embed
     assert asked == [*range(0, 80, 10), 70]
     assert made.largest_shapes(0).captions_to_embed == made.shapes(0).captions_to_embed, "a run that evaluates only"
-
-
-@pytest.mark.slow
-def test_batches_do_not_depend_on_worker_processes(clip):
-    absl.flags.FLAGS.mark_as_parsed()
-    data = source()
-    for one, other in zip(
-        pipeline(clip, data).batches(0, 4), pipeline(clip, data, workers=2).batches(0, 4), strict=True
-    ):
-        jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_images_do_not_depend_on_device_count(clip):
