@@ -56,12 +56,6 @@ def run_check(folder, capsys, *flags) -> str:
     return printed
 
 
-NO_IMAGE = (
-    "'image' or 'filepath' or 'file_name' or 'filename' or 'image_path' or 'jpg' or 'jpeg' or 'png' or 'webp' (image); "
-    "it has 'caption'"
-)
-
-
 @pytest.mark.parametrize("workers", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_list_has_every_bad_record_and_its_reason(workers, table, capsys):
     output = run_check(table, capsys, "--workers", workers)
@@ -70,22 +64,21 @@ def test_list_has_every_bad_record_and_its_reason(workers, table, capsys):
     whole = "photos/damaged-10.jpg: not a readable image (0 bytes): expected JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
     assert lines[0] == f"         2  {whole} (the first of them)", "numbers do not make another kind of reason"
     assert sum(int(line[:10]) for line in lines) == 9 and len(lines) == 7
-    assert any(line.endswith("my.jsonl:60: no field " + NO_IMAGE) for line in lines)
     reasons = {row["record"]: row["reason"] for row in bad_rows(table)}
     expected = {
         10: r"not a readable image \(0 bytes\)",
-        20: "field 'caption' (positives) is empty",
+        20: r"field 'caption' \(positives\) is empty",
         30: r"not a readable image \(4 bytes\)",
         40: "positives has 3; expected a string",
         50: r"not a readable JPEG \(300 bytes\)",
-        60: "no field 'image' or .* (image); it has 'caption'",
+        60: r"no field 'image' or .* \(image\); it has 'caption'",
         70: r"not a readable JPEG \(2 bytes\)",
         80: "not JSON",
         90: "No such file",
     }
     assert list(reasons) == list(expected)
     for n, match in expected.items():
-        assert re.search(match.replace("(positives)", r"\(positives\)").replace("(image);", r"\(image\);"), reasons[n])
+        assert re.search(match, reasons[n])
 
 
 def test_bad_records_are_left_out_up_to_a_limit(table, capsys):

@@ -65,11 +65,7 @@ def test_dataset_of_a_stranger_runs_no_code_and_stays_in_its_folder(mine, tmp_pa
     old = json.dumps({"type": "hostile.Feature", "content": {}})
     template = json.loads(info)["splits"][0]["filepathTemplate"]
     for name, content, match in (
-        (
-            "features.json",
-            features.replace(text, "hostile.Feature", 1),
-            r"class 'hostile\.Feature'",
-        ),
+        ("features.json", features.replace(text, "hostile.Feature", 1), r"class 'hostile\.Feature'"),
         ("features.json", old, r"is of the class 'hostile\.Feature'; expected one of TFDS's own"),
         ("features.json", features.replace(text, f"{text}s", 1), r"not a readable TFDS dataset \(Unrecognized Feature"),
         ("features.json", "[", r"features\.json: not JSON"),

@@ -54,6 +54,17 @@ def clip_processor() -> Processor:
     return Processor(context=77, size=224, **processor_files.openai_tokenizer(hub.clip_vocabulary(), 77), **CLIP.pixels)
 
 
+def read(folder, family, context: int) -> Processor:
+    """With the tokenizer of a folder."""
+    text = processor_files.tokenizer(folder, family, context)
+    return Processor(context=context, size=224, **text, **family.pixels)
+
+
+def pixels(processor: Processor, data: bytes) -> np.ndarray:
+    """What a tower gets, as other libraries have it: channels first."""
+    return normalize(processor.image(data)[None], processor.mean, processor.std)[0].transpose(2, 0, 1)
+
+
 @pytest.fixture(scope="module")
 def siglip_folder(tmp_path_factory):
     """A folder with a tokenizer file like SigLIP's."""
@@ -96,11 +107,9 @@ def test_clip_ids_match_transformers(clip_processor, tmp_path):
     expected = theirs(captions(), padding="max_length", truncation=True, max_length=77, return_tensors="np")[
         "input_ids"
     ]
-    text = processor_files.tokenizer(tmp_path, CLIP, 77)
-    np.testing.assert_array_equal(Processor(context=77, size=224, **text, **CLIP.pixels).tokenize(captions()), expected)
     theirs.save_pretrained(tmp_path / "saved")
-    text = processor_files.tokenizer(tmp_path / "saved", CLIP, 77)
-    np.testing.assert_array_equal(Processor(context=77, size=224, **text, **CLIP.pixels).tokenize(captions()), expected)
+    for folder in (tmp_path, tmp_path / "saved"):
+        np.testing.assert_array_equal(read(folder, CLIP, 77).tokenize(captions()), expected)
 
 
 @pytest.mark.parametrize("context", [16, 64])
@@ -109,8 +118,7 @@ def test_siglip_ids_match_transformers(siglip_folder, context):
     expected = theirs(captions(), padding="max_length", truncation=True, max_length=context, return_tensors="np")[
         "input_ids"
     ]
-    text = processor_files.tokenizer(siglip_folder, SIGLIP, context)
-    processor = Processor(context=context, size=224, **text, **SIGLIP.pixels)
+    processor = read(siglip_folder, SIGLIP, context)
     ours = processor.tokenize(captions())
     np.testing.assert_array_equal(ours, expected)
     assert (ours[:, -1] == 1).all()  # truncated texts also end in the end token
@@ -132,8 +140,7 @@ def test_sentencepiece_settings_that_give_other_ids_are_refused(field, value, si
 
 
 def test_siglip_export_keeps_its_sentencepiece_model(siglip_folder, tmp_path):
-    text = processor_files.tokenizer(siglip_folder, SIGLIP, 64)
-    processor_files.write(tmp_path, Processor(context=64, size=224, **text, **SIGLIP.pixels), SIGLIP)
+    processor_files.write(tmp_path, read(siglip_folder, SIGLIP, 64), SIGLIP)
     assert (tmp_path / "spiece.model").read_bytes() == (siglip_folder / "spiece.model").read_bytes()
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(theirs.tokenizer, transformers.SiglipTokenizer)
@@ -143,8 +150,7 @@ def test_siglip_export_keeps_its_sentencepiece_model(siglip_folder, tmp_path):
 def test_siglip2_texts_are_lowercased_and_end_in_the_end_token(tmp_path):
     """Gemma's tokenizer files, as published with SigLIP 2, do neither by themselves (transformers issue 43101)."""
     vocab, merges = gemma_tokenizer(tmp_path, ["A Cat"])
-    text = processor_files.tokenizer(tmp_path, SIGLIP, 8)
-    ours = Processor(context=8, size=224, **text, **SIGLIP.pixels).tokenize(["A Cat", "cat " * 20])
+    ours = read(tmp_path, SIGLIP, 8).tokenize(["A Cat", "cat " * 20])
     reference = transformers.Siglip2Tokenizer(vocab=vocab, merges=merges)
     expected = [reference.encode(t, add_special_tokens=False) for t in ("A Cat", "cat " * 20)]
     assert ours[0].tolist() == [*expected[0], 1, *[0] * (7 - len(expected[0]))]
@@ -159,8 +165,7 @@ def test_padding_side_is_by_default_that_of_the_tokenizers_class(tmp_path, kind)
     assert "padding_side" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
     texts, padding = ["cat", "a cat cat"], {"padding": "max_length", "max_length": 8, "truncation": True}
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)(texts, **padding)["input_ids"]
-    text = processor_files.tokenizer(tmp_path, SIGLIP, 8)
-    ours = Processor(context=8, size=224, **text, **SIGLIP.pixels).tokenize(texts)
+    ours = read(tmp_path, SIGLIP, 8).tokenize(texts)
     assert ours.tolist() == theirs and theirs[0][0] == vocab["<pad>"] != theirs[0][-1]
 
 
@@ -194,13 +199,10 @@ def test_images_match_transformers_pil_backend(clip_processor, size):
     data = photo(*size)
     image = Image.open(io.BytesIO(data))
     clip = transformers.CLIPImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
-    ours = normalize(clip_processor.image(data)[None], clip_processor.mean, clip_processor.std)[0]
-    np.testing.assert_allclose(ours.transpose(2, 0, 1), clip, atol=2e-6)
+    np.testing.assert_allclose(pixels(clip_processor, data), clip, atol=2e-6)
     siglip = dataclasses.replace(clip_processor, **SIGLIP.pixels)
     theirs = transformers.SiglipImageProcessorPil(resample=2)(image, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(
-        normalize(siglip.image(data)[None], siglip.mean, siglip.std)[0].transpose(2, 0, 1), theirs, atol=2e-6
-    )
+    np.testing.assert_allclose(pixels(siglip, data), theirs, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (640, 424), (297, 224), (299, 224), (224, 301)])
@@ -210,8 +212,7 @@ def test_images_match_openclips_transform(clip_processor, size):
     transform = open_clip.image_transform(224, is_train=False)
     theirs = transform(Image.open(io.BytesIO(data))).numpy()
     processor = dataclasses.replace(clip_processor, centre="round")
-    ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
-    np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=2e-6)
+    np.testing.assert_allclose(pixels(processor, data), theirs, atol=2e-6)
 
 
 def test_boxes_are_cropped_before_resizing(clip_processor):
@@ -248,8 +249,7 @@ def test_transparency_and_palettes_as_in_each_library(clip_processor, name, data
     last = open_clip.image_transform(224, is_train=False)(opened()).numpy()
     for fields, theirs in (({"to_rgb": "on_white"}, white), ({"to_rgb": "last", "centre": "round"}, last)):
         processor = dataclasses.replace(clip_processor, **fields)
-        ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
-        np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=2e-6, err_msg=f"{name} {fields}")
+        np.testing.assert_allclose(pixels(processor, data), theirs, atol=2e-6, err_msg=f"{name} {fields}")
     expected = clip_processor.image(encoded(opened().convert("RGB")))
     np.testing.assert_array_equal(
         dataclasses.replace(clip_processor, to_rgb="last").for_benchmarks().image(data), expected
