@@ -402,12 +402,9 @@ def test_command_line_errors_name_the_fix(opened, tmp_path):
         ("full", "--manual_dir", str(tmp_path / "none")): r"--manual_dir .*none: not a folder",
         ("coco_order", "--manual_dir", str(tmp_path)): r"coco_karpathy_train.json",
         ("full", "--unofficial", "--name", "../../evil"): r"dataset name '../../evil': expected letters, digits and",
-        ("full", "--name", "../../evil"): r"dataset name '../../evil'",
         ("scenes", "--name", "mine"): r"--name: only for Open Images",
-        ("full", "--unofficial", "--name", "a b"): r"dataset name 'a b'",
         ("full", "--name", "a", "--quality", "101"): r"quality 101: expected a number from 1 to 100",
         ("full", "--name", "a", "--max_missing", "nan"): r"max_missing nan: expected a number from 0 to 1",
-        ("scenes", "--seed", "1"): r"--seed: only for Open Images",
     }.items():
         with pytest.raises((UserError, FileNotFoundError), match=match):
             build.main([*arguments, *out])

@@ -60,11 +60,8 @@ def test_shares_are_even_and_overlap(people, overlap):
 
 def test_a_sample_has_the_relations_of_all_and_shares_are_in_the_page(small, tmp_path, capsys):
     bank.save(tmp_path / "bank.tsv", small)
-    command = ["--bank", str(tmp_path / "bank.tsv"), "--review", str(tmp_path / "out"), "--photos", str(tmp_path)]
-    (tmp_path / "images" / "train").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"annotations: has no"):
-        audit.main(command)
-    audit.main([*command[:4], "--sample", "4", "--assign", "anna, ben", "--overlap", "1"])
+    command = ["--bank", str(tmp_path / "bank.tsv"), "--review", str(tmp_path / "out")]
+    audit.main([*command, "--sample", "4", "--assign", "anna, ben", "--overlap", "1"])
     assert "review.html: 4 pairs, 0 triplets with photos; anna: 2; ben: 2\n" in capsys.readouterr().out
     data = embedded(tmp_path / "out" / "review.html", "form")
     assert [screen["title"] for screen in data["screens"]] == [str(CAT)] * 2 + [str(MAN)] * 2
@@ -76,7 +73,7 @@ def test_a_sample_has_the_relations_of_all_and_shares_are_in_the_page(small, tmp
         ("--assign", "anna,anna"): r"name 'anna' is repeated",
     }.items():
         with pytest.raises(UserError, match=match):
-            audit.main([*command[:4], *flags])
+            audit.main([*command, *flags])
 
 
 # ---- Agreement -------------------------------------------------------------------------------------------------------
@@ -175,13 +172,8 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
         ('triplet,text,decision\nA|on|B,"=1+1",accept\n', r"a.csv:2: text '=1\+1' begins like a formula"),
         ('triplet,text,decision\n"=1|on|B",x,accept\n', r"a.csv:2: triplet '=1\|on\|B' begins like a formula"),
         ("triplet,text,decision\nA|on|B,x,accept,ben\n", r"a.csv: not a readable table \(line 2 has 4 cells; the head"),
-        ("triplet,text,decision,annotator\nA|on|B,x,accept\n", r"\(line 2 has 3 cells; the header has 4\)"),
         ("triplet,text,decision\nA|on|B,x,\n", r"a.csv: has no decision; expected one of each caption that was judged"),
         ("triplet,text\n", r"a.csv:1: columns \['triplet', 'text'\]; missing \['decision'\]"),
-        (
-            "triplet,text,decision,decision\nA|on|B,x,accept,reject\n",
-            r"a.csv: not a readable table \(two columns are called 'decision'",
-        ),
         ("x" * (decisions.MAX_BYTES + 1), r"a.csv: 16,777,217 bytes; expected at most 16,777,216"),
     ],
 )

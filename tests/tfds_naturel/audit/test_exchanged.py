@@ -174,7 +174,7 @@ def test_decisions_on_exchanges_are_refused(tmp_path, triplet, message):
 
 
 def test_hostile_words_stay_words(tmp_path):
-    bad = '</script><script>alert(1)</script>"\t&\u2028'
+    bad = '</script><script>alert(1)</script><!--{{rows}}"\t&\u2028'
     example = {"image": b"\xff\xd8", "image_id": bad.encode()}
     example["objects"] = {"label": [bad.encode()], "box": [np.array([0.1, 0.2, 0.3, 0.4], np.float32)]}
     found = exchanged.Found(Pair(bad, "x", bad, bad, kind="binding"), (Triplet(bad, "is", "Red"),), ("test", 0))

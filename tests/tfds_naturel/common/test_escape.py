@@ -11,10 +11,9 @@ import pytest
 
 from naturel_jax import storage
 from naturel_jax.evaluators import results
-from naturel_jax.report import compare, plots, report
+from naturel_jax.report import plots, report
 from naturel_jax.report.tables import MEASURED, Cell, ModelRow
 from tfds_naturel.common import escape
-from tfds_naturel.common.errors import UserError
 from tfds_naturel.release import card
 
 SCORE = {"value": -0.5, "count": 2, "low": 0.0, "high": 1.0}
@@ -101,11 +100,6 @@ def test_no_name_leaves_the_results_or_shares_a_folder(tmp_path):
             folder.mkdir(parents=True)
             assert folder.resolve().parent.parent == tmp_path.resolve()
     assert len({results.file_name(name) for name in NAMES}) == len(NAMES)
-
-
-def test_comparison_of_a_benchmark_elsewhere_is_not_found(tmp_path):
-    with pytest.raises(UserError, match="'a' matches no model in"):
-        compare.main(["a", "b", "--out", str(tmp_path), "--benchmark", "../../secret"])
 
 
 def test_dataset_card_escapes_cells():

@@ -9,8 +9,7 @@ import zipfile
 import pytest
 
 from tests.helpers.bombs import hidden_size
-from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, new_folder, open_zip, read_tsv, unzip
+from tfds_naturel.common.files import dict_rows, new_folder, open_zip, unzip
 
 
 def test_file_system_without_locks_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
@@ -28,12 +27,6 @@ def test_short_rows_under_a_long_header_stay_short():
     assert (names, next(rows), next(rows)) == (["a", "b", "c"], {"a": "1"}, {"a": "1", "b": "2", "c": "3"})
     with pytest.raises(csv.Error, match="line 5 has 4 cells; the header has 3"):
         next(rows)
-
-
-def test_a_row_of_a_table_that_is_cut_short_is_refused(tmp_path):
-    (tmp_path / "key.tsv").write_text("item\tlabel\nn-1\ttrue\nn-2\n")
-    with pytest.raises(UserError, match=r"key.tsv: not a readable table \(line 3 has 1 cells; the header has 2\)"):
-        read_tsv(tmp_path / "key.tsv")
 
 
 def test_no_more_is_unpacked_of_a_zip_file_than_the_size_that_it_states(tmp_path):

@@ -289,23 +289,15 @@ def test_a_full_disk_leaves_negclips_files_as_they_were(dataset, tmp_path, monke
 
 @pytest.mark.slow
 def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
-    export.save(tmp_path / "tiny", *tiny("tiny-clip"), form="hf")
-    rows, shown, numbers = _mine_dataset(dataset, tmp_path / "out.parquet", "--model", str(tmp_path / "tiny"))
+    model, pool = tmp_path / "tiny", tmp_path / "pool"
+    export.save(model, *tiny("tiny-clip"), form="hf")
+    rows, shown, numbers = _mine_dataset(dataset, tmp_path / "out.parquet", f"--model={model}")
     assert len(rows) == sum(len(triplets) for triplets in shown.values())
     assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill the remaining slots"
     assert all(len(negatives) >= 4 for negatives in numbers)
-    embed_pool = [
-        "--model",
-        str(tmp_path / "tiny"),
-        "--source",
-        "naturel/small",
-        "--dtype",
-        "float32",
-        "--store",
-        "float32",
-    ]
-    embed.main([*embed_pool, "--data_dir", str(dataset.parents[2]), "--out", str(tmp_path / "pool")])
-    pooled, _, _ = _mine_dataset(dataset, tmp_path / "pooled.parquet", "--pool", str(tmp_path / "pool"))
+    source = ["--source=naturel/small", f"--data_dir={dataset.parents[2]}"]
+    embed.main([f"--model={model}", *source, "--dtype=float32", "--store=float32", f"--out={pool}"])
+    pooled, _, _ = _mine_dataset(dataset, tmp_path / "pooled.parquet", f"--pool={pool}")
     assert pooled == rows, "the index is exact for so few images"
     report = json.loads((tmp_path / "pooled.parquet.json").read_text())
     assert report["rows"] == len(rows) and report["index"]["kind"] == "Flat" and report["dropped"]

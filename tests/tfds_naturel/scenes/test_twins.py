@@ -73,10 +73,7 @@ def test_winoground(folder):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        ("visual_genome_relation", scene_items.VG_RELATION),
-        ("visual_genome_attribution", scene_items.VG_ATTRIBUTION),
-    ],
+    [("visual_genome_relation", scene_items.VG_RELATION), ("visual_genome_attribution", scene_items.VG_ATTRIBUTION)],
 )
 def test_aro(folder, name, kind):
     rows = json.loads((folder / "aro" / f"{name}.json").read_text())
