@@ -69,10 +69,8 @@ def test_names_in_the_plural_and_with_an_ampersand():
     )
     assert checks.check(captions) == []
     assert "a high heels" not in texts(captions) and "&" not in texts(captions) and "high heels" in texts(captions)
-    plural = {
-        label: lexicon.nouns(label)[0].plural for label in ("Earrings", "Roller skates", "Dress", "Bus", "Tennis")
-    }
-    assert plural == {"Earrings": True, "Roller skates": True, "Dress": False, "Bus": False, "Tennis": False}
+    expected = {"Earrings": True, "Roller skates": True, "Dress": False, "Bus": False, "Tennis": False}
+    assert {label: lexicon.nouns(label)[0].plural for label in expected} == expected
 
 
 def test_bank_has_each_pose_of_each_person():
@@ -100,9 +98,8 @@ def _write(folder: Path, triplets: list[Triplet], images: int) -> None:
 
 def _build(folder: Path, *arguments: str) -> tfds.core.DatasetBuilder:
     out = folder / "out"
-    build.main(
-        ["full_v6", "--manual_dir", str(folder), "--data_dir", str(out), "--unofficial", "--name", "v6", *arguments]
-    )
+    folders = ["--manual_dir", str(folder), "--data_dir", str(out)]
+    build.main(["full_v6", *folders, "--unofficial", "--name", "v6", *arguments])
     return tfds.builder_from_directory(next((out / "naturel").glob("*/*/dataset_info.json")).parent)
 
 

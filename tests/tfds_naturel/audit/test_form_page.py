@@ -128,10 +128,8 @@ def test_review_by_touch(page, small, forms, tmp_path):
     assert page.run(COUNT) == "2 of 32 answered; screen 2 of 16", "a second touch takes it back"
     written = page.run("csv()")
     rows = list(csv.DictReader(io.StringIO(written)))
-    assert [(row["decision"], row["reason"], row["annotator"]) for row in rows] == [
-        ("accept", "", "Ada"),
-        ("reject", 'says "on", twice', "Ada"),
-    ]
+    said = [(row["decision"], row["reason"], row["annotator"]) for row in rows]
+    assert said == [("accept", "", "Ada"), ("reject", 'says "on", twice', "Ada")]
     (tmp_path / "decisions.csv").write_text(written, encoding="utf-8")
     assert decisions.rejected([tmp_path / "decisions.csv"]) == {(CAT, small[CAT][1].text)}
 
@@ -183,10 +181,8 @@ def test_two_people_at_one_browser_do_not_share_decisions(page, forms):
     page.press("ArrowDown")
     page.press("k")
     page.click("#change")
-    assert page.run("document.querySelector('#people').innerText.split(/\\s*\\n\\s*/)") == [
-        "Ada: 1 answered",
-        "Bea: 1 answered",
-    ]
+    people = page.run("document.querySelector('#people').innerText.split(/\\s*\\n\\s*/)")
+    assert people == ["Ada: 1 answered", "Bea: 1 answered"]
     page.click("#people button")
     assert page.run("csv().split('\\r\\n').length") == 3 and '"Ada"' in page.run("csv()")
 
@@ -205,9 +201,8 @@ def test_files_of_others_are_refused_by_row(page, small, forms):
     }.items():
         page.run(f"restore({json.dumps(text)})")
         assert message in page.run(MESSAGE) and page.run("given.size") == 0
-    page.run(
-        f"restore({json.dumps(f'triplet,text,decision{chr(10)}{row},accept{chr(10)}A|on|B,{MALICIOUS[:20]},accept')})"
-    )
+    text = f"triplet,text,decision\n{row},accept\nA|on|B,{MALICIOUS[:20]},accept"
+    page.run(f"restore({json.dumps(text)})")
     assert "1 rows are not about this page" in page.run(MESSAGE) and page.run("given.size") == 1
     page.run("load({ target: { files: [{ name: 'big.csv', size: 2e7 }] } })")
     assert page.run(MESSAGE) == "big.csv has 20000000 bytes; expected at most 16000000"
@@ -218,11 +213,8 @@ def test_shared_page_gives_each_person_their_screens(page, forms):
     page.open(forms["shared"])
     page.run("localStorage.clear()")
     page.check(forms["shared"], "NatuRel captions: review")
-    assert page.run("[...document.querySelectorAll('#people button')].map(button => button.textContent)") == [
-        "Anna: none answered",
-        "Ben: none answered",
-        f"{MALICIOUS}: none answered",
-    ]
+    people = page.run("[...document.querySelectorAll('#people button')].map(button => button.textContent)")
+    assert people == [f"{name}: none answered" for name in ("Anna", "Ben", MALICIOUS)]
     assert page.run("getComputedStyle(document.getElementById('start')).display") == "none"
     page.click("#people button:nth-child(2)")
     assert page.run(COUNT) == "0 of 4 answered; screen 1 of 2"
@@ -241,11 +233,9 @@ def test_questions_to_readers(page, forms, tmp_path):
     (tmp_path / "answers.csv").write_text(page.run("csv()"))
     key = Path(forms["questions"].removeprefix("file://")).with_name("key.tsv")
     answers = readers.read_answers(tmp_path / "answers.csv", readers.read_key(key))
-    assert answers == {f"natural-{n}": "53"[n == 1] for n in range(1, 6)} | {"truth-1": "true", "truth-2": "false"} | {
-        "truth-3": "open",
-        "truth-4": "true",
-        "choice-1": "2",
-    }
+    natural = {f"natural-{n}": "53"[n == 1] for n in range(1, 6)}
+    truth = {"truth-1": "true", "truth-2": "false", "truth-3": "open", "truth-4": "true"}
+    assert answers == natural | truth | {"choice-1": "2"}
 
 
 def test_bindings_and_positions_are_compared_with_their_photos(page, tmp_path):

@@ -88,9 +88,8 @@ def test_what_is_written_does_not_follow_a_link(tmp_path):
     others.write_text("somebody's")
     for name in ("answers.md", "text_alone.tsv"):
         (folder / name).symlink_to(others)
-    answers = answer(
-        tmp_path / "a.tsv", items, lambda item: {"natural": "", "truth": "true", "choice": "1"}[item.question]
-    )
+    said = {"natural": "", "truth": "true", "choice": "1"}
+    answers = answer(tmp_path / "a.tsv", items, lambda item: said[item.question])
     audit.main(["--readers", str(folder), "--score", str(answers)])
     assert others.read_text() == "somebody's" and not (folder / "answers.md").is_symlink()
 

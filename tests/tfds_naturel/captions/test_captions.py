@@ -110,8 +110,7 @@ def test_predicates_claim_what_their_words_say(label, claims):
         claim = predicate.claim("Cat", "Desk")
         for shape in ("plain", "inverted", "cleft"):
             if shape != "inverted" or predicate.front:
-                said.setdefault(grammar.render(shape, predicate, x, y, ("the", "the")), set()).update(
-                    {claim, converse(claim)}
-                )
+                text = grammar.render(shape, predicate, x, y, ("the", "the"))
+                said.setdefault(text, set()).update({claim, converse(claim)})
     for text, claim in claims.items():
         assert said[text] == {Triplet.parse(claim), converse(Triplet.parse(claim))}

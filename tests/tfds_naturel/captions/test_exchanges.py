@@ -80,11 +80,8 @@ def test_both_claims_say_what_joins_the_things():
     beside = annotated(*shown)
     higher = annotated(*shown, boxes={"Chair": (0.1, 0.6, 0.3, 0.75), "Table": MIDDLE["Table"]})
     for image, joined in ((at, ["Chair|at|Table"]), (beside, ["Chair|beside|Table"]), (higher, [])):
-        (found,) = (
-            found
-            for found in exchanges.bindings(image, LISTED, lambda fact: True)
-            if name_of(found.false).endswith("Chair|is|Wooden || Table|is|Plastic")
-        )
+        exchanged = exchanges.bindings(image, LISTED, lambda fact: True)
+        (found,) = (one for one in exchanged if name_of(one.false).endswith("Chair|is|Wooden || Table|is|Plastic"))
         assert name_of(found.true) == " || ".join([*joined, *shown])
         assert name_of(found.false) == " || ".join([*joined, "Chair|is|Wooden", "Table|is|Plastic"])
     held_out = exchanges.bindings(at, LISTED, lambda fact: fact != AT)
@@ -277,9 +274,7 @@ CROWDED = range(4, 200, 20)  # by the box file, these photos have two chairs
 def _rows(n):
     """Chairs at tables of one of two materials each, or a cat and a dog on them; sides change as well."""
     if n % 4 < 2:
-        (one, other), sides = (
-            (("Plastic", "Wooden"), (LEFT, RIGHT)) if n % 4 else (("Wooden", "Plastic"), (RIGHT, LEFT))
-        )
+        (one, other), sides = (pair[:: 1 if n % 4 else -1] for pair in (("Plastic", "Wooden"), (LEFT, RIGHT)))
         attributes = row(n, "Chair", "is", one, sides[0]), row(n, "Table", "is", other, sides[1])
         return [*attributes, row(n, "Chair", "at", "Table", *sides)]
     first, second = ("Cat", "Dog") if n % 4 == 2 else ("Dog", "Cat")
@@ -347,10 +342,8 @@ def test_card_counts_them(built):
     relations = by_relation.keys()
     assert relations == {("binding", "is"), ("binding", "on"), ("position", "left_of"), ("position", "right_of")}
     card = (built.data_path / "README.md").read_text()
-    assert all(
-        f"| {kind} | {escape.markdown(relation)} | {by_relation[kind, relation]} |" in card
-        for kind, relation in relations
-    )
+    for kind, relation in relations:
+        assert f"| {kind} | {escape.markdown(relation)} | {by_relation[kind, relation]} |" in card
 
 
 def _source(built, name):

@@ -113,9 +113,8 @@ def test_audit_reports_the_fixed_wording_and_all_wordings(tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert "32 captions of 2 triplets, 16 of them paraphrase 0; " in report
     rows = [line.strip("| ").split(" | ")[:2] for line in report[report.index("### All paraphrases") :].splitlines()]
-    assert [row for row in rows if row[0] in ("masked", "raw", "style")] == [
-        [v, "14"] for v in ("masked", "raw", "style")
-    ]
+    views = ("masked", "raw", "style")
+    assert [row for row in rows if row[0] in views] == [[view, "14"] for view in views]
 
 
 def test_review_page_has_each_wording_beside_the_others():

@@ -84,9 +84,8 @@ def test_report_shows_names_and_problems_literally(tmp_path):
 
 
 def test_plots_draw_names_literally():
-    rows = [
-        ModelRow(name, MEASURED, {"x": Cell(0.5, (0.4, 0.6))}) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)
-    ]
+    names = ("$\\frac$", "_a", "$", "a\x07", "x" * 200)
+    rows = [ModelRow(name, MEASURED, {"x": Cell(0.5, (0.4, 0.6))}) for name in names]
     assert plots.dots(rows, {"x": "$x^{$"})
 
 

@@ -56,11 +56,8 @@ def test_survey_maps_images_to_triplets_and_back():
     images = [[CAT_ON_TABLE, WOODEN], [], [WOODEN], [PLAYS, CAT_ON_TABLE]]
     survey = Survey.from_bytes(_survey(*images).to_bytes())
     assert [survey.triplets_of(n) for n in range(4)] == images and survey.image_ids == [f"image{n}" for n in range(4)]
-    assert {t: result.tolist() for t, result in zip(survey.triplets, survey.images_of(), strict=True)} == {
-        CAT_ON_TABLE: [0, 3],
-        WOODEN: [0, 2],
-        PLAYS: [3],
-    }
+    by_triplet = {t: result.tolist() for t, result in zip(survey.triplets, survey.images_of(), strict=True)}
+    assert by_triplet == {CAT_ON_TABLE: [0, 3], WOODEN: [0, 2], PLAYS: [3]}
     assert survey.count({"image0", "image2"}) == {CAT_ON_TABLE: 1, WOODEN: 2}
 
 
@@ -255,9 +252,8 @@ def test_negclips_training_code_reads_what_was_mined(dataset, tmp_path):
     found = pd.read_csv(tmp_path / "negclip/train_neg_clip.tsv", sep="\t", converters=converters)
     images = [Path(path).stem for path in found["filepath"]]
     negatives = {(row["image_id"], row["triplet"]): row["negatives"] for row in rows}
-    assert (
-        0 < len(found) <= len(negatives) and all(map(len, found["neg_caption"])) and all(map(len, found["neg_image"]))
-    )
+    assert 0 < len(found) <= len(negatives)
+    assert all(map(len, found["neg_caption"])) and all(map(len, found["neg_image"]))
     for image, path, title, wrong, numbers in zip(
         images, found["filepath"], found["title"], found["neg_caption"], found["neg_image"], strict=True
     ):
@@ -331,9 +327,8 @@ def test_invalid_options_are_rejected(dataset, tmp_path, options, match):
 
 def test_contrast_does_not_show_the_triplet_and_shows_the_false_claim_if_it_can():
     inside = Triplet("Cat", "inside_of", "Table")
-    contrasts = mining.Contrasts(
-        _survey([CAT_ON_TABLE], [TABLE_ON_CAT], [inside], [CAT_ON_TABLE, inside], [DOG_ON_TABLE])
-    )
+    images = [CAT_ON_TABLE], [TABLE_ON_CAT], [inside], [CAT_ON_TABLE, inside], [DOG_ON_TABLE]
+    contrasts = mining.Contrasts(_survey(*images))
     assert contrasts.find(0, CAT_ON_TABLE, TABLE_ON_CAT) == (1, True)
     assert contrasts.find(0, CAT_ON_TABLE, CAT_UNDER_TABLE) == (1, True), "the same fact, with swapped roles"
     assert contrasts.find(0, CAT_ON_TABLE, inside) == (2, True), "image 3 shows the triplet as well"
@@ -352,12 +347,7 @@ def test_full_disk_is_named_and_nothing_is_left_on_it(tmp_path):
         "rows = ((str(n) * 9, 'Cat|on|Table', [str(-n)], ['swap']) for n in range(9999))\n"
         "pool.save(epath.Path('a.parquet'), rows, None, Counter(), mining.Margins(), {})"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.fspath(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    env = os.environ | {"PYTHONPATH": os.fspath(ROOT)}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.stderr.splitlines()[-1].endswith("File too large: 'a.parquet'"), run.stderr
     assert not list(tmp_path.iterdir())

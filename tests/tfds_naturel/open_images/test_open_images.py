@@ -126,10 +126,7 @@ def test_malformed_rows_are_counted_and_listed_with_line_numbers(tmp_path):
     with (tmp_path / "rejects.csv").open(newline="") as f:
         written = list(csv.DictReader(f))
     kinds = [kind for kind, lines in MALFORMED.items() for _ in lines]
-    assert [(int(w["line"]), w["kind"]) for w in written] == [
-        *((102 + i, k) for i, k in enumerate(kinds)),
-        (102 + len(bad), "columns"),
-    ]
+    assert [(int(w["line"]), w["kind"]) for w in written] == [*enumerate([*kinds, "columns"], 102)]
     assert max(len(w["text"]) for w in written) <= 200 and written[0]["file"] == path.name
 
 
@@ -149,13 +146,10 @@ def test_few_malformed_rows_do_not_fail_the_build(read):
 def test_wrong_columns_and_descriptions_are_rejected(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("ImageID,LabelName1,LabelName2,RelationshipLabel\n")
-    with (
-        pytest.raises(
-            ValueError, match=r"rows.csv:1: columns 'ImageID,LabelName1,LabelName2,RelationshipLabel'; expected"
-        ),
-        contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects,
-    ):
+    rejects = Rejects(tmp_path / "rejects.csv")
+    with pytest.raises(ValueError, match=r"rows.csv:1: columns 'ImageID,.*,RelationshipLabel'; expected"):
         next(annotations.read_rows(path, VOCABULARY, rejects))
+    rejects.close()
     folder = write_release(tmp_path / "annotations", [])
     classes = folder / "class-descriptions-boxable.csv"
     for bad in ("/m/01yrx\n", "/m/01yrx,Cat\n/m/01yrx,Dog\n", "/m/01yrx,Cat|Dog\n", '/m/01yrx,"Cat\tDog"\n'):
@@ -274,13 +268,10 @@ def test_malformed_boxes_are_counted(tmp_path):
 def test_other_columns_of_a_box_file_are_refused(tmp_path):
     path = tmp_path / "boxes.csv"
     path.write_text(",".join(boxes.COLUMNS).replace("IsGroupOf,IsDepiction", "IsDepiction,IsGroupOf") + "\n")
-    with (
-        pytest.raises(
-            UserError, match=r"boxes.csv:1: columns 'ImageID,.*; expected '.*IsGroupOf,IsDepiction,IsInside'"
-        ),
-        contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects,
-    ):
+    rejects = Rejects(tmp_path / "rejects.csv")
+    with pytest.raises(UserError, match=r"boxes.csv:1: columns 'ImageID,.*; expected '.*IsGroupOf,IsDepiction,IsIn"):
         boxes.spool(path, CLASSES, set(), Buckets(tmp_path, "boxes", 0), rejects)
+    rejects.close()
 
 
 # ---- Image metadata --------------------------------------------------------------------------------------------------
@@ -295,13 +286,11 @@ def test_attributions_of_the_requested_images(tmp_path):
     buckets = Buckets(tmp_path, "attribution", 1)
     attribution.spool(path, {image_id(3), image_id(4), image_id(99)}, buckets, rejects)
     rejects.close()
-    actual = {
-        key: value for digit in buckets.prefixes for key, value in attribution.attributions(buckets, digit).items()
-    }
-    license_ = "https://creativecommons.org/licenses/by/2.0/"
-    assert actual == {
-        image_id(n): Attribution(license_, f"Author {n}", f"https://example.org/photo/{n}") for n in (3, 4)
-    }
+    actual = {}
+    for digit in buckets.prefixes:
+        actual |= attribution.attributions(buckets, digit)
+    by = "https://creativecommons.org/licenses/by/2.0/"
+    assert actual == {image_id(n): Attribution(by, f"Author {n}", f"https://example.org/photo/{n}") for n in (3, 4)}
     assert rejects.counts == {"metadata": 1}
     path.write_text("ImageID,License\n")
     with pytest.raises(UserError, match=r"missing \['Author', 'OriginalLandingURL'\]"):

@@ -1,6 +1,7 @@
 """Near-duplicates, held-out triplets and split shares."""
 
 import collections
+import itertools
 
 import numpy as np
 
@@ -11,9 +12,8 @@ from tfds_naturel.open_images import splits
 def test_near_duplicate_groups_match_all_pairs():
     rng = np.random.default_rng(0)
     bases = rng.integers(0, 2**63, 40, dtype=np.uint64)
-    noise = np.array(
-        [sum(1 << int(b) for b in rng.choice(64, k, replace=False)) for k in rng.integers(0, 4, 400)], object
-    )
+    flips = [sum(1 << int(b) for b in rng.choice(64, k, replace=False)) for k in rng.integers(0, 4, 400)]
+    noise = np.array(flips, object)
     hashes = np.array([int(bases[i % 40]) ^ int(n) for i, n in enumerate(noise)], np.uint64)
     expected = np.arange(400)  # smallest row reachable through links, by repeated relaxation over all pairs
     linked = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= 3
@@ -27,12 +27,8 @@ def test_near_duplicate_groups_match_all_pairs():
 def test_held_out_triplets_keep_classes_relations_and_converses_in_training():
     rng = np.random.default_rng(0)
     classes = [f"C{i}" for i in range(12)]
-    triplets = {
-        Triplet(a, r, b): int(rng.integers(1, 50))
-        for a in classes
-        for b in classes[:6]
-        for r in ("on", "under", "hits")
-    }
+    drawn = itertools.product(classes, classes[:6], ("on", "under", "hits"))
+    triplets = {Triplet(a, r, b): int(rng.integers(1, 50)) for a, b, r in drawn}
     triplets[Triplet("Rare", "wears", "C1")] = 1
     triplets |= {Triplet(a, "holds", "C1"): 1 for a in classes}
     total = sum(triplets.values())

@@ -94,9 +94,8 @@ def released_drawn(drawn, tmp_path_factory) -> Path:
 def _examples(dataset: Path) -> dict[str, list]:
     """The examples of a built dataset by split, their images encoded."""
     builder = tfds.builder_from_directory(str(dataset))
-    sources = {
-        s: builder.as_data_source(s, decoders={"image": tfds.decode.SkipDecoding()}) for s in builder.info.splits
-    }
+    encoded = {"image": tfds.decode.SkipDecoding()}
+    sources = {split: builder.as_data_source(split, decoders=encoded) for split in builder.info.splits}
     return {split: [source[n] for n in range(len(source))] for split, source in sources.items()}
 
 
@@ -225,9 +224,8 @@ def test_checksums_and_sizes(built, released, capsys):
     assert {line.partition(":")[0] for line in done.stdout.splitlines()} == names - {"SHA256SUMS"}
     sums = dict(reversed(line.split("  ")) for line in (released / "SHA256SUMS").read_text().splitlines())
     files = json.loads((released / "croissant.json").read_text())["distribution"][:-1]
-    assert {file["contentUrl"]: file["sha256"] for file in files} == {
-        n: s for n, s in sums.items() if n in sums and n.startswith("data/")
-    }
+    tables = {name: checksum for name, checksum in sums.items() if name.startswith("data/")}
+    assert {file["contentUrl"]: file["sha256"] for file in files} == tables
     rows = _rows(built)
     every = [row for split in rows.values() for row in split]
     captions, objects = (sum(len(row[column]) for row in every) for column in ("captions", "objects"))
@@ -270,11 +268,8 @@ def test_official_files_are_the_published_ones():
 
 def test_statements_follow_the_build(opened, built, released, tmp_path):
     text = (released / "README.md").read_text()
-    people = sum(
-        any(thing["label"] in ("Man", "Woman") for thing in row["objects"])
-        for rows in _rows(built).values()
-        for row in rows
-    )
+    every = [row for rows in _rows(built).values() for row in rows]
+    people = sum(any(thing["label"] in ("Man", "Woman") for thing in row["objects"]) for row in every)
     assert f"{people} of 89 images have an object labelled Man" in text and "for 88 images" in text
     assert "files other than those that Google published" in text and "No reviewers' decisions were applied" in text
     assert 'license: ["cc-by-4.0", "apache-2.0"]' in text
@@ -352,11 +347,9 @@ def test_folder_is_finished_or_absent(drawn, tmp_path, monkeypatch):
     """Only what a process left that does not run any more is removed."""
     code = f"from pathlib import Path; from tfds_naturel.common.files import new_folder; here = Path({str(tmp_path)!r})"
     code += "\nwith new_folder(here / 'out'): print(*here.iterdir(), flush=True); input()"
-    start = functools.partial(subprocess.Popen, [sys.executable, "-c", code], text=True)
-    with (
-        start(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed,
-        start(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running,
-    ):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    start = functools.partial(subprocess.Popen, [sys.executable, "-c", code], text=True, **pipes)
+    with start() as killed, start() as running:
         assert killed.stdout and running.stdout and running.stdin
         killed.stdout.readline(), running.stdout.readline()
         assert len(folders := set(tmp_path.iterdir())) == 2

@@ -379,23 +379,21 @@ def test_bindings_and_positions_are_what_the_scene_shows(exchanged):
         scene = draw(config, "train", int(row["image_id"][-7:]))
         boxes = {thing.label: thing.box for thing in scene.things}
         colours = {thing.label: thing.attribute for thing in scene.things}
-        for kind, polarity, asserts in zip(
-            *(row["captions"][name] for name in ("kind", "polarity", "asserts")), strict=True
-        ):
+        columns = (row["captions"][name] for name in ("kind", "polarity", "asserts"))
+        for kind, polarity, asserts in zip(*columns, strict=True):
+            is_true = POLARITIES[polarity] == "positive"
             claims = facts_of(asserts.decode()) if KINDS[kind] in EXCHANGED_KINDS else ()
             if KINDS[kind] == "binding":
                 painted = [fact for fact in claims if fact.relation == "is"]
                 assert len(painted) == 2 and all(map(scene.is_true, set(claims) - set(painted)))
-                assert all(colours[fact.subject] == fact.object for fact in painted) == (
-                    POLARITIES[polarity] == "positive"
-                )
+                assert all(colours[fact.subject] == fact.object for fact in painted) == is_true
             if KINDS[kind] == "position":
                 *at, (subject, relation, object_) = claims
                 assert all(fact.relation == "at" and scene.is_true(fact) for fact in at)
                 here, there = _centre(boxes[subject])[0], _centre(boxes[object_])[0]
                 xmin, _, xmax, _ = boxes[object_]
                 apart = abs(here - there) > (xmax - xmin) / 4 if at else min(abs(here - 0.5), abs(there - 0.5)) > 0.04
-                assert apart and ((here < there) == (relation == "left_of")) == (POLARITIES[polarity] == "positive")
+                assert apart and ((here < there) == (relation == "left_of")) == is_true
 
 
 def test_words_are_as_often_true_as_false(exchanged):
@@ -441,9 +439,8 @@ def test_two_agents_exchange_their_things(tmp_path):
             assert len(on_left) == 4 and all({fact.subject, fact.object} <= on_left.keys() for fact in claims[text])
             left, right = sorted((scene.things[:2], scene.things[2:]), key=lambda pair: pair[0].box)
             assert max(thing.box[2] for thing in left) < min(thing.box[0] for thing in right)
-    trained_on = [
-        prepared.open_source(builder.data_path, "train", tmp_path / f"{kind}", kind).items for kind in (None, "binding")
-    ]
+    opened = (prepared.open_source(builder.data_path, "train", tmp_path / f"{k}", k) for k in (None, "binding"))
+    trained_on = [source.items for source in opened]
     assert [len(one) for one in trained_on] == [16, 16]
     assert sorted(np.concatenate([one.left_out for one in trained_on])) == [*range(32)]
 

@@ -28,11 +28,11 @@ TAGS = {"man": "NN", "horse": "NN", "dog": "NN", "brown": "JJ", "small": "JJ"}
 @pytest.fixture
 def tagger(monkeypatch):
     """Replaces spaCy's model by a table of tags."""
-    monkeypatch.setattr(
-        word_order,
-        "spacy_tags",
-        lambda texts: [[(word, TAGS.get(word, "X")) for word in text.split()] for text in texts],
-    )
+
+    def tagged(texts):
+        return [[(word, TAGS.get(word, "X")) for word in text.split()] for text in texts]
+
+    monkeypatch.setattr(word_order, "spacy_tags", tagged)
 
 
 def _build(config, manual_dir, out):
@@ -86,9 +86,8 @@ def test_coco_order_from_karpathys_training_captions(tmp_path, tagger):
     for n, caption in enumerate(["a brown horse and a small man", "a man walks the small dog"]):
         positive, *negatives = [row for row in rows if row.group == n]
         assert positive == Row(n, 0, 1, caption, "coco:57870", "")
-        assert [(row.pair, row.polarity, row.asserts) for row in negatives] == [
-            (pair, 0, "") for pair in range(len(negatives))
-        ]
+        assert [row.pair for row in negatives] == [*range(len(negatives))]
+        assert {(row.polarity, row.asserts) for row in negatives} == {(0, "")}
         assert all(row.text != caption and sorted(row.text.split()) == sorted(caption.split()) for row in negatives)
         operations = [row.operation for row in negatives]
         assert 1 <= len(operations) <= 4 and operations == [name for name in word_order.SHUFFLES if name in operations]
@@ -104,9 +103,8 @@ def _negclip(folder, rows):
     with (folder / "coco" / "train_neg_clip.tsv").open("w", newline="") as f:
         writer = csv.writer(f, delimiter="\t")
         writer.writerow(["", "title", "filepath", "neg_caption", "neg_image"])
-        writer.writerows(
-            [n, title, f"/home/author/coco/{name}", *lists] for n, (title, name, *lists) in enumerate(rows)
-        )
+        for n, (title, name, *lists) in enumerate(rows):
+            writer.writerow([n, title, f"/home/author/coco/{name}", *lists])
 
 
 def test_negclips_own_training_file(tmp_path):
