@@ -117,9 +117,7 @@ def test_damaged_copy_of_an_image_is_not_replaced_by_another_image_but_made_agai
     data, (copies, _) = opened(), sorted(tmp_path.rglob("images.bin"))
     whole = copies.read_bytes()
     copies.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(
-        UserError, match=r"image 'part-0\.parquet:11': its copy in .*images\.bin is damaged; run the same"
-    ):
+    with pytest.raises(UserError, match=r"image 'part-0\.parquet:11': its copy in .*images\.bin is damaged; run"):
         list(pipeline(data).batches(0, 3))
     assert len(opened().items) == files.COUNT and copies.read_bytes() == whole
 

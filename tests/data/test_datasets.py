@@ -19,9 +19,8 @@ from tfds_naturel.common.errors import UserError
 
 
 def test_prepared_dataset_opens_with_and_without_prefix():
-    plain, prefixed = (
-        datasets.open_source(name, str(data_dir()), "validation") for name in ("naturel/tiny", "tfds:naturel/tiny")
-    )
+    names = ("naturel/tiny", "tfds:naturel/tiny")
+    plain, prefixed = (datasets.open_source(name, str(data_dir()), "validation") for name in names)
     assert len(plain.items) == len(prefixed.items) == 40
     assert list(plain.items.texts) == list(prefixed.items.texts) and plain.read_image(7) == prefixed.read_image(7)
     assert plain.read_image(0).startswith(b"\xff\xd8")

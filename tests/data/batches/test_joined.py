@@ -93,9 +93,8 @@ def test_words_that_are_exchanged():
 
 def test_nouns_of_facts_are_known_without_a_tagger():
     text, facts = "A young boy sits on a wooden table.", ("Boy|on|Table", "Table|is|Wooden")
-    assert {(text[a:b], kind) for a, b, kind in tags.named(text, facts)} == {
-        *(("young boy", 0), ("table", 0), ("wooden", 1))
-    }
+    named = {(text[a:b], kind) for a, b, kind in tags.named(text, facts)}
+    assert named == {("young boy", 0), ("table", 0), ("wooden", 1)}
     assert tags.named(text, ("a boy on a table",)) == []
 
 
@@ -105,9 +104,8 @@ def test_words_of_a_tagged_table_are_exchanged(clip):
     table = collect("tagged", [(text, [Group([Caption(text)])]) for text in texts])
     places = [[text.index(" ") + 1, len(text), 0] for text in texts]
     table = dataclasses.replace(table, tags=Tags(Ragged.from_rows(places), np.ones(3, bool), "by hand"))
-    (true, sentences), (_, false) = recipe("joined").sample_joined(
-        table, np.arange(3), np.array([1, 2, 0]), generator(0, 0, 0)
-    )
+    halves = np.arange(3), np.array([1, 2, 0])
+    (true, sentences), (_, false) = recipe("joined").sample_joined(table, *halves, generator(0, 0, 0))
     assert true.lengths.tolist() == [2, 2, 2] and sentences[:2] == ["red one. blue two.", "blue two. red one."]
     assert set(false[0].split(". ")) <= {"red two", "red two.", "blue one", "blue one."} and len(false) == 3
 
@@ -199,9 +197,8 @@ def test_pipeline_of_a_config(clip):
     raw = config(turns="batches", batch_size=4)
     raw.data.mixture = {"joined": c.part("tiny", "clic"), "plain": c.part("tiny", "positives")}
     data, of = source(), preset("tiny-clip")
-    first, again = (
-        list(make_pipeline(c.load(raw), [data] * 2, of, clip, mesh(1)).batches(start, 4)) for start in (0, 2)
-    )
+    pipelines = [make_pipeline(c.load(raw), [data] * 2, of, clip, mesh(1)) for _ in range(2)]
+    first, again = (list(pipeline.batches(start, 4)) for pipeline, start in zip(pipelines, (0, 2), strict=True))
     for one, other in zip(first[2:], again, strict=True):
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.tokens, other.tokens)

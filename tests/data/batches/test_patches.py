@@ -219,7 +219,5 @@ def test_patches_of_embedded_images_are_refused():
     message = r"config\.data\.cache is 'embeddings' and config\.data\.patch_dropout is 0\.5: .*patch_dropout to 0\.0"
     with pytest.raises(UserError, match=message):
         config(**{"data.cache": "embeddings", "data.crop_scale": (1.0, 1.0)})
-    with pytest.raises(
-        UserError, match=r"config\.data\.patch_dropout is 1\.0; expected a number from 0 to less than 1"
-    ):
+    with pytest.raises(UserError, match=r"data\.patch_dropout is 1\.0; expected a number from 0 to less than 1"):
         config(**{"data.patch_dropout": 1.0})

@@ -27,9 +27,8 @@ def clip():
 
 
 def pipeline(clip, data: Source, devices: int = 1, **reading) -> Pipeline:
-    plans = Planner(
-        [MixturePart(data.items, recipe("single_pair"))], clip, batch_size=4, shards=devices, seed=7, trim_eos=1
-    )
+    part = MixturePart(data.items, recipe("single_pair"))
+    plans = Planner([part], clip, batch_size=4, shards=devices, seed=7, trim_eos=1)
     return pipelines.make(plans, [data], Crops(24, (0.8, 1.0)), mesh(devices), **reading)
 
 
@@ -89,18 +88,10 @@ def test_pipeline_from_a_config(family, clip):
     pipe = make_pipeline(config(), [data], model, processor(family), mesh)
     (batch,) = pipe.batches(0, 1)
     assert batch.images.shape == (16, *[model.image.size] * 2, 3)  # 8 shards, each an image and its sentinel
-    assert (batch.tokens.shape[1] == model.text.context) == (family == "siglip"), (
-        "only a causal tower's text is truncated"
-    )
-    again = Planner(
-        [MixturePart(data.items, recipe("single_pair"))],
-        processor(family),
-        batch_size=8,
-        shards=8,
-        seed=3,
-        trim_eos=model.text.eos_id if family == "clip" else None,
-        chunks=2,
-    )
+    whole = batch.tokens.shape[1] == model.text.context
+    assert whole == (family == "siglip"), "only a causal tower's text is truncated"
+    part, trim = MixturePart(data.items, recipe("single_pair")), model.text.eos_id if family == "clip" else None
+    again = Planner([part], processor(family), batch_size=8, shards=8, seed=3, trim_eos=trim, chunks=2)
     jax.tree.map(np.testing.assert_array_equal, tuple(batch)[1:4], tuple(again.plan(0))[1:4])
 
 

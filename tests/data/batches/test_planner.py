@@ -79,9 +79,8 @@ def test_labels_by_hand(clip):
     np.testing.assert_array_equal(captions.id_U, [*range(used), *[-2] * (len(captions.id_U) - used)])
     asserts = dict(row for rows in TRIPLETS.values() for row in rows)
     for u in range(used):
-        assert set(captions.asserts_UA[u].tolist()) - {-2} == (
-            {number[asserts[text[u]]]} if asserts[text[u]] else set()
-        )
+        fact = asserts[text[u]]
+        assert set(captions.asserts_UA[u].tolist()) - {-2} == ({number[fact]} if fact else set())
 
 
 def test_sources_share_caption_rows_and_fact_numbers(clip):
@@ -90,9 +89,8 @@ def test_sources_share_caption_rows_and_fact_numbers(clip):
     plan = planner(clip, parts=parts).plan(0)
     text = words(plan, clip)
     row = text.index("The cat is under the table.")
-    assert (
-        text.count(text[row]) == 1 and plan.caption_labels.mult_U[row] == 4
-    )  # negative of two images, positive of two
+    assert text.count(text[row]) == 1
+    assert plan.caption_labels.mult_U[row] == 4, "negative of two images, positive of two"
     shown = {s: plan.image_labels.shows_IT[n, 0] for n, s in enumerate(r.source for r in plan.rows[:-1])}
     assert shown[0] != shown[1] and set(plan.caption_labels.asserts_UA[row].tolist()) - {-2} == {shown[1]}
 
@@ -125,9 +123,8 @@ def test_captions_are_resampled_every_epoch(clip):
 
 
 def test_rewritten_caption_asserts_nothing(clip):
-    plan = planner(
-        clip, "order_shuffles", parts=[MixturePart(items(12, ("Cat|on|Table",)), recipe("order_shuffles"))]
-    ).plan(0)
+    part = MixturePart(items(12, ("Cat|on|Table",)), recipe("order_shuffles"))
+    plan = planner(clip, parts=[part]).plan(0)
     asserted = plan.caption_labels.asserts_UA[:, 0] >= 0
     positives, negatives = plan.image_labels.positives_IK[:-1], plan.image_labels.negatives_IK[:-1]
     assert asserted[positives].all() and not asserted[negatives].any()
@@ -146,9 +143,8 @@ def test_mixture_weights(clip):
 
 
 def test_caption_row_counts_take_few_values(clip):
-    plans = planner(
-        clip, "single_pair", batch_size=64, shards=4, parts=[MixturePart(items(100), recipe("single_pair"))]
-    )
+    part = MixturePart(items(100), recipe("single_pair"))
+    plans = planner(clip, batch_size=64, shards=4, parts=[part])
     sizes = {len(plans.plan(step).tokens) for step in range(30)}
     assert len(sizes) <= 8 and all(size % 4 == 0 and size <= 128 for size in sizes)
 
@@ -198,23 +194,19 @@ def test_image_without_mined_images_has_no_partner(clip):
 def test_texts_are_in_id_order(clip):
     plans = planner(clip, "single_pair")
     for step in (0, 3):
-        assert (
-            plans.texts(step) == words(plans.plan(step), clip)[: int((plans.plan(step).caption_labels.id_U >= 0).sum())]
-        )
+        plan = plans.plan(step)
+        assert plans.texts(step) == words(plan, clip)[: int((plan.caption_labels.id_U >= 0).sum())]
 
 
 def test_groups_of_any_size_in_one_batch():
     """Plain captions mixed with many pairs: rows are padded, unknown facts match nothing, multiplicities follow."""
     plain = collect("plain", [(f"p{n}", [Group([Caption(f"caption {n}")])]) for n in range(2)])
-    sizes = (1, 3)
-    pairs = [
-        (f"q{n}", [Group([Caption("true", f"fact:{n}")], [Caption(f"wrong {k}", pair=k) for k in range(size)])])
-        for n, size in enumerate(sizes)
-    ]
-    parts = [
-        MixturePart(plain, recipe("positives"), 0.5),
-        MixturePart(collect("pairs", pairs), recipe("all_pairs"), 0.5),
-    ]
+    sizes, pairs = (1, 3), []
+    for n, size in enumerate(sizes):
+        negatives = [Caption(f"wrong {k}", pair=k) for k in range(size)]
+        pairs.append((f"q{n}", [Group([Caption("true", f"fact:{n}")], negatives)]))
+    mixed = ((plain, "positives"), (collect("pairs", pairs), "all_pairs"))
+    parts = [MixturePart(table, recipe(name), 0.5) for table, name in mixed]
     plans = planner(processor("clip", ["caption true wrong 0 1 2"]), parts=parts)
     plan = plans.plan(0)
     images, captions, texts = plan.image_labels, plan.caption_labels, plans.texts(0)
@@ -299,9 +291,7 @@ def test_sides_are_named_by_words_and_by_relations():
 
 def test_batch_without_any_item_of_a_source(clip):
     for name in [name for name in RECIPES if not RECIPES[name].swaps]:
-        parts = [
-            MixturePart(items(12), recipe("single_pair"), 0.99),
-            MixturePart(items(12), recipe(name), 0.01, Ragged.from_rows([[1]] * 12)),
-        ]
+        rare = MixturePart(items(12), recipe(name), 0.01, Ragged.from_rows([[1]] * 12))
+        parts = [MixturePart(items(12), recipe("single_pair"), 0.99), rare]
         plan = planner(clip, parts=parts).plan(0)
         assert {row.source for row in plan.rows} == {0, -1} and items_of(plan) == items_of(planner(clip).plan(0))

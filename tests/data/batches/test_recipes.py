@@ -76,9 +76,8 @@ def test_every_triplet_of_an_image_is_sampled():
 
 
 def _table(positives: int, negatives: int):
-    captions = [
-        [Caption(f"{side}{n}", pair=n) for n in range(count)] for side, count in (("p", positives), ("n", negatives))
-    ]
+    sides = (("p", positives), ("n", negatives))
+    captions = ([Caption(f"{side}{n}", pair=n) for n in range(count)] for side, count in sides)
     return collect("table", [("image", [Group(*captions)])])
 
 

@@ -105,10 +105,8 @@ def test_boxes_have_the_ratio_and_share_of_their_image():
         assert 0 <= box.left <= width - box.width and 0 <= box.top <= height - box.height
         for side, whole in ((box.width, width), (box.height, height)):
             assert side == 1 or 0.5**0.5 * whole - 0.5 <= side <= 0.8**0.5 * whole + 0.5
-        assert abs(box.width / width - box.height / height) <= 0.5 / width + 0.5 / height or 1 in (
-            box.width,
-            box.height,
-        )
+        apart = abs(box.width / width - box.height / height)
+        assert apart <= 0.5 / width + 0.5 / height or 1 in (box.width, box.height)
     assert 110 < sum(box.mirrored for box in boxes.each()) < 190
     whole = boxes_keeping_ratio(*sides.T, np.full(len(sides), False), (1.0, 1.0), draws)
     assert [box[:4] for box in whole.each()] == [(0, 0, width, height) for width, height in sides.tolist()]
@@ -248,7 +246,5 @@ def test_what_naflex_models_do_not_have_is_refused(fields, name):
 
 
 def test_max_patches_of_other_models_are_refused():
-    with pytest.raises(
-        UserError, match=r"config\.data\.max_patches is 24, but the model is not a NaFlex.*; set it to 0"
-    ):
+    with pytest.raises(UserError, match=r"data\.max_patches is 24, but the model is not a NaFlex.*; set it to 0"):
         check_naflex(config(), preset("tiny-siglip"))

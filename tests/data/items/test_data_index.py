@@ -260,27 +260,18 @@ def test_images_that_are_not_files_end_with_an_error(tmp_path):
     names = ("pipe.jpg", "zero.jpg", "huge.jpg")
     (tmp_path / "my.jsonl").write_text("".join(json.dumps({"image": p, "caption": "a cat"}) + "\n" for p in names))
     source = datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train")
-    for n, match in enumerate(
-        ["pipe.jpg is not a regular file", "zero.jpg is not a regular file", "the limit is 268,"]
-    ):
+    reasons = ("pipe.jpg is not a regular file", "zero.jpg is not a regular file", "the limit is 268,")
+    for n, match in enumerate(reasons):
         with pytest.raises(ValueError, match=match):
             source.read_image(n)
 
 
 def test_records_that_no_library_can_store_are_bad(tmp_path):
     """Half a character in a path, and nesting deeper than Python's stack."""
-    lines = [
-        r'{"image": "\ud800.jpg", "caption": "a cat"}',
-        "[" * 200_000,
-        r'{"image": "a.jpg", "caption": "a \udfff"}',
-    ]
-    (tmp_path / "my.jsonl").write_text("\n".join(lines))
-    found = reasons(f"jsonl:{tmp_path}/my.jsonl", tmp_path)
-    assert [found[n].partition(":")[0] for n in range(3)] == [
-        r"the path or name is '\ud800.jpg'",
-        "not JSON",
-        r"positives has 'a \udfff'",
-    ]
+    half, other = r'{"image": "\ud800.jpg", "caption": "a cat"}', r'{"image": "a.jpg", "caption": "a \udfff"}'
+    (tmp_path / "my.jsonl").write_text("\n".join([half, "[" * 200_000, other]))
+    found = [reason.partition(":")[0] for reason in reasons(f"jsonl:{tmp_path}/my.jsonl", tmp_path).values()]
+    assert found == [r"the path or name is '\ud800.jpg'", "not JSON", r"positives has 'a \udfff'"]
     (tmp_path / "latin.csv").write_bytes("filepath,caption\ncafé.jpg,a cup\n".encode("latin-1"))
     assert "not UTF-8" in reasons(f"csv:{tmp_path}/latin.csv", tmp_path)[0]
 

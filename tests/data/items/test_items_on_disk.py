@@ -56,9 +56,8 @@ def test_items_have_the_same_digest_in_memory(items, tmp_path):
     """On a machine whose disk cannot be written."""
     in_memory = digest(items, tmp_path / "absent")
     assert digest(load_or_collect(tmp_path, items.name, lambda: items), tmp_path) == in_memory
-    assert not (tmp_path / "absent").exists() and digest(reworded(), tmp_path / "absent") != digest(
-        source(6).items, tmp_path / "absent"
-    )
+    assert len({digest(each, tmp_path / "absent") for each in (reworded(), source(6).items)}) == 2
+    assert not (tmp_path / "absent").exists()
 
 
 def test_items_and_images_of_a_second_start_are_those_of_the_first(monkeypatch):

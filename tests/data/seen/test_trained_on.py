@@ -78,9 +78,8 @@ def test_record_round_trip_and_damage(tmp_path):
     folder = epath.Path(tmp_path / "record")
     assert trained_on.load(folder) is None
     seen = [identity.look(files.png(n)) for n in range(3)]
-    saved = TrainedOn.union(
-        [TrainedOn.of(["coco:1", "", "coco:1"], seen, images=3), TrainedOn.of(["coco:2"], images=1)]
-    )
+    several = TrainedOn.of(["coco:1", "", "coco:1"], seen, images=3)
+    saved = TrainedOn.union([several, TrainedOn.of(["coco:2"], images=1)])
     saved.save(folder)
     loaded = trained_on.load(folder)
     assert (loaded.images, loaded.read, loaded.meta()) == (4, 3, saved.meta())
@@ -211,10 +210,8 @@ def test_other_collections(tmp_path):
     files.whatsup(tmp_path)
     relation, winoground, whatsup = registry.read(["vg_relation", "winoground", "whatsup"], files=tmp_path)
     trained = TrainedOn.of([identity.of_name("VG_100K/1.jpg"), identity.of_name("VG_100K_2/785.jpg"), "winoground:2"])
-    assert {item.images[0].names for item in hold_out(relation, trained).items} == {
-        ("visual_genome:0",),
-        ("visual_genome:2",),
-    }
+    names = {item.images[0].names for item in hold_out(relation, trained).items}
+    assert names == {("visual_genome:0",), ("visual_genome:2",)}
     assert [item.id for item in hold_out(winoground, trained).left_out] == ["2"]
     assert [item.id for item in hold_out(whatsup, trained).left_out] == ["vg_qa_one_obj/0", "vg_qa_two_obj/0"]
     assert len(hold_out(whatsup, TrainedOn.of(["coco:785"])).left_out) == 2
@@ -245,9 +242,8 @@ def test_evaluation_reports_scores_without_and_with_what_was_trained_on(photos, 
         of_metric = [row for row in rows if row["tags"][metric.where[0]] == metric.where[1]]
         scored = [row["outcome/right"] for row in of_metric if int(Path(row["images"][0]).stem) in (3, 4)]
         assert result.scores[metric.name]["value"] == pytest.approx(np.mean(scored))
-        assert result.with_trained_on[metric.name] == pytest.approx(
-            np.mean([row["outcome/right"] for row in of_metric])
-        )
+        everything = np.mean([row["outcome/right"] for row in of_metric])
+        assert result.with_trained_on[metric.name] == pytest.approx(everything)
     assert result.with_trained_on != {name: score["value"] for name, score in result.scores.items()}
 
     line = "M on sugarcrepe: 14 of 7,511 published items, 21 left out because it was trained on their images"

@@ -104,9 +104,8 @@ def test_clip_ids_match_transformers(clip_processor, tmp_path):
     merges = "\n".join(" ".join(pair) for pair in state["merges"])
     (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", "utf-8")
     theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
-    expected = theirs(captions(), padding="max_length", truncation=True, max_length=77, return_tensors="np")[
-        "input_ids"
-    ]
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
+    expected = theirs(captions(), max_length=77, **options)["input_ids"]
     theirs.save_pretrained(tmp_path / "saved")
     for folder in (tmp_path, tmp_path / "saved"):
         np.testing.assert_array_equal(read(folder, CLIP, 77).tokenize(captions()), expected)
@@ -115,9 +114,8 @@ def test_clip_ids_match_transformers(clip_processor, tmp_path):
 @pytest.mark.parametrize("context", [16, 64])
 def test_siglip_ids_match_transformers(siglip_folder, context):
     theirs = transformers.SiglipTokenizer(vocab_file=str(siglip_folder / "spiece.model"))
-    expected = theirs(captions(), padding="max_length", truncation=True, max_length=context, return_tensors="np")[
-        "input_ids"
-    ]
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
+    expected = theirs(captions(), max_length=context, **options)["input_ids"]
     processor = read(siglip_folder, SIGLIP, context)
     ours = processor.tokenize(captions())
     np.testing.assert_array_equal(ours, expected)
@@ -251,9 +249,8 @@ def test_transparency_and_palettes_as_in_each_library(clip_processor, name, data
         processor = dataclasses.replace(clip_processor, **fields)
         np.testing.assert_allclose(pixels(processor, data), theirs, atol=2e-6, err_msg=f"{name} {fields}")
     expected = clip_processor.image(encoded(opened().convert("RGB")))
-    np.testing.assert_array_equal(
-        dataclasses.replace(clip_processor, to_rgb="last").for_benchmarks().image(data), expected
-    )
+    benchmarks = dataclasses.replace(clip_processor, to_rgb="last").for_benchmarks()
+    np.testing.assert_array_equal(benchmarks.image(data), expected)
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>", photo(60, 50)[:40], b"\xff\xd8" + b"\0" * 50])
