@@ -70,9 +70,8 @@ TINY = "--config=tests/helpers/tiny_config.py"
 def test_overrides_of_the_config_file_are_listed(monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
     file = f"{ROOT}/tests/helpers/tiny_config.py"
-    config_flags.parse(
-        ["naturel-train", f"--config={file}", "--config.optim.lr=0.5", "--config.data.mixture.main.weight=3"]
-    )
+    changes = ["--config.optim.lr=0.5", "--config.data.mixture.main.weight=3"]
+    config_flags.parse(["naturel-train", f"--config={file}", *changes])
     assert config_flags.overridden() == [
         f"Config file: {file}, with these changes:",
         "config.optim.lr is 0.5.",

@@ -67,9 +67,8 @@ def test_report_of_runs_is_that_of_their_items(tmp_path, monkeypatch, capsys):
     relation = {"kind": "complex", "complex relation": "on"}
     items = tuple(Item(str(n), (Image(f"image {n}", bytes),), ("yes", "no"), relation) for n in range(400))
     by_relation = Metric("naturel/complex/relation/on", "right", where=("complex relation", "on"))
-    naturel = Benchmark(
-        "naturel", items, rules.pair, (Metric("naturel/complex", "right"), by_relation), chance=rules.PAIR
-    )
+    metrics = Metric("naturel/complex", "right"), by_relation
+    naturel = Benchmark("naturel", items, rules.pair, metrics, chance=rules.PAIR)
     mine = Benchmark("mine", items, rules.pair, (Metric("mine/accuracy", "right"),), chance=rules.PAIR)
     right = {"CLIP": 100, "A": 240, "B": 241}  # of 400
 

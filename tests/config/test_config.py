@@ -178,9 +178,8 @@ def test_bases_and_suite_runs_are_checked_up_front():
 def test_names_of_bases_and_runs_are_those_of_folders(name):
     config = tiny(preset="", init="base:first")
     config.bases = {name: tiny()}
-    with pytest.raises(
-        UserError, match=rf"config\.bases has a run {re.escape(repr(name))}; expected the name of a folder"
-    ):
+    expected = rf"config\.bases has a run {re.escape(repr(name))}; expected the name of a folder"
+    with pytest.raises(UserError, match=expected):
         c.load(config)
     with pytest.raises(UserError, match=r"config\.runs has a run "):
         c.load(c.suite({name: tiny()}, {}, ""))

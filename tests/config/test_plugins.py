@@ -51,11 +51,8 @@ def open_lines(name, data_dir, split):
     rows = lambda: ({"image": line, "caption": "a cat"} for line in Path(name).read_text().split())
     return Table(f"lines:{name}", str(Path(name).parent), [Path(name)], [Shard(name, rows)])
 '''
-GOOD = {
-    "benchmarks": {"mine": "good_module"},
-    "recipes": {"three": "good_module:THREE"},
-    "sources": {"lines": "good_module:open_lines"},
-}
+GOOD = {"benchmarks": {"mine": "good_module"}, "recipes": {"three": "good_module:THREE"}}
+GOOD |= {"sources": {"lines": "good_module:open_lines"}}
 
 SUITES = """
 from naturel_jax.benchmarks.benchmark import Source
@@ -214,17 +211,16 @@ def test_broken_packages_and_names_used_twice_are_refused_by_name(installed):
     done = python(FAIL, *installed)
     assert done.returncode == cli.DONE, done.stderr[-3000:]
     torn, vsr, pairs, three, number, nothing, assigned, *listed = done.stdout.splitlines()
-    cause = (
-        "cannot be imported: ModuleNotFoundError: No module named 'no_such_library'; update or uninstall that package"
+    cause = "ModuleNotFoundError: No module named 'no_such_library'; update or uninstall that package"
+    assert torn == (
+        f"naturel_jax.benchmarks: 'torn' of the package bad 1.2 (bad_module:torn) cannot be imported: {cause}"
     )
-    assert torn == f"naturel_jax.benchmarks: 'torn' of the package bad 1.2 (bad_module:torn) {cause}"
     twice = "; uninstall one of them, or give its entry point another name"
     assert vsr == f"naturel_jax.benchmarks: 'vsr' is registered by naturel_jax and by bad 1.2{twice}"
     assert pairs == f"naturel_jax.recipes: 'two_pairs' is registered by naturel_jax and by bad 1.2{twice}"
     assert three == f"naturel_jax.recipes: 'three' is registered by bad 1.2 and by good 1.2{twice}"
-    assert (
-        "'number' of the package bad 1.2 (os:sep) is '/'; expected a naturel_jax.data.batches.recipes.Recipe" in number
-    )
+    is_text = "'number' of the package bad 1.2 (os:sep) is '/'; expected a naturel_jax.data.batches.recipes.Recipe"
+    assert is_text in number
     assert nothing.startswith("naturel_jax.sources: 'nothing' of the package bad 1.2 (bad_module.inside:X) cannot be")
     assert assigned == "all one_pair"
     assert [line.partition(": ")[0] for line in listed if not line.startswith(" ")] == ["vsr", "torn", "valse"]

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import io
 import itertools
 import math
@@ -21,9 +22,7 @@ from tests.helpers.pages import embedded
 from tfds_naturel.common.errors import UserError
 
 
-def pair(
-    n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box", photo: str = ""
-) -> Judged:
+def pair(n: int, a: bool, b: bool, group="on", caption="the cat is on the box", photo="") -> Judged:
     images, cosines = (photo or f"photo {n}",), ((0.3, 0.2), (0.3, 0.2))
     return Judged(str(n), images, (None,), (caption, "no"), ((a, b),), cosines, group, str(n))
 
@@ -174,9 +173,8 @@ def test_comparison_escapes_names_and_captions():
 def write_gallery(folder: Path, number: int) -> tuple[Path, dict]:
     """A gallery of ``number`` items of one image each, the last of which is not available; its path and its data."""
     pairs = [dataclasses.replace(pair(n, True, False), images=(f"p{n}",)) for n in range(number)]
-    images = {
-        f"p{n}": Image(f"p{n}", lambda n=n: files.png(n, (64, 48) if n else (900, 600))) for n in range(number - 1)
-    }
+    sizes = {n: (64, 48) if n else (900, 600) for n in range(number - 1)}
+    images = {f"p{n}": Image(f"p{n}", functools.partial(files.png, n, size)) for n, size in sizes.items()}
     page = folder / "compare.html"
     gallery.write(page, ("CLIP & A", "<b>NegCLIP"), "vg_relation", pairs, images)
     return page, embedded(page, "data")

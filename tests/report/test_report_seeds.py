@@ -1,5 +1,6 @@
 """Means over seeds and differences, from the results that runs leave, and the comparison of two groups of runs."""
 
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,12 @@ METRICS = (Metric("naturel/complex", "right"), Metric("naturel/complex/relation/
 def save(folder: Path, right_N: np.ndarray, first: int = 0, others: int = 0) -> seeds.Evaluated:
     """The results of a run that is right on the items, from the number ``first`` on, where ``right_N`` is true; the
     first ``others`` have other captions."""
-    items = tuple(
-        Item(
-            str(n),
-            (Image(f"i{n}", bytes),),
-            (f"a {'cup' if n < first + others else 'cat'} on a dog", "a dog on a cat"),
-            {"relation": ("on", "under")[n % 2]},
-        )
-        for n in range(first, first + len(right_N))
-    )
-    benchmark = Benchmark("naturel", items, rules.pair, METRICS, chance=rules.PAIR)
+    items = []
+    for n in range(first, first + len(right_N)):
+        true = f"a {'cup' if n < first + others else 'cat'} on a dog"
+        tags = {"relation": ("on", "under")[n % 2]}
+        items.append(Item(str(n), (Image(f"i{n}", bytes),), (true, "a dog on a cat"), tags))
+    benchmark = Benchmark("naturel", tuple(items), rules.pair, METRICS, chance=rules.PAIR)
     matrices = [np.array([[0.3, 0.2] if right else [0.2, 0.3]]) for right in right_N]
     scoring.save(folder / results.FOLDER, "tiny", benchmark, "f", (items, matrices, []), {})
     return seeds.of_run(folder)
@@ -102,9 +99,8 @@ def test_a_run_after_two_that_share_no_item_adds_none(runs, tmp_path):
 
 def test_sets_that_share_an_outcome_are_resampled_as_one(tmp_path):
     """What'sUp: of 100 sets of four photos, B gets 20 that A does not. In seeds' differences and in bold."""
-    items = [
-        Item(str(n), (Image(f"i{n}", bytes),), tuple("abcd"), {"set": f"s{n // 4}", "subset": "A"}) for n in range(400)
-    ]
+    tags = [{"set": f"s{n // 4}", "subset": "A"} for n in range(400)]
+    items = [Item(str(n), (Image(f"i{n}", bytes),), tuple("abcd"), tags[n]) for n in range(400)]
     metrics = (Metric("whatsup/A/set", "set", where=("subset", "A")),)
     benchmark = Benchmark("whatsup", items, whatsup.outcomes, metrics, together="set")
     for name, sets in (("A", 30), ("B", 50)):
@@ -130,10 +126,8 @@ def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):
     own = {key: results.load(run.out)[0].scores["naturel/complex"]["value"] for key, run in runs.items()}
     assert float(rows[0][1]) == pytest.approx(np.mean([own[f"A{n}"] for n in range(3)]), abs=5e-4)
     p_values = [[float(cell) for cell in row[-2:]] for row in rows]
-    assert all(adjusted >= p for p, adjusted in p_values) and max(a for _, a in p_values) >= 1.9 * min(
-        p
-        for p, _ in p_values  # as they are printed
-    )
+    alone, adjusted = zip(*p_values, strict=True)
+    assert all(map(operator.ge, adjusted, alone)) and max(adjusted) >= 1.9 * min(alone), "as they are printed"
     for again in ("A0", ".//A0", str(tmp_path / "A0")):
         assert len(groups.find(f"A0,{again}", tmp_path)) == 1
         with pytest.raises(UserError, match="A0 is on both sides"):

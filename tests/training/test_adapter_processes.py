@@ -68,9 +68,8 @@ def test_a_run_of_adapters_is_exported_to_peft_and_evaluated(one, base, tmp_path
     np.testing.assert_allclose(theirs["run/logits"], logits_IU, rtol=0, atol=1e-5 * np.exp(2.4))
 
     scores = json.loads((one / "scores.json").read_text())["scores"]
-    found = naturel_jax.evaluate(
-        naturel_jax.load(adapter), "naturel", datasets.directory(str(data_dir()), "naturel/tiny")
-    )
+    tiny = datasets.directory(str(data_dir()), "naturel/tiny")
+    found = naturel_jax.evaluate(naturel_jax.load(adapter), "naturel", tiny)
     assert found and found == pytest.approx({name: scores[name] for name in found})
 
 

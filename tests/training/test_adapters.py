@@ -66,10 +66,7 @@ def test_only_adapters_have_a_gradient_and_a_state(base, tmp_path):
     assert {path: x.shape for path, x in flatten(gradient).items() if path in lora} == lora
     assert jax.tree.structure(gradient) == jax.tree.structure(state.params) == jax.tree.structure(state.ema)
     assert state.arrays().keys() == {"params", "optimizer", "ema"}
-    saved, whole = (
-        sum(x.nbytes for x in jax.tree.leaves(state.arrays())),
-        sum(x.nbytes for x in jax.tree.leaves(state.base)),
-    )
+    saved, whole = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (state.arrays(), state.base))
     assert saved < whole / 10
 
 
@@ -111,9 +108,7 @@ def test_a_tower_without_adapters_is_frozen(base, tmp_path):
     assert (training.loss.model.compute.frozen_image, training.loss.model.compute.frozen_text) == (depth, 0)
     both = tuned(base, **text | {"adapter.targets": (".*/mlp/up",)})
     refused = make_start(both, base, epath.Path(tmp_path), sources, mesh)
-    with pytest.raises(
-        UserError, match=r"data\.cache is 'embeddings', but config\.adapter\.targets has .* image tower"
-    ):
+    with pytest.raises(UserError, match=r"data\.cache is 'embeddings', but .*adapter\.targets has .* image tower"):
         frozen.embed_sources(both, refused, sources, mesh)
 
 
@@ -128,12 +123,9 @@ def test_plan_counts_adapters(base):
     assert size["full"] == pytest.approx(3 * params, rel=1e-3) and size["lora"] < 1.2 * params
     batch, model = lora.pipeline.shapes(0), lora.loss.model
     mesh = lora.pipeline.sharding.mesh
-    own, alone = (
-        sum(memory.estimate(model, lora.state.params, batch, mesh, 1, base)) for base in (lora.state.base, None)
-    )
-    blocks = sum(
-        tower.depth * 3 * tower.width**2 for tower in (model.config.image.transformer, model.config.text.transformer)
-    )
+    bases, towers = (lora.state.base, None), (model.config.image.transformer, model.config.text.transformer)
+    own, alone = (sum(memory.estimate(model, lora.state.params, batch, mesh, 1, base)) for base in bases)
+    blocks = sum(tower.depth * 3 * tower.width**2 for tower in towers)
     assert own - alone == 2 * 4 * blocks, "fused kernels of queries, keys and values"
     steps = [training.loss.step_flops(batch) for training in (full, lora)]
     # A block of width D has 12 D^2 weights, of which 2 D^2 have a gradient.

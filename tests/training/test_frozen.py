@@ -65,9 +65,8 @@ def test_batches_hold_the_embeddings_of_the_images(begin, tmp_path):
         z_ID = encode(begin.params, normalize(expected.images, begin.processor.mean, begin.processor.std))
         np.testing.assert_allclose(batch.images, z_ID, rtol=0, atol=1e-6)
         jax.tree.map(np.testing.assert_array_equal, batch[1:], expected[1:])
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), pipeline.shapes(7)) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), batch
-    )
+    planned, made = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (pipeline.shapes(7), batch))
+    assert planned == made
     assert (batch.images_to_embed, expected.images_to_embed) == (0, len(batch.images))
 
 

@@ -149,9 +149,7 @@ def test_an_interrupted_run_continues_with_the_next_block(starts, tmp_path, monk
 def test_what_cannot_be_embedded_once_is_rejected(starts, tmp_path):
     start = starts["clip"]
     for trained in ((), (("text/transformer.*", 0.0),), (("image/.*", 0.0),)):
-        with pytest.raises(
-            UserError, match=r"cache_captions is True, .* trains text/\S+: freeze .*\('text/\.\*', 0\.0\)"
-        ):
+        with pytest.raises(UserError, match=r"captions is True, .* trains text/\S+: freeze .*\('text/\.\*', 0\.0\)"):
             frozen.embed_sources(config(tmp_path, multipliers=trained), start, sources(), mesh(1))
     for recipe in ("order_shuffles", "bag_of_words", "swaps", "swaps_or_shuffles"):
         with pytest.raises(UserError, match=rf"mixture\.main\.recipe is '{recipe}', .* cannot be embedded before; use"):

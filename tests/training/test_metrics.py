@@ -61,9 +61,8 @@ def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
 def test_a_step_that_is_left_out_is_logged_whenever_it_comes(tmp_path, path, caplog):
     with metrics(tmp_path, log_every=5) as run:
         for step in range(1, 6):
-            run.train(
-                step, {"loss": 1.0, "flops": 0.0, "taken": step != 3, "grad_norm": 9.0 * step, "grad_norm/usual": 2.0}
-            )
+            norms = {"grad_norm": 9.0 * step, "grad_norm/usual": 2.0}
+            run.train(step, {"loss": 1.0, "flops": 0.0, "taken": step != 3, **norms})
     assert "step 3 left out: gradient norm 27, usually 2 (config.optim.skip_above)" in caplog.text
     assert caplog.text.count("left out") == 1 and "train/taken" not in read_json_lines(path)[0]
 

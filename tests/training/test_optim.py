@@ -265,9 +265,8 @@ def test_layer_decay_is_that_of_beit():
     """0.5 to the number of layers above: three blocks' for the first of four, five for embeddings, none at the end."""
     params = {**tower(0), "logit_scale": jnp.ones(())}
     found = optim.multipliers(Optim(layer_decay=0.5, lr_multipliers=(("image/patch", 8.0), ("logit.*", 3.0))), params)
-    np.testing.assert_allclose(
-        found["image"].pop("transformer")["blocks"]["mlp"]["kernel"], [1 / 16, 1 / 8, 1 / 4, 1 / 2]
-    )
+    kernel = found["image"].pop("transformer")["blocks"]["mlp"]["kernel"]
+    np.testing.assert_allclose(kernel, [1 / 16, 1 / 8, 1 / 4, 1 / 2])
     assert found == {"image": {"patch": 8 / 32, "position": 1 / 32, "post_norm": 1.0}, "logit_scale": 3.0}
 
 

@@ -94,13 +94,8 @@ def test_mistakes_are_refused_before_anything_runs(tmp_path):
     (paper / "runs.csv").write_text("mine")
     refused = REFUSED | {(f"--out={paper}",): "paper has no runs of this sweep, but runs.csv, which a report would"}
     lines = [[f"{CONFIG}{data}", f"--out={tmp_path / 'out'}", *flags] for flags in refused]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", REFUSE],
-        input=json.dumps(lines),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", REFUSE]
+    done = subprocess.run(command, input=json.dumps(lines), cwd=ROOT, capture_output=True, text=True)
     answers = [part.strip() for part in done.stderr.split("exit code 2\n")]
     assert len(answers) == len(refused) + 1 and not answers[-1], done.stderr[-3000:]
     for (flags, expected), answer in zip(refused.items(), answers, strict=False):
@@ -222,9 +217,8 @@ def test_runs_below_the_median_are_pruned_and_marked(tmp_path, trained):
     states = {run.key: runs.state(run, tmp_path) for s in search.settings(made, tmp_path) for run in made.grid.runs(s)}
     pruned = [key for key, state in states.items() if state == "pruned at step 10"]
     assert pruned and all(key.endswith("seed=0") for key in pruned)
-    assert {states[key.replace("seed=0", "seed=1")] for key in pruned} == {"not finished"}, (
-        "their other seed is not trained"
-    )
+    others = {states[key.replace("seed=0", "seed=1")] for key in pruned}
+    assert others == {"not finished"}, "their other seed is not trained"
     before = len(trained)
     search.train(made, tmp_path, processes.Share())
     assert not [name for name in trained[before:] if name in pruned], "a pruned run is not trained again"
