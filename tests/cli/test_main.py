@@ -84,31 +84,19 @@ def test_overrides_of_the_config_file_are_listed(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (
-            ["--config=configs/nothing.py"],
-            ["--config configs/nothing.py not found; expected a file or one of: clic, clip,"],
-        ),
+        (["--config=configs/nothing.py"], ["--config configs/nothing.py not found; expected a file or one of: clic"]),
         ([TINY, "--config.optim.lrr=1"], ["--config.optim.lrr=1", "no field 'optim.lrr'", "did you mean 'optim.lr'?"]),
         ([TINY, "--config.optim.lr=abc"], ["config.optim.lr=abc", "float"]),
-        (
-            [TINY, "--config.seed=99999999999999999999"],
-            ["config.seed is 99999999999999999999; expected a number from 0"],
-        ),
+        ([TINY, "--config.seed=99999999999999999999"], ["config.seed is 99999999999999999999; expected a number"]),
         (["--config=negclip_sp:scenes", "--config.batch_size=32"], ["write, for example, --config.data.batch"]),
-        (
-            [TINY, "--batch-size=3"],
-            ["Unknown command line flag 'batch-size'; write, for example, --config.data.batch_size=256"],
-        ),
+        ([TINY, "--batch-size=3"], ["command line flag 'batch-size'; write, for example, --config.data.batch_size"]),
         ([TINY, "lr=1"], ["unexpected arguments ['lr=1']", "--config.optim.lr=3e-6"]),
         ([TINY, "--config.optim.lr=-1"], ["config.optim.lr is -1.0; expected a number"]),
         (
             ["--config=siglip_tp:scene"],
             ["dataset 'naturel/scene' is not prepared under data", "Did you mean 'naturel/scenes'?"],
         ),
-        (
-            ["--config=tests/helpers/broken_config.py"],
-            ["tests/helpers/broken_config.py line 11: ValueError: first second"],
-        ),
+        (["--config=tests/helpers/broken_config.py"], ["helpers/broken_config.py line 11: ValueError: first second"]),
         (["--config", "tests/helpers/broken_config.py"], ["broken_config.py line 11: ValueError"]),
         (["--config", "runs/mine/config.json"], ["a config file is Python; the command that began a run continues it"]),
         ([TINY, "--cpu_devices=-1"], ["cpu_devices"]),

@@ -84,10 +84,7 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"optim__lr_multipliers": ("image/.*", 0.0)}, r"multipliers is .*\(\(pattern, factor\), \.\.\.\)"),
         ({"objective__label_smoothing": 2.0}, r"config\.objective\.label_smoothing is 2\.0"),
         ({"objective__hard_negative_weight": -1.0}, r"config\.objective\.hard_negative_weight is -1\.0"),
-        (
-            {"objective__name": "softmax_each", "objective__hard_negative_weight": 2.0},
-            r"the softmax_each loss has no hard negatives; set it to 1\.0",
-        ),
+        ({"objective__name": "softmax_each", "objective__hard_negative_weight": 2.0}, r"no hard negatives; set it to"),
         ({"objective__tile": 0}, r"config\.objective\.tile is 0; expected a number of at least 1"),
         ({"objective__chunks": 0}, r"config\.objective\.chunks is 0"),
         ({"objective__counting": "both"}, r"config\.objective\.counting is 'both'; expected one of: 'published'"),
@@ -135,10 +132,7 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep is 0"),
         ({"name": ""}, r"config\.name is ''; expected a name"),
         ({"data__mixture": {"a": {"recipe": "one_pair"}}}, r"config\.data\.mixture\.a has no dataset; set"),
-        (
-            {"data__mixture": {"a": {"dataset": "naturel/x"}}, "data__cache_captions": True},
-            r"config\.data\.mixture\.a has no recipe; set",
-        ),
+        ({"data__mixture": {"a": {"dataset": "naturel/x"}}, "data__cache_captions": True}, r"mixture\.a has no recipe"),
     ],
     ids=str,
 )  # fmt: skip

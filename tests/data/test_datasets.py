@@ -68,11 +68,7 @@ def test_dataset_of_a_stranger_runs_no_code_and_stays_in_its_folder(mine, tmp_pa
         ("features.json", old, r"is of the class 'hostile\.Feature'; expected one of TFDS's own"),
         ("features.json", features.replace(text, f"{text}s", 1), r"not a readable TFDS dataset \(Unrecognized Feature"),
         ("features.json", "[", r"features\.json: not JSON"),
-        (
-            "dataset_info.json",
-            info.replace(template, f"../../private/{template}"),
-            r"/\.\./\.\./private/.* not a file there",
-        ),
+        ("dataset_info.json", info.replace(template, f"../../private/{template}"), r"private/.* not a file there"),
         ("dataset_info.json", "[", r"not a readable TFDS dataset"),
     ):
         (mine / "features.json").write_text(features)

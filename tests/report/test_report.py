@@ -358,11 +358,7 @@ def without(text: str, name: str) -> str:
         ("trained_on/trained_on.json", sealed(images={}, read=1), "TypeError"),
         ("trained_on/trained_on.json", sealed(images=1, read=1), "KeyError: 'xxh3'"),
         ("metrics.jsonl", sealed(step=1, wall_time=1e300), "not what a run writes"),
-        (
-            "metrics.jsonl",
-            sealed(step=1, **{"naturel/simple": "x"}),
-            "naturel/simple of step 1 is 'x', expected a number",
-        ),
+        ("metrics.jsonl", sealed(step=1, **{"naturel/simple": "x"}), "simple of step 1 is 'x', expected a number"),
         ("metrics.jsonl", sealed(step=1, **{"naturel/simple": 10**400}), "expected a number"),
     ],
 )

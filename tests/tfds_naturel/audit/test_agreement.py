@@ -152,18 +152,9 @@ def test_agreement_disagreements_and_adjudication(small, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            "triplet,text,decision\nCat on Desk,a cat,accept\n",
-            r"a.csv:2: triplet 'Cat on Desk': expected 'subject\|rel",
-        ),
-        (
-            "triplet,text,decision\nA|on|B,x,\nA|on|B,x,yes\n",
-            r"a.csv:3: decision 'yes'; expected accept, reject, unclea",
-        ),
-        (
-            "triplet,text,decision,reason\nA|on|B,x,reject," + "y" * 1001,
-            r"a.csv:2: reason has more than 1000 characters",
-        ),
+        ("triplet,text,decision\nCat on Desk,a cat,accept\n", r"a.csv:2: triplet 'Cat on Desk': expected 'subject"),
+        ("triplet,text,decision\nA|on|B,x,\nA|on|B,x,yes\n", r"a.csv:3: decision 'yes'; expected accept, reject, "),
+        ("triplet,text,decision,reason\nA|on|B,x,reject," + "y" * 1001, r"a.csv:2: reason has more than 1000 char"),
         ('triplet,text,decision\nA|on|B,"=1+1",accept\n', r"a.csv:2: text '=1\+1' begins like a formula"),
         ('triplet,text,decision\n"=1|on|B",x,accept\n', r"a.csv:2: triplet '=1\|on\|B' begins like a formula"),
         ("triplet,text,decision\nA|on|B,x,accept,ben\n", r"a.csv: not a readable table \(line 2 has 4 cells; the head"),
