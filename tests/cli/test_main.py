@@ -4,7 +4,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
+import time
+import types
 
 import pytest
 from etils import epath
@@ -15,7 +16,7 @@ from naturel_jax import storage
 from naturel_jax.cli import config_flags, hints
 from naturel_jax.cli.config_flags import default_workdir
 from naturel_jax.config.settings import meanings
-from naturel_jax.storage import state
+from naturel_jax.storage import leases, state
 from naturel_jax.training import run
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT, data_dir, free_address
@@ -167,9 +168,11 @@ def test_default_workdir_is_named_after_config_and_argument():
     assert default_workdir("finetune:webdataset:../{000..099}.tar") == "runs/finetune_webdataset_.._000..099_.tar"
 
 
-def test_workdir_in_use_by_another_process_is_rejected(tmp_path):
+def test_workdir_in_use_by_another_process_is_rejected(tmp_path, monkeypatch):
+    """Which renews its lease while this one waits."""
     path, lease = epath.Path(tmp_path) / "lease.json", '{"token": "%d", "host": "elsewhere", "process": 7, "since": 0}'
     storage.write(path, lease % 1)
-    threading.Timer(1, storage.write, (path, lease % 2)).start()
+    renewed = types.SimpleNamespace(**vars(time) | {"sleep": lambda _: storage.write(path, lease % 2)})
+    monkeypatch.setattr(leases, "time", renewed)
     with pytest.raises(UserError, match=r"is in use by process 7 on elsewhere since .*choose another --workdir"):
         run.run(tiny(), os.fspath(tmp_path))
