@@ -101,10 +101,7 @@ _tests("bits of the footer of a Parquet file", "tests/faults/test_readers.py", "
 _tests("sizes of pages that are hidden", "tests/faults/test_readers.py", "-k", "other_page_header")
 _tests("columns of a Parquet file in one place", "tests/faults/test_readers.py", "-k", "columns_in_one_place")
 _tests("sizes of members of a zip file that are hidden", "tests/tfds_naturel/common/test_files.py", "-k", "zip")
-_tests(
-    "pipes in place of files",
-    *("tests/benchmarks/test_benchmarks_files.py", "tests/data/sources/test_data_sources.py", "-k", "pipe"),
-)
+_tests("pipes in place of files", "tests/faults/test_readers.py", "-k", "pipes")
 _tests("bits of exported decisions", "tests/tfds_naturel/audit/test_agreement.py", "-k", "flipped")
 _tests("bits of a checkpoint", "tests/checkpoints/test_manifest.py")
 _tests(
