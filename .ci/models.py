@@ -23,7 +23,7 @@ HEAD = f"""# Models and sizes
 A model is named by where its weights are (`config.init`, `naturel_jax.load`, `naturel-evaluate`); its sizes come with
 them, so any CLIP, OpenCLIP, SigLIP or SigLIP 2 checkpoint loads, whether its size is listed here or not.
 The names in the first column are needed in two places: `config.preset` starts from random parameters of that size, and
-`NAME:FILE` says what a file holds that does not say it itself (`negclip-b32:negclip.pth`).
+`NAME:FILE` names the architecture of a file without a config (`negclip-b32:negclip.pth`).
 
 - **Parameters** are in millions: image tower, text tower.
 - **Pixels** are a side of the square image, and of a patch. **Embedding** is its width; **context** is in tokens.
