@@ -1,4 +1,4 @@
-"""``python -m naturel_jax.convert SRC DST``: converts any checkpoint to a folder that transformers, OpenCLIP or
+"""``naturel-convert SRC DST``: converts any checkpoint to a folder that transformers, OpenCLIP or
 big_vision reads.
 
 SRC is hf:owner/name, open_clip:owner/name, run:workdir, a folder, a file, or preset:file.
@@ -15,7 +15,7 @@ from tfds_naturel.common import cli
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m naturel_jax.convert", description=__doc__)
+    parser = argparse.ArgumentParser(prog="naturel-convert", description=__doc__)
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("folder", metavar="DST", type=epath.Path, help="a new folder; an existing one is refused")
     parser.add_argument("--to", choices=sorted(export.FORMS), default="hf", help="format of DST (default: hf)")

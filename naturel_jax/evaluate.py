@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--models", nargs="+", metavar="NAME=SOURCE")
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
-    known = "all, names listed by `python -m naturel_jax.benchmarks`, or your own: pairs:my.jsonl, birds=classes:folder"
+    known = "all, names listed by naturel-benchmarks, or your own: pairs:my.jsonl, birds=classes:folder"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
     own_benchmarks.add_fields(parser)
     parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="folder with the official files")
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
         naturel = staging.stage(options.naturel) if options.naturel else None
         benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
     if not benchmarks:
-        raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
+        raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `naturel-benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     processes.check_limits()
     compilation_cache.enable()

@@ -97,7 +97,7 @@ def _check_same_options(builder: "naturel.Naturel") -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="naturel-data-build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", metavar="DATASET", help="one of the datasets above")
     parser.add_argument("--data_dir", type=epath.Path, help="output folder (default: ~/tensorflow_datasets)")

@@ -1,10 +1,10 @@
 """Lists the benchmarks: which are present, which are missing, where to get them and under which licence; and downloads
 those that may be downloaded.
 
-    python -m naturel_jax.benchmarks --dir ~/benchmarks
-    python -m naturel_jax.benchmarks --dir ~/benchmarks --download sugarcrepe coco_order
-    python -m naturel_jax.benchmarks pairs:my.jsonl
-    python -m naturel_jax.benchmarks --dir ~/benchmarks --shortcuts
+    naturel-benchmarks --dir ~/benchmarks
+    naturel-benchmarks --dir ~/benchmarks --download sugarcrepe coco_order
+    naturel-benchmarks pairs:my.jsonl
+    naturel-benchmarks --dir ~/benchmarks --shortcuts
 
 The last prints how much of each can be solved without its images, for which the annotation files are enough. To work
 offline, put the files where the list says; nothing else is needed.
@@ -19,6 +19,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks import own, registry, shortcuts
+from naturel_jax.benchmarks.benchmark import Source
 from naturel_jax.benchmarks.download import download
 from naturel_jax.benchmarks.files import MORE, annotations_only
 from naturel_jax.benchmarks.registry import BENCHMARKS
@@ -46,7 +47,7 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
             return str(error)
         missing = "" if isinstance(error, UserError) else "missing: "
         reason = str(error).removeprefix(f"{name} ").partition(MORE)[0]  # which says to run this command
-        fetched = f"; --download {name} fetches it" if source.downloadable else ""
+        fetched = f"; --download {name} fetches {_fetched(source)}" if source.downloadable else ""
         where = f"it is {source.needs}; from {source.where}; {source.licence}{fetched}"
         return f"{missing}{reason}\n    {where}{_reader(name)}"
     published = f" of {benchmark.published:,} published" if benchmark.published else ""
@@ -54,6 +55,12 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
     if benchmark.problems:
         state += f", {len(benchmark.problems):,} problems; the first: {benchmark.problems[0]}"
     return f"{state}{_reader(name)}"
+
+
+def _fetched(source: Source) -> str:
+    if source.hub or source.images:
+        return "it"
+    return ", ".join(source.files) if len(source.files) < 3 else f"{len(source.files)} annotation files, no images"
 
 
 def _only(fields: Mapping[str, BenchmarkFields], name: str) -> dict[str, BenchmarkFields]:
@@ -114,9 +121,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.download and in_store(options.dir):
         raise UserError(f"--dir {options.dir}: downloads go to a disk; copy the folder to the store afterwards")
     if not options.download and not storage.exists(epath.Path(options.dir)) and options.dir != _DIR:
-        raise UserError(f"--dir {options.dir}: no such folder; expected one with official files")
+        raise UserError(
+            f"--dir {options.dir}: no such folder; expected one with official files, or --download, which makes it"
+        )
     files, naturel = staging.stage(options.dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_benchmarks.parse_fields(options.fields)
+    own_benchmarks.check_names(options.names, fields, "--fields")
     if options.seen and not options.shortcuts:
         raise UserError("--seen is for --shortcuts, which is not given")
     failed = 0

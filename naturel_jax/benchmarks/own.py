@@ -23,7 +23,7 @@ import numpy as np
 from naturel_jax.benchmarks import retrieval, rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Folder
-from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
+from naturel_jax.config.own_benchmarks import FIELDS, BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
 from naturel_jax.data.images.decode import SUFFIXES
 from naturel_jax.data.items import prepared
@@ -210,7 +210,10 @@ def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
             problems.append(f"{path.name} {where}{error}")
     if not items:
         problem = f"the first of {len(problems):,}: {problems[0]}" if problems else "it has none"
-        raise BenchmarkError(f"{own}: no record can be used; {problem}")
+        hint = (
+            f". To name its fields: --fields {own.name}.{FIELDS[own.kind][0]}=FIELD" if "no field " in problem else ""
+        )
+        raise BenchmarkError(f"{own}: no record can be used; {problem}{hint}")
     return tuple(items), tuple(problems)
 
 

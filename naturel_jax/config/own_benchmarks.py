@@ -4,7 +4,7 @@
 import argparse
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,12 @@ KINDS = {  # kind -> what it reads, for messages
     "groups": "groups:FILE",
     "retrieval": "retrieval:FILE",
     "classes": "classes:FOLDER",
+}
+FIELDS = {  # kind -> the fields of its records
+    "pairs": ("image", "positives", "negatives", "tags"),
+    "groups": ("image_0", "image_1", "caption_0", "caption_1", "tags"),
+    "retrieval": ("image", "positives"),
+    "classes": (),
 }
 
 
@@ -76,11 +82,11 @@ def name_of(text: str) -> str:
     return own.name if own else text
 
 
-def check_names(texts: Sequence[str], fields: Iterable[str], where: str) -> None:
+def check_names(texts: Sequence[str], fields: Mapping[str, BenchmarkFields], where: str) -> None:
     """Raises UserError if a benchmark occurs twice, if two share a name, or if ``fields`` names one that is not
-    user-defined. ``where``: the flag or config field that ``fields`` comes from."""
+    user-defined, or a field that its kind does not have. ``where``: the flag or config field of ``fields``."""
     named: dict[str, str] = {}
-    own = {benchmark.name for text in texts if (benchmark := parse_name(text))}
+    own = {benchmark.name: benchmark for text in texts if (benchmark := parse_name(text))}
     for text in texts:
         name = name_of(text)
         if named.get(name) == text:
@@ -88,9 +94,14 @@ def check_names(texts: Sequence[str], fields: Iterable[str], where: str) -> None
         if name in own and name in named:
             raise UserError(f"benchmarks {named[name]!r} and {text!r} are both called {name!r}; write NAME={text}")
         named[name] = text
-    if unknown := sorted(set(fields) - own):
+    if unknown := sorted(fields.keys() - own):
         kinds = ", ".join(KINDS.values())
         raise UserError(f"{where} has {unknown[0]!r}, which is not one of your own benchmarks ({kinds}) in this list")
+    for name, given in fields.items():
+        has = FIELDS[own[name].kind]
+        if unread := [part for part, value in vars(given).items() if value and part not in has]:
+            expected = f"only {', '.join(has)}" if has else "no fields: its folders are the classes"
+            raise UserError(f"{where} has {name}.{unread[0]}, but {own[name]} has {expected}")
 
 
 def add_fields(parser: argparse.ArgumentParser) -> None:

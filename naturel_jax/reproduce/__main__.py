@@ -1,8 +1,8 @@
 """The poster's tables with the real data and weights, in one command.
 
-    python -m naturel_jax.reproduce --workdir DIR --dry_run         # what it costs, and every command
-    python -m naturel_jax.reproduce --workdir DIR --budget small    # 2,000 photos, 100 steps of each recipe
-    python -m naturel_jax.reproduce --workdir DIR
+    naturel-reproduce --workdir DIR --dry_run         # what it costs, and every command
+    naturel-reproduce --workdir DIR --budget small    # 2,000 photos, 100 steps of each recipe
+    naturel-reproduce --workdir DIR
 
 It first prints what it will download and how much disk it needs, and does not ask for confirmation. Finished stages are
 skipped, unless --stage names them; run the same command again after an interruption. Exit codes: 0 all known scores are

@@ -34,6 +34,8 @@ def test_listing_shows_what_is_present_and_where_to_get_the_rest(tmp_path, capsy
     assert "from https://github.com/RAIVNLab/sugar-crepe; MIT; COCO images" in text
     assert "naturel_positions: needs --naturel, which is not set\n    it is a prepared TFDS folder such as" in text
     assert "; --download sugarcrepe fetches it" in text and "--download eqben" not in text
+    assert "; --download docci_retrieval fetches docci/docci_descriptions.jsonlines\n" in text
+    assert "; --download vl_checklist fetches 56 annotation files, no images\n" in text
     assert "python -m naturel_jax.benchmarks" not in text, "that has just been run"
     listed = re.findall(r"^([\w, ]+): .*\n(?:    it is .*\n)?    reader: (.*)$", text, re.MULTILINE)
     readers = {name: reader for names, reader in listed for name in names.split(", ")}

@@ -69,7 +69,7 @@ _BLEU_SAMPLE = 200  # captions compared with one another
 def main(arguments: Sequence[str]) -> None:
     """The command line. Raises UserError when a caption fails a check."""
     parser = argparse.ArgumentParser(
-        prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="naturel-data-audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     captions = parser.add_mutually_exclusive_group()
     captions.add_argument("--bank", type=cli.on_disk, help="bank file (default: ours)")
@@ -113,9 +113,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     """Checks and attacks the bank or a world."""
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.world:
         report = "\n".join(_world(CONFIGS[options.world]))
+        options.out.mkdir(parents=True, exist_ok=True)
         unlinked(options.out / "report.md").write_text(report, encoding="utf-8")
         print(report)
         return
@@ -130,6 +130,7 @@ def _report(options: argparse.Namespace) -> None:
     if len(every := attack_report.all_pairs(bank)) > len(pairs):
         lines += attack_report.paraphrases(every, views)
     lines += _balance(bank)
+    options.out.mkdir(parents=True, exist_ok=True)
     unlinked(options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
     screens = review.screens(bank)
     unlinked(options.out / "review.html").write_text(review.page(screens, _photos(options, bank)), encoding="utf-8")

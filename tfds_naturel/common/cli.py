@@ -1,8 +1,8 @@
 """Exit codes, error messages and logging, shared by all commands.
 
 Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, or an object store
-failed for too long: run the same command again to continue; 130 interrupted; anything else is a bug and comes with a
-traceback.
+failed for too long: run the same command again to continue; 130 interrupted; 141 nobody reads the output, as after
+``| head``; anything else is a bug and comes with a traceback.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ from typing import NoReturn
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError, shortened
 
-DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED, UNREAD = 0, 1, 2, 75, 130, 141
 LEFT_BEHIND = "left behind"  # name of threads whose work nobody waits for any more
 _EXIT_HANDLERS_S = 5
 
@@ -59,6 +60,8 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         print(f"{command()}: {error}", file=sys.stderr)
         leave(STOPPED)
     except (UserError, OSError) as error:  # an OSError names the file and the cause
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            leave(UNREAD)
         print(f"{command()}: error: {shortened(str(error))}", file=sys.stderr)
         code = USER_ERROR
     except Stopped as stopped:
@@ -85,6 +88,13 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     if code in (DONE, STOPPED) and all(thread.name != LEFT_BEHIND for thread in threading.enumerate()):
         sys.exit(code)
     leave(code)
+
+
+def _is_unread() -> bool:
+    """Whether stdout is a pipe whose reader has ended."""
+    stdout = select.poll()
+    stdout.register(1, 0)
+    return any(event & select.POLLERR for _, event in stdout.poll(0))
 
 
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:

@@ -249,7 +249,7 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tfds_naturel.open_images.fetch",
+        prog="naturel-data-fetch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -34,7 +34,7 @@ def _url(text: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m tfds_naturel.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="naturel-data-release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--dataset", type=epath.Path, required=True, help="a built dataset, <data_dir>/naturel/full/4.1.0"

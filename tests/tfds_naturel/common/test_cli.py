@@ -104,6 +104,15 @@ def test_a_name_that_the_terminal_has_no_letters_for_is_printed():
         assert (done.returncode, done.stdout.strip(), done.stderr) == (0, shown, b"")
 
 
+def test_output_that_nobody_reads_ends_the_command():
+    """As ``| head`` does, without a message."""
+    code = "from tfds_naturel.common import cli; cli.run(lambda _: [print('x', flush=True) for _ in range(1 << 20)])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout.readline() == b"x\n"
+        command.stdout.close()
+        assert (command.wait(60), command.stderr.read()) == (141, b"")
+
+
 def test_output_that_cannot_be_written_does_not_change_the_exit_code():
     """``closed`` stays in the buffer until the process ends, and the device is full."""
     command = [sys.executable, "-c", MAIN.format(error="UserError('not a flag')")]
