@@ -1,8 +1,8 @@
 """Exit codes, error messages and logging, shared by all commands.
 
 Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, or an object store
-failed for too long: run the same command again to continue; 130 interrupted; 141 nobody reads the output, as after
-``| head``; anything else is a bug and comes with a traceback.
+failed for too long: run the same command again to continue; 130 interrupted; 141 it printed more than was read, as
+with ``| head``; anything else is a bug and comes with a traceback.
 """
 
 import argparse
@@ -51,6 +51,7 @@ def set_up_logging() -> None:
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs ``main(arguments)`` (default: ``sys.argv[1:]``) and exits with one of the codes above."""
     set_up_logging()
+    atexit.register(_drop_unread)
     sys.unraisablehook = _unraisable
     if isinstance(sys.stdout, io.TextIOWrapper):  # not closed, nor replaced by a notebook or test
         sys.stdout.reconfigure(errors="backslashreplace")  # else a name that the terminal has no letters for ends it
@@ -95,6 +96,12 @@ def _is_unread() -> bool:
     stdout = select.poll()
     stdout.register(1, 0)
     return any(event & select.POLLERR for _, event in stdout.poll(0))
+
+
+def _drop_unread() -> None:
+    """Lets what is left in stdout's buffer go nowhere if nobody reads it, for which Python would print an error."""
+    if _is_unread():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:

@@ -13,6 +13,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images import fetch
 from tfds_naturel.release import __main__ as release
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 # A thread that waits for something that never comes, as Orbax's do if a save fails.
 MAIN = """
 import atexit, sys, threading, time
@@ -104,19 +105,26 @@ def test_a_name_that_the_terminal_has_no_letters_for_is_printed():
         assert (done.returncode, done.stdout.strip(), done.stderr) == (0, shown, b"")
 
 
-def test_output_that_nobody_reads_ends_the_command():
-    """As ``| head`` does, without a message."""
-    code = "from tfds_naturel.common import cli; cli.run(lambda _: [print('x', flush=True) for _ in range(1 << 20)])"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
-        assert command.stdout.readline() == b"x\n"
+@pytest.mark.parametrize(
+    ("main", "code"),
+    [
+        ("lambda _: [print(x, flush=True) for x in range(1 << 20)]", 141),
+        ("lambda _: print('left in the buffer')", 0),
+        ("argparse.ArgumentParser(prog='x').parse_args", 0),
+    ],
+)
+def test_output_that_nobody_reads_is_no_error(main, code):
+    """As with ``| head``."""
+    program = f"import argparse; from tfds_naturel.common import cli; input(); cli.run({main}, ['--help'])"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", program], **pipes, env=BUFFERED) as command:
         command.stdout.close()
-        assert (command.wait(60), command.stderr.read()) == (141, b"")
+        assert command.communicate(b"\n", 60)[1] == b"" and command.returncode == code
 
 
 def test_output_that_cannot_be_written_does_not_change_the_exit_code():
     """``closed`` stays in the buffer until the process ends, and the device is full."""
     command = [sys.executable, "-c", MAIN.format(error="UserError('not a flag')")]
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=BUFFERED)
     assert done.returncode == 2 and done.stderr.strip().endswith("error: not a flag")
