@@ -210,10 +210,9 @@ def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
             problems.append(f"{path.name} {where}{error}")
     if not items:
         problem = f"the first of {len(problems):,}: {problems[0]}" if problems else "it has none"
-        hint = (
-            f". To name its fields: --fields {own.name}.{FIELDS[own.kind][0]}=FIELD" if "no field " in problem else ""
-        )
-        raise BenchmarkError(f"{own}: no record can be used; {problem}{hint}")
+        if "no field " in problem:
+            problem += f". Name its fields: --fields {own.name}.{FIELDS[own.kind][0]}=FIELD, or config.eval.fields"
+        raise BenchmarkError(f"{own}: no record can be used; {problem}")
     return tuple(items), tuple(problems)
 
 
