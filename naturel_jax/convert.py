@@ -1,5 +1,4 @@
-"""``naturel-convert SRC DST``: converts any checkpoint to a folder that transformers, OpenCLIP or
-big_vision reads.
+"""``naturel-convert SRC DST``: converts any checkpoint to a folder that transformers, OpenCLIP or big_vision reads.
 
 SRC is hf:owner/name, open_clip:owner/name, run:workdir, a folder, a file, or preset:file.
 """
