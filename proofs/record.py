@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int | None:
     parser.add_argument("name", help="name of the result: proofs/NAME.md")
     parser.add_argument("command", nargs="+", help="command to run, after '--'")
     parser.add_argument("--allow_dirty", action="store_true", help="allow uncommitted changes and note them")
-    parser.add_argument("--tail", type=int, default=60, help="lines of output to keep (default: %(default)s)")
+    parser.add_argument("--tail", type=int, default=100, help="lines of output to keep (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="output folder (default: %(default)s)")
     args = parser.parse_args(arguments)
     if not re.fullmatch(r"[a-z0-9_]+", args.name) or args.name == "readme":

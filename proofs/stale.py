@@ -129,7 +129,7 @@ def main(arguments: Sequence[str]) -> int | None:
         if not all(results) and time.monotonic() + 60 * settings["minutes"] > deadline:
             left += 1
             continue
-        tail = f"--tail={settings.get('tail', 60)}"
+        tail = f"--tail={settings.get('tail', 100)}"
         results.append(record.main([name, tail, f"--folder={args.folder}", "--", "sh", "-c", settings["command"]]))
     failed = sum(map(bool, results))
     print(f"{failed} failed, {left} left for the next call")

@@ -53,7 +53,7 @@ def facts(hlo: str, kernels: list[str]) -> dict[str, Any]:
         "in_loops": sorted({kind for loop in of["while"] for kind, size in _ARRAY.findall(loop) if size in kernels}),
         "updated_at_once": sorted({size for result in of["fusion"] for size in kernels if _updates(result, size)}),
         "products": sorted(set(_products(lines, dtypes))),
-        "summed": sorted({kind for result in of["all-reduce"] for kind, size in _ARRAY.findall(result) if "," in size}),
+        "summed": sorted({array for result in of["all-reduce"] for array in _ARRAY.findall(result) if "," in array[1]}),
     }
 
 
