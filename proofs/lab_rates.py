@@ -1,10 +1,11 @@
-"""The laboratory's methods at three learning rates each, on the world that had no part in CLIP-NatuRel's choice.
+"""The laboratory's methods at learning rates of their own, on the world that had no part in CLIP-NatuRel's choice.
 
     naturel-sweep --config proofs/lab_rates.py --seeds 11, --out build/lab_rates
     python -m proofs.lab_rates build/lab_rates
+    naturel-sweep --config proofs/lab_rates.py:tuned --seeds 12,13,14 --baseline NegCLIP-AP --out build/lab_tuned
 
-The runs are scored on the validation split only. The second command prints the scores, and the best rate of each.
-``lab_tuned.py`` trains the methods at these rates, with other seeds, and scores them on the test splits.
+The first command trains each at three rates, and scores them on the validation split; the second prints these scores.
+The third trains each at the best of its rates, with other seeds, and scores them as ``lab:methods`` does.
 """
 
 import argparse
@@ -24,59 +25,75 @@ from tfds_naturel.common import cli
 
 WORLD = "naturel/scenes_agents"
 VALIDATION = "naturel_validation"
-METHODS = (
-    *("negclip", "negclip_sp", "two_pairs", "negclip_ap", "ema", "own_foils", "lora"),
-    *("fsc", "ce_clip", "read", "cs_clip", "clic", "clip_naturel"),
-)
-FACTORS = (1 / 3, 1.0, 3.0)  # of the rate in lab:methods, which is three times as high for LoRA
+# Rows of lab:methods, and the rate that is best for each on the validation split (proofs/lab_rates.md).
+METHODS = {
+    "negclip": 1e-3,
+    "negclip_sp": 1e-3,
+    "two_pairs": 3e-3,
+    "negclip_ap": 3e-3,
+    "ema": 3e-3,
+    "own_foils": 3e-3,
+    "lora": 9e-3,
+    "fsc": 3e-3,
+    "ce_clip": 1e-3,
+    "read": 3e-3,
+    "cs_clip": 3e-3,
+    "clic": 1e-3,
+    "clip_naturel": 1e-3,
+}
+RATES = {"divided by 3": 1 / 3, "of lab:methods": 1.0, "times 3": 3.0}
 
 
-def rows() -> dict[str, ConfigDict]:
-    """The methods of lab:methods on ``WORLD``, from a base that no other experiment starts from."""
-    runs = lab.get_config("methods").runs
-    rows = {key: runs[key] for key in ("clip", *METHODS)}
-    for row in rows.values():
-        row.bases.clip_lab.seed = 3
-        for config in (row, row.bases.clip_lab):
-            config.eval.naturel = WORLD
-            for part in config.data.mixture.values():
-                part.dataset = WORLD
+def get_config(suite: str = "tried") -> ConfigDict:
+    return c.suite({"tried": _tried, "tuned": _tuned}[suite]())
+
+
+def _tried() -> dict[str, ConfigDict]:
+    read = functools.partial(naturel_pairs.read, split="validation", name=VALIDATION)
+    BENCHMARKS[VALIDATION] = Entry(naturel_pairs.SOURCE, read)
+    rows = {}
+    for index, factor in enumerate(RATES.values()):
+        for key, row in _rows(*METHODS).items():
+            row.optim.lr = float(f"{row.optim.lr * factor:.1g}")
+            row.name = f"{row.name}, {row.optim.lr:g}"
+            row.eval.benchmarks = row.bases.clip_lab.eval.benchmarks = (VALIDATION,)
+            rows[f"{key}_{index}"] = row
     return rows
 
 
-def rate(row: ConfigDict, factor: float) -> float:
-    return float(f"{row.optim.lr * factor:.1g}")
+def _tuned() -> dict[str, ConfigDict]:
+    rows = _rows("clip", *METHODS)
+    for key, rate in METHODS.items():
+        rows[key].optim.lr = rate
+    return rows
 
 
-def get_config() -> ConfigDict:
-    read = functools.partial(naturel_pairs.read, split="validation", name=VALIDATION)
-    BENCHMARKS[VALIDATION] = Entry(naturel_pairs.SOURCE, read)
-    tried = {}
-    for key, row in rows().items():
-        if key in METHODS:
-            for index, factor in enumerate(FACTORS):
-                at = row.copy_and_resolve_references()
-                at.optim.lr = rate(row, factor)
-                at.name = f"{row.name}, {at.optim.lr:g}"
-                at.eval.benchmarks = at.bases.clip_lab.eval.benchmarks = (VALIDATION,)
-                tried[f"{key}_{index}"] = at
-    return c.suite(tried)
+def _rows(*keys: str) -> dict[str, ConfigDict]:
+    """Rows of lab:methods on ``WORLD``, from a base that no other experiment starts from."""
+    runs = lab.get_config("methods").runs
+    for key in keys:
+        base = runs[key].bases.clip_lab
+        base.seed = 3
+        for config in (runs[key], base):
+            config.eval.naturel = WORLD
+            for part in config.data.mixture.values():
+                part.dataset = WORLD
+    return {key: runs[key] for key in keys}
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path)
     sweep = parser.parse_args(arguments).sweep
-    metric = f"{VALIDATION}/complex"
-    print(f"| method | {' | '.join(f'rate times {factor:.2g}' for factor in FACTORS)} | best rate |")
-    print(f"| :--- |{' ---: |' * (len(FACTORS) + 1)}")
-    for key, row in rows().items():
-        if key in METHODS:
-            runs = {index: next(sweep.glob(f"{key}_{index}_seed=*")) for index in range(len(FACTORS))}
-            read = seeds.read({str(run): seeds.of_run(run) for run in runs.values()}, lambda _: {metric})
-            scores = [read.scored[metric][str(run)].value for run in runs.values()]
-            best = rate(row, FACTORS[scores.index(max(scores))])
-            print(f"| {row.name} | {' | '.join(f'{score:.3f}' for score in scores)} | {best:g} |")
+    metric, rows = f"{VALIDATION}/complex", _tried()
+    folders = {key: str(next(sweep.glob(f"{key}_seed=*"))) for key in rows}
+    scored = seeds.read({folder: seeds.of_run(Path(folder)) for folder in folders.values()}, lambda _: {metric})
+    print(f"| method | {' | '.join(f'rate {name}' for name in RATES)} | best |\n| :--- |{' ---: |' * (len(RATES) + 1)}")
+    for method, row in _rows(*METHODS).items():
+        keys = [f"{method}_{index}" for index in range(len(RATES))]
+        of = {key: scored.scored[metric][folders[key]].value for key in keys}
+        best = rows[max(of, key=of.__getitem__)].optim.lr
+        print(f"| {row.name} | {' | '.join(f'{score:.3f}' for score in of.values())} | {best:g} |")
 
 
 if __name__ == "__main__":
