@@ -1,11 +1,13 @@
 """The laboratory's methods at learning rates of their own, on the world that had no part in CLIP-NatuRel's choice.
 
+    naturel-data-build scenes_agents --data_dir data
+    naturel-mine --dataset data/naturel/scenes_agents/3.1.0 --out build/lab_mined.parquet
     naturel-sweep --config proofs/lab_rates.py --seeds 11, --out build/lab_rates
     python -m proofs.lab_rates build/lab_rates
     naturel-sweep --config proofs/lab_rates.py:tuned --seeds 12,13,14 --baseline NegCLIP-AP --out build/lab_tuned
 
-The first command trains each at three rates, and scores them on the validation split; the second prints these scores.
-The third trains each at the best of its rates, with other seeds, and scores them as ``lab:methods`` does.
+The first sweep trains each at three rates, and scores them on the validation split; ``lab_rates`` prints these scores.
+The second trains each at the best of its rates, with other seeds, and scores them as ``lab:methods`` does.
 """
 
 import argparse
@@ -25,7 +27,8 @@ from tfds_naturel.common import cli
 
 WORLD = "naturel/scenes_agents"
 VALIDATION = "naturel_validation"
-# Rows of lab:methods, and the rate that is best for each on the validation split (proofs/lab_rates.md).
+MINED = "build/lab_mined.parquet"
+# Rows of lab:methods and of ``_further``, and the best rate of each on the validation split (proofs/lab_rates.md).
 METHODS = {
     "negclip": 1e-3,
     "negclip_sp": 1e-3,
@@ -40,6 +43,11 @@ METHODS = {
     "cs_clip": 3e-3,
     "clic": 1e-3,
     "clip_naturel": 1e-3,
+    "match_ignore": 1e-3,
+    "preserved": 1e-3,
+    "hard_images": 1e-3,
+    "triplet_clip": 1e-3,
+    "bindings": 1e-3,
 }
 RATES = {"divided by 3": 1 / 3, "of lab:methods": 1.0, "times 3": 3.0}
 
@@ -71,6 +79,7 @@ def _tuned() -> dict[str, ConfigDict]:
 def _rows(*keys: str) -> dict[str, ConfigDict]:
     """Rows of lab:methods on ``WORLD``, from a base that no other experiment starts from."""
     runs = lab.get_config("methods").runs
+    runs.update(_further(runs))
     for key in keys:
         base = runs[key].bases.clip_lab
         base.seed = 3
@@ -79,6 +88,23 @@ def _rows(*keys: str) -> dict[str, ConfigDict]:
             for part in config.data.mixture.values():
                 part.dataset = WORLD
     return {key: runs[key] for key in keys}
+
+
+def _further(runs: ConfigDict) -> dict[str, ConfigDict]:
+    """NegCLIP-SP with mined hard images, TripletCLIP on the same captions and images, and NegCLIP-AP that also trains
+    on bindings."""
+    hard, triplet, bindings = (
+        runs[key].copy_and_resolve_references() for key in ("negclip_sp", "negclip_sp", "negclip_ap")
+    )
+    hard.name, triplet.name = "NegCLIP-SP, hard images", "TripletCLIP"
+    hard.data.mixture.main.hard_images = triplet.data.mixture.main.hard_images = MINED
+    triplet.data.mixture.main.hard_captions = "exchanged"
+    triplet.objective.terms = {"exchanged_images": {"weight": 1.0}}
+    bindings.name = "NegCLIP-AP, bindings"
+    bindings.data.mixture.main.weight = 0.5
+    bindings.data.mixture.bindings = c.part(WORLD, "bindings", weight=0.25)
+    bindings.eval.benchmarks = (*bindings.eval.benchmarks, "naturel_bindings")
+    return {"hard_images": hard, "triplet_clip": triplet, "bindings": bindings}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ def suite(
     """The config of several runs; see ``Suite``. A run's base that is itself one of the runs shares that run's config;
     otherwise it would be evaluated with another one, under the same name."""
     for run in runs.values():
-        for name in run.bases.keys() & runs.keys():
+        for name in set(run.bases) & set(runs):
             run.bases[name] = runs[name]
     ordered = ConfigDict(dict(runs), sort_keys=False)  # the order of the table's rows
     return ConfigDict({"runs": ordered, "minutes": dict(minutes), "measured_on": measured_on})

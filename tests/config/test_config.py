@@ -168,6 +168,11 @@ def test_bases_and_suite_runs_are_checked_up_front():
         c.load(c.suite({"a": tiny(), "b": tiny(preset="")}, {}, ""))
 
 
+def test_the_runs_of_a_suite_make_another():
+    runs = c.suite({"a": tiny(), "b": tiny(name="second")}).runs
+    assert [run.name for run in c.load(c.suite(runs)).runs.values()] == ["tiny softmax", "second"]
+
+
 @pytest.mark.parametrize("name", ["/first", "a/b", "", "x<script>"])
 def test_names_of_bases_and_runs_are_those_of_folders(name):
     config = tiny(preset="", init="base:first")
