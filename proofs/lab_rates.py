@@ -43,9 +43,9 @@ METHODS = {
     "cs_clip": 3e-3,
     "clic": 1e-3,
     "clip_naturel": 1e-3,
-    "match_ignore": 1e-3,
-    "preserved": 1e-3,
-    "hard_images": 1e-3,
+    "match_ignore": 3e-3,
+    "preserved": 3e-3,
+    "hard_images": 3e-3,
     "triplet_clip": 1e-3,
     "bindings": 1e-3,
 }
