@@ -21,6 +21,7 @@ import numpy as np
 from etils import epath
 
 from naturel_jax.config.record_fields import Fields
+from naturel_jax.config.schema import Data
 from naturel_jax.config.settings import parse
 from naturel_jax.data import datasets
 from naturel_jax.data.images.augment import augment, sides
@@ -65,7 +66,22 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{options.source}: {len(bad):,} of {total:,} records are bad; the list is {path}")
     for line in summary(bad):
         print(line)
+    if bad:
+        print(_what_training_does(len(bad), total))
     return SOME_BAD if bad else cli.DONE
+
+
+def _what_training_does(bad: int, total: int) -> str:
+    """What ``index.open_source`` will do, which a run that has no list finds out one image at a time."""
+    if bad == total:
+        return "no record can be trained on"
+    if bad <= Data.max_bad * total:
+        return f"training leaves them out: config.data.max_bad is {Data.max_bad:g} by default"
+    share = (1000 * bad // total + 1) / 1000
+    return (
+        f"training is refused with so many: config.data.max_bad is {Data.max_bad:g} by default. Repair them, or leave "
+        f"them out with --config.data.max_bad={share:g}"
+    )
 
 
 def summary(bad: Sequence[index.Bad]) -> Iterator[str]:

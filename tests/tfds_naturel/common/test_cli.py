@@ -34,6 +34,11 @@ def test_a_long_value_leaves_the_file_and_the_fix_in_the_message():
     assert len(text) < 1600 and " more characters] " in text
 
 
+def test_addresses_in_memory_are_left_out_of_a_message():
+    text = str(UserError(f"x: found {object()!r}; expected a number"))
+    assert text == "x: found <object object>; expected a number"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "last"),
     [
