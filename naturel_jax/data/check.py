@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _what_training_does(bad: int, total: int) -> str:
-    """What ``index.open_source`` will do, which a run that has no list finds out one image at a time."""
+    """What ``index.open_source`` does with so many bad records, at the default ``max_bad``."""
     if bad == total:
         return "no record can be trained on"
     if bad <= Data.max_bad * total:
