@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from naturel_jax import config as c
 from naturel_jax.configs import lab
-from proofs import worlds
+from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
 
 SMALL = dataclasses.replace(
@@ -22,7 +22,10 @@ SMALL = dataclasses.replace(
 
 
 def get_config() -> ConfigDict:
-    dataset, runs = worlds.add(SMALL), lab.get_config("recipes").runs
+    if SMALL.name not in CONFIGS:  # worlds that are drawn when they are missing
+        CONFIGS[SMALL.name] = SMALL
+        Naturel.BUILDER_CONFIGS.append(scenes(SMALL))
+    dataset, runs = f"naturel/{SMALL.name}", lab.get_config("recipes").runs
     for run in runs.values():
         for config in (run, *run.bases.values()):
             config.eval.naturel = dataset
