@@ -38,6 +38,7 @@ def write(page: Path, number: int) -> None:
             ((n % 2 == 0, n % 3 == 0),),
             ((0.31, 0.3), (0.29, 0.3)),
             f"relation {n % 50}",
+            str(n),
         )
         for n in range(number)
     ]
