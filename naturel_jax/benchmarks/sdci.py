@@ -103,8 +103,10 @@ def _entries(record: dict[str, Any], variant: Variant, photos: Folder) -> Iterat
                 left, top = max(x0 - dx, 0), max(y0 - dy, 0)
                 box = crop(left, top, min(x1 + dx, width) - left, min(y1 + dy, height) - top)
                 places.append((photos.image(record["image"], box), f"m-{part['idx']}-sc"))
+    if len({key for _, key in places}) < len(places):
+        raise BenchmarkError(f"{record['image']!a:.80} has several parts of one idx; download it again")
     for image, key in places:
-        true = [summaries[key]] if isinstance(summaries[key], str) else list(summaries[key])
+        true = [summaries[key]] if isinstance(summaries[key], str) else list(summaries[key][: variant.captions])
         scores = record["clip_scores"][key]
         if variant.hardest:  # of equals, the last
             kinds = negatives[key].items()
@@ -119,7 +121,7 @@ def _entries(record: dict[str, Any], variant: Variant, photos: Folder) -> Iterat
 
 def _batches(name: str, entries: Sequence[_Entry]) -> Iterator[Item]:
     captions = VARIANTS[name].captions
-    kept = [(image, true[:captions], false) for image, true, false in entries if len(true) >= captions]
+    kept = [(image, true, false) for image, true, false in entries if len(true) >= captions]
     for start in range(0, len(kept), BATCH):
         images, true, false = zip(*kept[start : start + BATCH], strict=True)
         texts = (*(text for texts in true for text in texts), *false)

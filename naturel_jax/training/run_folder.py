@@ -67,8 +67,10 @@ def has_started(folder: epath.Path, config: Config) -> bool:
     have been the mistake."""
     path, names = folder / "config.json", storage.names(folder)
     if "config.json" not in names:  # which a run writes first
-        theirs = [name for name in _REPLACED if name in names]
-        if theirs and finished.FILE not in names and not checkpoint.saved_steps(folder):
+        saves = checkpoint.directory(folder)
+        theirs = [name for name in (*_REPLACED, saves.name) if name in names]
+        ours = any(manifest.NAME in storage.names(saves / str(step)) for step in storage.numbered(saves))
+        if theirs and not ours and finished.FILE not in names:
             raise files.not_ours(folder, "config.json of a run", theirs, "a run", "--workdir")
         return False
     saved = storage.read_json(path)

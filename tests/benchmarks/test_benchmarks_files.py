@@ -174,6 +174,11 @@ def test_sdci_lists_a_file_once_and_has_boxes_of_any_number(tmp_path):
     path.write_text(path.read_text().replace('"x": 300', '"x": 1e999'))
     problems = read("sdci", tmp_path).problems
     assert any("complete/'0.json': not in the official form" in problem for problem in problems)
+    path.write_text(
+        path.read_text().replace("Infinity", "300").replace('"x": 1e999', '"x": 300').replace('"idx": 1', '"idx": 0')
+    )
+    problems = read("sdci", tmp_path).problems
+    assert any("'sa_0.jpg' has several parts of one idx" in problem for problem in problems)
     (tmp_path / "sdci/splits.json").write_text(json.dumps({"test": ["0.json", "./0.json"]}))
     with pytest.raises(BenchmarkError, match="has 2 names of 1 files"):
         read("sdci", tmp_path)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from naturel_jax import config as c
 from naturel_jax import storage
+from naturel_jax.checkpoints import manifest
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import versions
 from naturel_jax.data import check, datasets
@@ -101,14 +102,20 @@ def test_start_that_failed_before_its_first_step_binds_nothing(tmp_path):
         assert json.loads((tmp_path / "config.json").read_text())["config"]["mesh"]["data"] != 3
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "report.md", "processor.json"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.md", "processor.json", "checkpoints"])
 def test_files_of_somebody_else_are_not_replaced(name, tmp_path):
-    (tmp_path / name).write_text('{"step": 100, "loss": 0.5}\n')  # of another trainer
+    steps = [tmp_path / "checkpoints" / step for step in ("100", "200.orbax-checkpoint-tmp")]  # saved, being saved
+    for step in steps if name == "checkpoints" else []:
+        (step / "default").mkdir(parents=True)
+        (step / "default" / "_METADATA").write_text("{}")
+    if name != "checkpoints":
+        (tmp_path / name).write_text('{"step": 100, "loss": 0.5}\n')  # of another trainer
     before = contents(tmp_path)
     with pytest.raises(UserError, match=rf"has no config\.json of a run, but {name}, .*: use another --workdir"):
         run.run(c.load(tiny_config.get_config()), tmp_path)
     assert contents(tmp_path) == before
-    (tmp_path / "checkpoints" / "100").mkdir(parents=True)  # a run's, whose damaged config.json was moved away
+    steps[0].mkdir(parents=True, exist_ok=True)
+    (steps[0] / manifest.NAME).write_text("{}")  # a run's, whose damaged config.json was moved away
     assert not run_folder.has_started(epath.Path(tmp_path), c.load(tiny_config.get_config()))
 
 

@@ -10,7 +10,8 @@ their sizes and modification times, and the fields. Shards read before an interr
     groups.*, positives_*, ... the columns of Items
     problems.jsonl             records that cannot be used; bad.jsonl, if check.py has read the images, has theirs too
     checksum.*                 XXH3 of the image if it is in images.bin, else 0
-    parts/<shard>/             records.arrow, and images.bin if encoded images are not in the shard's file as they are
+    parts/<shard>/             images.bin if encoded images are not in the shard's file as they are; until all shards
+                               have been read, records.arrow as well, with its checksum in meta.json
 
 Shape letters: N records, C captions of one polarity after another, K facts of captions.
 """
@@ -100,6 +101,7 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
         once.write_meta(folder, meta)
         for part in parts:
             _records(part).unlink()
+            (part / once.META).unlink()
         return meta
 
     once.load_or_make(folder, functools.partial(_load, table.name, folder), make)
@@ -120,8 +122,8 @@ def _load(name: str, folder: Path) -> dict[str, Any] | None:
 
 
 def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
-    """Writes the parts that are missing."""
-    jobs = [(shard, part) for shard, part in zip(table.shards, parts, strict=True) if not _records(part).exists()]
+    """Writes the parts that are missing or damaged."""
+    jobs = [(shard, part) for shard, part in zip(table.shards, parts, strict=True) if not _is_whole(part)]
     write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=table.root)
     for done, _ in enumerate(parallel(write, jobs, workers), 1):
         if len(jobs) > 1:
@@ -159,6 +161,17 @@ def _records(part: Path) -> Path:
     return part / "records.arrow"
 
 
+def _is_whole(part: Path) -> bool:
+    """Whether all records of a shard were written, and are as they were. Images have checksums of their own."""
+    try:
+        return not once.damaged(part, once.read_meta(part)["xxh3"])
+    except FileNotFoundError:
+        return False
+    except (UserError, KeyError) as error:
+        _LOG.warning("%s is damaged (%s); it is made again", part, error)
+        return False
+
+
 def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str) -> None:
     """Writes the records of one shard, and the images that its rows hold. ``root``: the folder that paths stay in."""
     part.mkdir(parents=True, exist_ok=True)
@@ -173,6 +186,7 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, roo
     else:
         images.unlink()
     partial.replace(_records(part))
+    once.write_meta(part, {"xxh3": {_records(part).name: once.checksum(_records(part))}})
 
 
 def _next(shard: Shard, described: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:

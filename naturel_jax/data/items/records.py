@@ -17,6 +17,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import LONGEST_TEXT, check_regular, parse_json
 
 LARGEST_TEXT = 1 << 24  # bytes of a file or member with captions
+_MOST_FACTS = 1 << 20  # characters of the facts of a record's captions, where all assert one
 
 # The usual names of each part's field, tried in this order if config names none.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -291,7 +292,10 @@ def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> 
     facts: list[str] = []
     for value in _lists(row, chosen, part):
         if isinstance(value, str | bytes):
-            facts += [_text(value, part)] * captions
+            fact = _text(value, part)
+            if captions * len(fact) > _MOST_FACTS:
+                raise BadRecord(f"{part} has {len(fact):,} characters for each of {captions:,} captions; shorten it")
+            facts += [fact] * captions
         else:
             facts += ["" if fact in (None, "", b"") else _text(fact, part) for fact in value]
     if facts and len(facts) != captions:

@@ -119,7 +119,19 @@ def test_long_file_is_read_in_blocks_without_losing_lines(tmp_path, monkeypatch)
     assert found == [f"{n}.jpg" for n in range(60)]
 
 
-def test_interrupted_build_continues_with_the_shards_that_are_left(tmp_path):
+def flip(records: bytes) -> bytes:
+    """Another caption, in a file that Arrow reads."""
+    assert records.count(b"caption 0") == 1
+    return records.replace(b"caption 0", b"captioo 0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [(None, [0, 1, 2, 2, 3]), (flip, [0, 1, 2, 0, 2, 3]), (lambda records: records[:50], [0, 1, 2, 0, 2, 3])],
+    ids=["whole", "flipped", "cut"],
+)
+def test_interrupted_build_continues_with_the_shards_that_are_left(tmp_path, damage, expected):
+    """And with those that were read but whose records are damaged."""
     read = []
 
     def shard(n):
@@ -134,9 +146,12 @@ def test_interrupted_build_continues_with_the_shards_that_are_left(tmp_path):
     table = index_writer.Table("shards", str(tmp_path), [], [shard(n) for n in range(4)])
     with pytest.raises(OSError, match="interrupted"):
         index_writer.build(table, Fields(), tmp_path / "index", workers=1)
+    if damage:
+        records = tmp_path / "index" / "parts" / "0" / "records.arrow"
+        records.write_bytes(damage(records.read_bytes()))
     index_writer.build(table, Fields(), tmp_path / "index", workers=1)
     index_writer.build(table, Fields(), tmp_path / "index", workers=1)
-    assert read == [0, 1, 2, 2, 3]
+    assert read == expected
     items = index.open_source(table, Fields(), tmp_path / "index", 0.0).items
     assert list(items.texts) == [f"caption {n}" for n in range(4)]
 
@@ -196,6 +211,14 @@ def test_captions_without_end_are_bad_records(tmp_path):
     (tmp_path / "my.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "a " * 60_000}) + "\n")
     (reason,) = reasons(f"jsonl:{tmp_path}/my.jsonl", tmp_path).values()
     assert reason.endswith("of 119,999 characters; the limit is 100,000")
+
+
+def test_a_long_fact_of_many_captions_is_a_bad_record(tmp_path):
+    """Arrow would copy it for each of them."""
+    record = {"image": "a.jpg", "caption": ["a cat"] * 1000, "fact": "a " * 600}
+    (tmp_path / "my.jsonl").write_text(json.dumps(record) + "\n")
+    (reason,) = reasons(f"jsonl:{tmp_path}/my.jsonl", tmp_path, asserts="fact").values()
+    assert reason.endswith("1,199 characters for each of 1,000 captions; shorten it")
 
 
 def test_paths_that_leave_the_folder_are_bad_records(tmp_path):
