@@ -111,7 +111,7 @@ def _check_small(files: Iterable[tuple[str, int]], patterns: Sequence[str], tota
     they are too large together."""
     for path, size in files:
         if "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
-            total += size
+            total += max(size, 0)
             if total > LARGEST:
                 raise Unusable(
                     f"{path!r:.80} has {size:,} bytes; expected at most {LARGEST:,} in all files of "
@@ -182,7 +182,7 @@ class _ImpatientClient(httpx.Client):
 
     def __init__(self, small: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
-        self._small, self._listed, self._listing = small, 0, 0
+        self._small, self._listed, self._listing, self._budget = small, 0, 0, _Budget()
         if check_address not in self.event_hooks["request"]:  # of the session before
             self.event_hooks["request"].append(check_address)
         self._unanswered: set[tuple[str, httpx.URL]] = set()
@@ -205,7 +205,8 @@ class _ImpatientClient(httpx.Client):
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise Unusable(f"{request.url} answers packed, which was not asked for")
             unlimited = stream and "Content-Length" in response.headers and not self._small
-            response.stream = _Watched(response.stream, limit, None if unlimited else LARGEST)
+            budget = self._budget if stream and self._small else None if unlimited else _Budget()
+            response.stream = _Watched(response.stream, limit, budget)
             if not stream:
                 response.read()
                 _check_answer(response)
@@ -262,20 +263,34 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
         raise httpx.ReadTimeout(f"no whole answer in {seconds:.0f} s") from error
 
 
+class _Budget:
+    """``LARGEST`` bytes, which the bodies of one answer or of several may have together."""
+
+    def __init__(self) -> None:
+        self._left, self._lock = LARGEST, threading.Lock()
+
+    def spend(self, size: int) -> None:
+        """Raises Unusable once more were received."""
+        with self._lock:
+            self._left -= size
+            if self._left < 0:
+                raise Unusable(f"an answer of more than {LARGEST:,} bytes, or several together")
+
+
 class _Watched(httpx.SyncByteStream):
     """The body of an answer. Raises ReadTimeout if it is slower than ``SLOWEST``, Unusable if it is too large."""
 
-    def __init__(self, stream: Any, window: float, largest: int | None):
-        self._stream, self._window, self._largest = stream, window, largest
+    def __init__(self, stream: Any, window: float, budget: _Budget | None):
+        self._stream, self._window, self._budget = stream, window, budget
 
     def __iter__(self) -> Iterator[bytes]:
-        began, received, total = time.monotonic(), 0, 0
+        began, received = time.monotonic(), 0
         chunks = iter(self._stream)
         while (chunk := _within(2 * self._window, functools.partial(next, chunks, None))) is not None:
             yield chunk
-            received, total = received + len(chunk), total + len(chunk)
-            if self._largest is not None and total > self._largest:
-                raise Unusable(f"an answer of more than {self._largest:,} bytes")
+            received += len(chunk)
+            if self._budget:
+                self._budget.spend(len(chunk))
             if (elapsed := time.monotonic() - began) >= self._window:
                 if received < SLOWEST * elapsed:
                     raise httpx.ReadTimeout(f"{received:,} bytes in {elapsed:.0f} s")

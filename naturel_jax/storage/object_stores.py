@@ -182,13 +182,15 @@ class Location:
 
     def download(self, path: Path, info: Info, progress: Progress = lambda n: None) -> None:
         """Writes the object to ``path``, continuing what is there. Raises Changed if it has another ETag by now, and
-        OSError if fewer bytes have come than it has."""
+        OSError if fewer or more bytes have come than it has."""
         with path.open("ab") as file:
 
             def continued() -> None:
                 if file.tell() < info.size:
                     options: Any = {"if_match": info.etag, "range": {"offset": file.tell()}}
                     for block in self._store.get(self.name, options=options).stream(_BLOCK):
+                        if file.tell() + len(block) > info.size:
+                            raise OSError(f"{self.url}: the store sends more than its {info.size:,} bytes")
                         file.write(block)
                         progress(len(block))
 

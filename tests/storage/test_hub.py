@@ -45,6 +45,9 @@ class Hostile(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.02)
         if self.change == "header":
             return
+        if self.change == "unlisted" and "/resolve/" in self.path:
+            stated = hashlib.sha1(self.path.encode()).hexdigest()
+            return self.answer(200, bytes(40 << 20), {"ETag": f'"{stated}"', "X-Repo-Commit": COMMIT})
         if "/resolve/" in self.path:
             headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT, "X-Xet-Hash": "ab" * 32}
             headers["X-Xet-Refresh-Route"] = f"http://{self.headers['Host']}/xet-read-token"
@@ -62,6 +65,8 @@ class Hostile(http.server.BaseHTTPRequestHandler):
         info = {"no id": {"sha": COMMIT}, "a path": info | {"sha": "../../../x"}}.get(self.change, info)
         size = 65 << 20 if self.change == "large" else len(CONTENT)
         tree = [{"type": "file", "path": "config.json", "size": size, "oid": STATED}]
+        if self.change == "unlisted":
+            tree = [tree[0] | {"path": name, "size": -(10**15)} for name in ("a.json", "b.json")]
         body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
         broken = {"broken": body[:-2], "nested": b"[" * 100_000} if "/revision/" in self.path else {}
         again = {"Link": f'<http://{self.headers["Host"]}{self.path}>; rel="next"'} if self.change == "endless" else {}
@@ -183,6 +188,7 @@ def answering(tmp_path, monkeypatch):
         ("http://169.254.169.254/latest", "expected https and a public address"),
         ("https://10.0.0.1/x", "expected https and a public address"),
         ("large", "'config.json' has 68,157,440 bytes; expected at most 67,108,864 in all files of *.json"),
+        ("unlisted", "an answer of more than 67,108,864 bytes, or several together"),
         ("header", "no whole answer in 1 s"),
         ("endless", "lists files without end: more than 67,108,864 bytes or 1000 pages"),
     ],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import google.auth
 import pytest
@@ -203,6 +204,22 @@ def test_large_file_is_uploaded_in_parts(server, tmp_path, monkeypatch):
     parts = [request for request in server.requests if "partNumber" in request]
     uploads = len([request for request in server.requests if "uploads" in request])
     assert len(parts) == 3 * uploads + 2 and not any(faults.values())
+
+
+def test_a_body_that_is_longer_than_its_object_is_refused(server, tmp_path, monkeypatch):
+    """Also one without end."""
+    location = object_stores.Location(f"{server.url}/endless/file")
+    location.put(b"x" * 10)
+    info, received = location.info(), []
+
+    def stream(size):
+        return iter(lambda: received.append(size) or b"x" * 8, None)
+
+    answer = SimpleNamespace(stream=stream)
+    monkeypatch.setattr(location, "_store", SimpleNamespace(get=lambda name, options: answer))
+    with pytest.raises(OSError, match="the store sends more than its 10 bytes"):
+        location.download(tmp_path / "file", info)
+    assert len(received) == 2 and (tmp_path / "file").stat().st_size == 8
 
 
 def test_silent_server_is_a_failing_one(server, monkeypatch):

@@ -3,13 +3,16 @@
 import dataclasses
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+import safetensors
 import safetensors.numpy
 import tokenizers
 import torch
@@ -19,7 +22,7 @@ from naturel_jax import weights
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model, normalize
-from naturel_jax.weights import processor_files, tables
+from naturel_jax.weights import processor_files, tables, tensors
 from tests.helpers.image_files import photo
 from tests.helpers.model_files import (
     CAPTIONS,
@@ -81,6 +84,25 @@ def test_a_size_of_one_number_is_square_where_it_is_in_transformers(tmp_path, fi
         path.write_text(json.dumps(fields | {field: f"{kind}ImageProcessor"}))
         with pytest.raises(UserError, match=message):
             weights.find(str(folder))
+
+
+def test_reads_what_safetensors_writes(tmp_path, monkeypatch):
+    """All dtypes and shapes, and the header once, whatever the number of tensors."""
+    shapes = {"matrix": (3, 4), "number": (), "nothing": (0, 2)}
+    arrays = {
+        f"{name} {np.dtype(dtype).name}": np.random.default_rng(0).normal(size=shape).astype(dtype)
+        for name, shape in shapes.items()
+        for dtype in (np.float32, np.float16, jnp.bfloat16)
+    }
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = tensors.open_safetensors(tmp_path / "model.safetensors")
+    monkeypatch.delattr(safetensors, "safe_open")
+    assert found.shapes == {name: array.shape for name, array in arrays.items()}
+    for name, array in arrays.items():
+        assert found.get(name).dtype == array.dtype and found.get(name).tobytes() == array.tobytes(), name
+    os.truncate(tmp_path / "model.safetensors", (tmp_path / "model.safetensors").stat().st_size - 1)
+    with pytest.raises(UserError, match=r"model\.safetensors: .* ends too early"):
+        [found.get(name) for name in arrays]
 
 
 def test_reads_sharded_safetensors(tmp_path):

@@ -58,15 +58,15 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     try:
         code = main(sys.argv[1:] if arguments is None else arguments) or DONE
     except Unavailable as error:
-        print(f"{command()}: {error}", file=sys.stderr)
+        print(f"{command()}: {escape.line(str(error))}", file=sys.stderr)
         leave(STOPPED)
     except (UserError, OSError) as error:  # an OSError names the file and the cause
         if isinstance(error, BrokenPipeError) and _is_unread():
             leave(UNREAD)
-        print(f"{command()}: error: {shortened(str(error))}", file=sys.stderr)
+        print(f"{command()}: error: {escape.line(shortened(str(error)))}", file=sys.stderr)
         code = USER_ERROR
     except Stopped as stopped:
-        print(f"{command()}: {stopped}", file=sys.stderr)
+        print(f"{command()}: {escape.line(str(stopped))}", file=sys.stderr)
         code = STOPPED
     except KeyboardInterrupt:
         code = INTERRUPTED

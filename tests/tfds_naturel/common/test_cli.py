@@ -56,6 +56,12 @@ def test_addresses_in_memory_are_left_out_of_a_message():
             r"the name 'da\udcff' is not UTF-8; rename it",
         ),
         ("Unavailable('gs://b: the store failed')", 75, "gs://b: the store failed"),
+        (
+            r"FileNotFoundError('run:\x1b]0;x\x07\x1b[2J\nanother line')",
+            2,
+            "error: run:\ufffd]0;x\ufffd\ufffd[2J another line",
+        ),
+        (r"Unavailable('the store says \x1b[2J\nno')", 75, "the store says \ufffd[2J no"),
     ],
 )
 def test_failed_command_does_not_wait_for_threads(error, code, last):
