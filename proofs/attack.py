@@ -115,6 +115,7 @@ _tests(
     *("tests/evaluators/test_pool.py", "tests/evaluators/test_evaluators_results.py", "tests/report/test_report.py"),
     *("tests/tfds_naturel/hard_images/test_mining.py", "-k", "damaged or another_evaluation"),
 )
+_FETCH = "tests/tfds_naturel/open_images/test_fetch.py"
 _LEASES = "tests/storage/test_leases.py"
 _tests("leases: a clock a day off, a cloned host name, SIGSTOP", _LEASES, "-k", "no_clock_of_another_machine")
 _tests("leases: a process id that is used again", _LEASES, "-k", "names_a_live_holder")
@@ -153,6 +154,13 @@ _tests("keys, columns and members that are there twice", "tests/data/sources", "
 _tests("a model card of a megabyte", "tests/weights/test_exports_card.py", "-k", "no_longer")
 _tests("a benchmark that changes between two evaluations", "tests/report", "-k", "changed or judge_joins")
 _tests("paths out of a folder", "tests/data/items/test_data_index.py", "-k", "leave_the_folder")
+_tests("parts of an index that was interrupted", "tests/data/items/test_data_index.py", "-k", "interrupted_build")
+_tests("a long fact of many captions", "tests/data/items/test_data_index.py", "-k", "long_fact")
+_tests("a header that is read for each tensor", "tests/weights/test_weights_hf.py", "-k", "safetensors_writes")
+_tests("a body without end from a store", "tests/storage/test_object_stores.py", "-k", "longer_than")
+_tests("pipes, devices and numbers in a folder of photos", _FETCH, "-k", "without_end or of_a_journal")
+_tests("an image with rows without end", "tests/tfds_naturel/open_images/test_open_images.py", "-k", "without_end")
+_tests("terminals controlled by an error", "tests/tfds_naturel/common/test_cli.py", "-k", "failed_command")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")
 _tests(
     "headers of tars, cells and captions without end",

@@ -104,6 +104,34 @@ def _separate(rng: random.Random, sound: bytes) -> bytes:
     return header + data[frame + 13 : scan] + b"".join(scans) + data[-2:]
 
 
+def _three_of_four(rng: random.Random, sound: bytes) -> bytes:
+    """A JPEG of four colors, not progressive, with one scan, of three of them."""
+    width, height = 2496, 2624
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+    def colors(count: int, *rest: int) -> bytes:
+        return bytes([count]) + b"".join(bytes([color, *rest]) for color in range(1, count + 1))
+
+    code = bytes([1] + [0] * 15) + b"\0"  # a Huffman table of one code
+    frame = b"\x08" + struct.pack(">HH", height, width) + colors(4, 0x11, 0)
+    blocks = (width // 8) * (height // 8)
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xEE, b"Adobe\0\x64\0\0\0\0\0"),
+            segment(0xDB, b"\0" + bytes([1] * 64)),
+            segment(0xC0, frame),
+            segment(0xC4, b"\x00" + code),
+            segment(0xC4, b"\x10" + code),
+            segment(0xDA, colors(3, 0) + b"\0\x3f\0"),
+            bytes(-(-blocks * 2 * 3 // 8) + 2),
+            b"\xff\xd9",
+        ]
+    )
+
+
 def _exif(rng: random.Random, sound: bytes) -> bytes:
     """A JPEG whose Exif tags are all in one place."""
     part = _tags(rng, sound)
@@ -132,7 +160,7 @@ def profiles(rng: random.Random, sound: bytes) -> bytes:
 IMAGE_BOMBS: dict[str, Sequence[Bomb]] = {
     **{form: (_flat(form),) for form in ("GIF", "BMP", "WEBP")},
     "PPM": (_flat("PPM"), _comments),
-    "JPEG": (_flat("JPEG"), _scans, _exif, _separate, first_of_two, index_of_images),
+    "JPEG": (_flat("JPEG"), _scans, _exif, _separate, _three_of_four, first_of_two, index_of_images),
     "PNG": (_flat("PNG"), _texts, profiles),
     "TIFF": (_flat("TIFF"), _tags, tags_of_exif, _tile),
 }

@@ -19,6 +19,7 @@ _PNG = b"\x89PNG"  # first bytes of a file
 _TAGS = re.compile(rb"(\xff\xe1..Exif|\xff\xe2..MPF)\0", re.DOTALL)
 _PROGRESSIVE = re.compile(rb"\xff[\xc2\xca]")
 _OF_SOME_COLORS = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02)")  # a scan of one or two
+_OF_FOUR_COLORS, _OF_THREE = re.compile(rb"\xff[\xc0\xc1\xc9]\0\x14"), b"\xff\xda\0\x0c\x03"  # a frame, and a scan
 
 _MIN_SIDE = 32
 _MIN_CONTRAST = 2.0  # a photo whose 8-bit luminance has a lower standard deviation is a blank placeholder
@@ -53,7 +54,8 @@ def most_pixels(size: int, cost: int) -> int:
 def jpeg_cost(data: bytes, gray: bool) -> int:
     """Bytes of memory that a pixel of a JPEG takes; libjpeg keeps the coefficients of one with several scans: a
     progressive one, or colors each by themselves."""
-    several = _PROGRESSIVE.search(data) or (not gray and _OF_SOME_COLORS.search(data))
+    three_of_four = _OF_FOUR_COLORS.search(data) and _OF_THREE in data
+    several = _PROGRESSIVE.search(data) or (not gray and (_OF_SOME_COLORS.search(data) or three_of_four))
     return 4 + (8 if several else 0)
 
 

@@ -30,6 +30,7 @@ IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
 MAX_LINE = 4096  # bytes; official rows have about 120
 BUCKET_BYTES = 8 << 20
+MOST_ROWS = 5000  # of an image; each is compared with the others, and official images have about four
 _T = TypeVar("_T")
 
 
@@ -283,11 +284,13 @@ def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects
 
 
 def images(buckets: Buckets, prefix: str) -> Iterator[AnnotatedImage]:
-    """The images in one bucket written by ``spool``, sorted by id."""
+    """The images in one bucket written by ``spool``, sorted by id. Raises UserError for one with too many rows."""
     by_image: dict[str, list[Annotation]] = collections.defaultdict(list)
     for image_id, subject, relation, object_, *coordinates in buckets.read(prefix):
         numbers = [float(text) for text in coordinates]
         triplet = Triplet(subject, relation, object_)
         by_image[image_id].append(Annotation(image_id, triplet, Box(*numbers[:4]), Box(*numbers[4:])))
     for image_id in sorted(by_image):
+        if (rows := len(by_image[image_id])) > MOST_ROWS:
+            raise UserError(f"image {image_id} has {rows:,} rows of annotations; expected at most {MOST_ROWS:,}")
         yield merge(image_id, by_image[image_id])

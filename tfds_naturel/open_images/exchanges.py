@@ -71,8 +71,10 @@ def positions(image: AnnotatedImage) -> Iterator[Exchange]:
         if at and (side := side_at(boxes[fact.subject], boxes[fact.object])):
             yield _position(fact.subject, side, fact.object, fact)
     beside = {frozenset((fact.subject, fact.object)) for fact in image.triplets if fact.relation in CONVERSE}
-    for x, y in itertools.combinations(boxes, 2):
-        if ({x, y} <= _BEINGS or {x, y} in beside) and (side := side_of(boxes[x], boxes[y])):
+    pairs = {*itertools.combinations(sorted(_BEINGS & boxes.keys()), 2)}
+    pairs |= {(min(pair), max(pair)) for pair in beside if len(pair) == 2 and pair <= boxes.keys()}
+    for x, y in sorted(pairs):
+        if side := side_of(boxes[x], boxes[y]):
             yield _position(x, side, y)
 
 

@@ -4,8 +4,9 @@
 
 downloads ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about
 1.9 GB of annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue
-after an interruption; photos that are already in the folder are checked and kept. ``--limit N`` takes the first N
-images only, in the order of their ids, which is a random one (0: annotations only).
+after an interruption; photos that are already in the folder are checked and kept, and those that cannot be used are set
+aside as ``<ImageID>.rejected``. ``--limit N`` takes the first N images only, in the order of their ids, which is a
+random one (0: annotations only).
 """
 
 import argparse
@@ -24,7 +25,7 @@ import aiohttp
 from tfds_naturel.common import cli, download, photos
 from tfds_naturel.common.download import MissingKey, Policy, TooLarge, Transient
 from tfds_naturel.common.errors import Stopped, UserError
-from tfds_naturel.common.files import md5_of, unlinked
+from tfds_naturel.common.files import check_regular, check_size, md5_of, unlinked
 from tfds_naturel.common.photos import BadPhoto
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.open_images.annotations import Rejects, Vocabulary, read_rows
@@ -68,18 +69,20 @@ class Store:
 
     def missing(self, image_ids: Iterable[str], retry_missing: bool) -> list[str]:
         """The ids that still have to be fetched. Photos on disk without a journal line are checked here: added to
-        it, or deleted if they are broken."""
+        it, or set aside as ``<id>.rejected`` if they are not usable. Raises UserError for a pipe or device."""
         missing = []
         for image_id in image_ids:
             entry = self.journal.entries.get(image_id)
             path = self.path(image_id)
             size = path.stat().st_size if path.exists() else None
             if size is not None and (entry is None or entry.photo is None or entry.photo.bytes != size):
+                check_size(path, photos.MAX_BYTES)
                 try:
                     entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
                     self.journal.add(entry)
-                except BadPhoto:
-                    path.unlink()
+                except BadPhoto as error:
+                    _LOG.warning("%s: set aside as %s.rejected: %s", path, image_id, error)
+                    path.replace(path.with_suffix(".rejected"))
                     entry = None
             is_refused = entry is not None and entry.photo is None and not retry_missing
             if not is_refused and (size is None or entry is None):
@@ -109,7 +112,9 @@ async def fetch_annotations(
         if not target.exists():
             _LOG.info("%s -> %s (%s bytes)", source, target, f"{file.bytes:,}")
             await download.get_file(client, source, target, size=file.bytes, md5=file.md5, policy=policy)
-        elif md5_of(target) != file.md5:
+            continue
+        check_regular(target)
+        if md5_of(target) != file.md5:
             _LOG.info("%s: differs from the official file; kept", target)
 
 

@@ -14,9 +14,10 @@ import xxhash
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
-from tfds_naturel.common.photos import Photo
+from tfds_naturel.common.photos import MAX_BYTES, MAX_PIXELS, Photo
 
 _COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail", "xxh3"]  # the last of those before it
+_LIMITS = (MAX_BYTES + 1, MAX_PIXELS + 1, MAX_PIXELS + 1, 1 << 64)  # of the numbers of a photo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,8 @@ def _entry(row: list[str]) -> Entry:
         raise ValueError("damaged, or edited: its cells do not have their checksum")
     image_id, status, size, width, height, phash, detail = cells
     photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
+    if photo and not all(0 <= value < most for value, most in zip(dataclasses.astuple(photo), _LIMITS, strict=True)):
+        raise ValueError("a number is negative or too large")
     return Entry(image_id, status, photo, detail)
 
 

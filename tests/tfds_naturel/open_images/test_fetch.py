@@ -163,6 +163,20 @@ def test_photos_changed_on_disk_are_checked_again(server, tmp_path):
     file_of(tmp_path, 0).write_bytes(photo(0)[:-500])
     fetch.main(arguments)
     assert file_of(tmp_path, 0).read_bytes() == photo(0) and server.gets[url_of(0)] == 2
+    assert file_of(tmp_path, 0).with_suffix(".rejected").read_bytes() == photo(0)[:-500], "it may be the user's"
+
+
+@pytest.mark.parametrize("name", ["images/train/{photo}.jpg", "annotations/{classes}"])
+@pytest.mark.parametrize("endless", ["pipe", "device"])
+def test_what_is_read_without_end_is_refused(server, tmp_path, quick, name, endless):
+    """A folder from elsewhere may have such a file."""
+    arguments = world(server, tmp_path, 1)
+    path = tmp_path / name.format(photo=image_id(0), classes=RELEASES["v4"].classes.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if endless == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=rf"{path.name}: not a regular file; remove it, or copy the folder again"):
+        fetch.main(arguments)
 
 
 def test_annotation_downloads_resume_and_are_verified(server, tmp_path, quick, monkeypatch, caplog):
@@ -244,6 +258,19 @@ def test_damaged_line_of_a_journal_is_refused(tmp_path):
         journal.read(path)
     path.write_bytes(b"\n".join(line.rpartition(b",")[0] for line in whole.splitlines()) + b"\n")
     with pytest.raises(UserError, match=r"journal\.csv:1: .*; expected the columns image_id,.*,xxh3; move the"):
+        journal.read(path)
+
+
+@pytest.mark.parametrize("changed", [{"phash": 1 << 64}, {"phash": -1}, {"bytes": -1}, {"width": 1 << 40}])
+def test_numbers_of_a_journal_that_no_photo_has_are_refused(tmp_path, changed):
+    """Also with the checksum that anyone can compute."""
+    path = tmp_path / "journal.csv"
+    written = journal.Journal(path)
+    photo = photos.Photo(10, 64, 48, 0x0C)
+    written.add(journal.Entry(image_id(0), "ok", photo))
+    written.add(journal.Entry(image_id(1), "ok", dataclasses.replace(photo, **changed)))
+    written.close()
+    with pytest.raises(UserError, match=r"journal\.csv:3: .* a number is negative or too large; delete the line"):
         journal.read(path)
 
 

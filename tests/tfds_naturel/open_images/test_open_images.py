@@ -108,6 +108,13 @@ MALFORMED = {
 }
 
 
+def test_image_with_rows_without_end_is_refused(read, monkeypatch):
+    monkeypatch.setattr(annotations, "MOST_ROWS", 3)
+    rows = [row(0, "Cat", "on", "Table", (0, n / 10 + 0.1, 0, 1)) for n in range(4)]
+    with pytest.raises(UserError, match=rf"image {image_id(0)} has 4 rows of annotations; expected at most 3"):
+        read(rows)
+
+
 def test_malformed_rows_are_counted_and_listed_with_line_numbers(tmp_path):
     folder = write_release(tmp_path / "annotations", [])
     path = folder / releases.RELEASES["v4"].rows.name
