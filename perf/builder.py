@@ -151,7 +151,7 @@ def measure(folder: Path) -> None:
             captions, exchanged = example["captions"], np.isin(example["captions"]["kind"], kinds)
             ids.add(example["image_id"])
             read["captions of triplets"] += int(np.sum(~exchanged))
-            read["bindings and positions"] += len(np.unique(captions["group"][exchanged]))
+            read["bindings and positions"] += len(np.unique(np.array(captions["group"])[exchanged]))
             read["relations"] += len(example["relations"]["subject"])
         assert info.num_examples == facts["splits"][split]["images"] == len(source), split
     assert read["captions of triplets"] == 8 * sum(
