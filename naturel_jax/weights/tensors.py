@@ -94,7 +94,7 @@ def open_safetensors(path: Path) -> Tensors:
         tensor = np.empty(shapes[key], float_dtype(path, key, dtypes[key]))
         with path.open("rb") as file:
             file.seek(first[key])
-            if file.readinto(tensor.reshape(-1).view(np.uint8)) < tensor.nbytes:
+            if file.readinto(tensor.reshape(-1).view(np.uint8).data) < tensor.nbytes:
                 raise UserError(f"{path}: {key} ends too early; copy or download the file again")
         return tensor
 
