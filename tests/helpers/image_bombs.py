@@ -104,7 +104,7 @@ def _separate(rng: random.Random, sound: bytes) -> bytes:
     return header + data[frame + 13 : scan] + b"".join(scans) + data[-2:]
 
 
-def _three_of_four(rng: random.Random, sound: bytes) -> bytes:
+def three_of_four(rng: random.Random, sound: bytes) -> bytes:
     """A JPEG of four colors, not progressive, with one scan, of three of them."""
     width, height = 2496, 2624
 
@@ -160,7 +160,7 @@ def profiles(rng: random.Random, sound: bytes) -> bytes:
 IMAGE_BOMBS: dict[str, Sequence[Bomb]] = {
     **{form: (_flat(form),) for form in ("GIF", "BMP", "WEBP")},
     "PPM": (_flat("PPM"), _comments),
-    "JPEG": (_flat("JPEG"), _scans, _exif, _separate, _three_of_four, first_of_two, index_of_images),
+    "JPEG": (_flat("JPEG"), _scans, _exif, _separate, three_of_four, first_of_two, index_of_images),
     "PNG": (_flat("PNG"), _texts, profiles),
     "TIFF": (_flat("TIFF"), _tags, tags_of_exif, _tile),
 }

@@ -3,11 +3,14 @@
 import dataclasses
 import io
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image
+
+from tfds_naturel.common.files import check_regular
 
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 64_000_000  # larger photos are rejected before their pixels are decoded
@@ -54,7 +57,8 @@ def most_pixels(size: int, cost: int) -> int:
 def jpeg_cost(data: bytes, gray: bool) -> int:
     """Bytes of memory that a pixel of a JPEG takes; libjpeg keeps the coefficients of one with several scans: a
     progressive one, or colors each by themselves."""
-    three_of_four = _OF_FOUR_COLORS.search(data) and _OF_THREE in data
+    frame = _OF_FOUR_COLORS.search(data)  # what has three colors and is before it is a thumbnail
+    three_of_four = frame and data.find(_OF_THREE, frame.end()) >= 0
     several = _PROGRESSIVE.search(data) or (not gray and (_OF_SOME_COLORS.search(data) or three_of_four))
     return 4 + (8 if several else 0)
 
@@ -84,6 +88,15 @@ def inspect(data: bytes) -> Photo:
     if gray.std() < _MIN_CONTRAST:
         raise BadPhoto("blank", f"standard deviation of luminance is only {gray.std():.2f} of 255")
     return Photo(len(data), width, height, phash(gray))
+
+
+def inspect_file(path: Path) -> Photo:
+    """``inspect`` for a file, of which nothing is read if it is too large. Raises BadPhoto, and UserError for a pipe or
+    device."""
+    check_regular(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise BadPhoto("too_large", f"{size:,} bytes, more than {MAX_BYTES:,}")
+    return inspect(path.read_bytes())
 
 
 def phash(gray: np.ndarray) -> int:

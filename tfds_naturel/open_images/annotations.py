@@ -30,7 +30,6 @@ IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
 MAX_LINE = 4096  # bytes; official rows have about 120
 BUCKET_BYTES = 8 << 20
-MOST_ROWS = 5000  # of an image; each is compared with the others, and official images have about four
 _T = TypeVar("_T")
 
 
@@ -222,16 +221,20 @@ def _box(texts: list[str], suffix: str) -> Box:
 
 
 def merge(image_id: str, rows: list[Annotation]) -> AnnotatedImage:
-    """Merges one image's rows, in any order, into objects and relations."""
-    objects: dict[tuple[str, Box], int] = {}
+    """Merges one image's rows, in any order, into objects and relations.
+
+    No box is hashed by itself: the hashes of floats are known, so boxes can be made that all have the same. That of the
+    label, which is hashed before, is another in every process.
+    """
+    objects: dict[tuple[str, float, float, float, float], int] = {}
     relations = []
-    for row in sorted(set(rows)):
-        subject = objects.setdefault((row.triplet.subject, row.subject_box), len(objects))
+    for row, _ in itertools.groupby(sorted(rows)):
+        subject = objects.setdefault((row.triplet.subject, *row.subject_box), len(objects))
         target = -1
         if row.triplet.relation != "is":
-            target = objects.setdefault((row.triplet.object, row.object_box), len(objects))
+            target = objects.setdefault((row.triplet.object, *row.object_box), len(objects))
         relations.append(Relation(row.triplet, subject, target))
-    return AnnotatedImage(image_id, tuple(objects), tuple(relations))
+    return AnnotatedImage(image_id, tuple((label, Box(*box)) for label, *box in objects), tuple(relations))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,13 +287,11 @@ def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects
 
 
 def images(buckets: Buckets, prefix: str) -> Iterator[AnnotatedImage]:
-    """The images in one bucket written by ``spool``, sorted by id. Raises UserError for one with too many rows."""
+    """The images in one bucket written by ``spool``, sorted by id."""
     by_image: dict[str, list[Annotation]] = collections.defaultdict(list)
     for image_id, subject, relation, object_, *coordinates in buckets.read(prefix):
         numbers = [float(text) for text in coordinates]
         triplet = Triplet(subject, relation, object_)
         by_image[image_id].append(Annotation(image_id, triplet, Box(*numbers[:4]), Box(*numbers[4:])))
     for image_id in sorted(by_image):
-        if (rows := len(by_image[image_id])) > MOST_ROWS:
-            raise UserError(f"image {image_id} has {rows:,} rows of annotations; expected at most {MOST_ROWS:,}")
         yield merge(image_id, by_image[image_id])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from tfds_naturel.captions import lexicon
 from tfds_naturel.captions.exchanges import BESIDE, CONVERSE, LEFT, RIGHT
 from tfds_naturel.captions.relations import RELATIONS, excluded
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import EXCHANGED_KINDS, Exchange, Facts, Triplet, name_of
 from tfds_naturel.hard_images.mining import may_hold
 from tfds_naturel.open_images import splits
@@ -22,6 +23,7 @@ from tfds_naturel.open_images.annotations import AnnotatedImage, Box
 FROM_MIDDLE = 0.05  # centres of boxes on the left and on the right are at least so far from the middle, as a share
 FLOOR = 0.1  # boxes of things that stand beside each other end at heights that are less apart, as a share
 OVERLAP = 0.3  # at most this share of the smaller box is in the larger one
+MOST_FACTS = 100  # of an image, about classes with one box: any two are compared; official images have a few
 
 # Classes that may name one object, or whose words are used for each other; some are in the box file only.
 _ALIKE = (
@@ -110,16 +112,22 @@ def bindings(image: AnnotatedImage, listed: Listed, keeps: Keeps) -> Iterator[Ex
 
     Either what is said of the two subjects changes places, or one of them gets what is said of the other; a photo of
     such a result is paired with the claim that it results from. All classes have one box in the photo. Where a relation
-    joins two things with attributes, both claims have it, too.
+    joins two things with attributes, both claims have it, too. Raises UserError for an image with too many facts.
     """
     boxes = _single(image)
     clear = [fact for fact in sorted(image.triplets) if keeps(fact) and _is_clear(fact, boxes)]
+    if len(clear) > MOST_FACTS:
+        raise UserError(
+            f"image {image.image_id}: {len(clear):,} different facts about things with one box; expected at most "
+            f"{MOST_FACTS}; remove some of its rows from the relationships"
+        )
+    is_false = functools.cache(functools.partial(_is_false, image=image, boxes=boxes, listed=listed))
     for pair in itertools.combinations(clear, 2):
         if not _may_be_bound(*pair):
             continue
         joined = _joined(*pair, clear, boxes)
         for claim in sorted({claim for claim in _claims(*pair, listed) if claim != pair and _may_be_bound(*claim)}):
-            if all(fact in pair or _is_false(fact, image, boxes, listed) for fact in claim):
+            if all(fact in pair or is_false(fact) for fact in claim):
                 yield Exchange("binding", tuple(sorted((*pair, *joined))), tuple(sorted((*claim, *joined))))
 
 

@@ -14,6 +14,7 @@ import asyncio
 import collections
 import contextlib
 import functools
+import itertools
 import logging
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ import aiohttp
 from tfds_naturel.common import cli, download, photos
 from tfds_naturel.common.download import MissingKey, Policy, TooLarge, Transient
 from tfds_naturel.common.errors import Stopped, UserError
-from tfds_naturel.common.files import check_regular, check_size, md5_of, unlinked
+from tfds_naturel.common.files import check_regular, md5_of, unlinked
 from tfds_naturel.common.photos import BadPhoto
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.open_images.annotations import Rejects, Vocabulary, read_rows
@@ -76,13 +77,14 @@ class Store:
             path = self.path(image_id)
             size = path.stat().st_size if path.exists() else None
             if size is not None and (entry is None or entry.photo is None or entry.photo.bytes != size):
-                check_size(path, photos.MAX_BYTES)
                 try:
-                    entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
+                    entry = Entry(image_id, "ok", photos.inspect_file(path))
                     self.journal.add(entry)
                 except BadPhoto as error:
-                    _LOG.warning("%s: set aside as %s.rejected: %s", path, image_id, error)
-                    path.replace(path.with_suffix(".rejected"))
+                    names = (path.with_suffix(f".{n or ''}rejected") for n in itertools.count())
+                    aside = next(name for name in names if not name.exists())
+                    _LOG.warning("%s: set aside as %s: %s", path, aside.name, error)
+                    path.rename(aside)
                     entry = None
             is_refused = entry is not None and entry.photo is None and not retry_missing
             if not is_refused and (size is None or entry is None):
@@ -114,7 +116,7 @@ async def fetch_annotations(
             await download.get_file(client, source, target, size=file.bytes, md5=file.md5, policy=policy)
             continue
         check_regular(target)
-        if md5_of(target) != file.md5:
+        if target.stat().st_size != file.bytes or md5_of(target) != file.md5:
             _LOG.info("%s: differs from the official file; kept", target)
 
 

@@ -261,7 +261,7 @@ def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Ph
 
 def _check(path: Path) -> Photo | str:
     try:
-        return photos.inspect(path.read_bytes())
+        return photos.inspect_file(path)
     except BadPhoto as error:
         return error.kind
 

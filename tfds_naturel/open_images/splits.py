@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from tfds_naturel.captions.relations import converse
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
 
 SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
@@ -16,6 +17,7 @@ UNSEEN = "test_unseen_triplets"
 HELD_OUT_TRIPLETS, HELD_OUT_IMAGES = 0.1, 0.05  # maximum shares
 
 _BANDS = 4  # hashes that differ in fewer bits than there are bands agree in at least one band
+_MOST_ALIKE = 10_000  # hashes that one agrees with in a band, on average; of a million photos, about 100 do
 
 
 def near_duplicates(hashes: np.ndarray) -> np.ndarray:
@@ -23,19 +25,25 @@ def near_duplicates(hashes: np.ndarray) -> np.ndarray:
     int64 [N].
 
     Exact without comparing all pairs (multi-index hashing, Norouzi et al. 2012): two linked hashes agree in at least
-    one of four 16-bit bands.
+    one of four 16-bit bands. Those that agree are compared; raises UserError if they are far more than of any photos.
     """
     unique, inverse = np.unique(hashes, return_inverse=True)
-    a, b = np.concatenate([_linked(unique, 16 * band) for band in range(_BANDS)], axis=1)
+    bands = [(unique >> np.uint64(16 * band)) & np.uint64(0xFFFF) for band in range(_BANDS)]
+    alike = sum(int(np.square(np.unique(band, return_counts=True)[1]).sum()) for band in bands)
+    if alike > _MOST_ALIKE * len(unique):
+        raise UserError(
+            f"journal.csv of photos: of {len(unique):,} hashes each agrees with {alike // len(unique):,} in 16 bits; "
+            f"expected at most {_MOST_ALIKE:,} of photos; delete the file, and they are computed again"
+        )
+    a, b = np.concatenate([_linked(unique, band) for band in bands], axis=1)
     links = sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(len(unique), len(unique)))
     group = csgraph.connected_components(links, directed=False)[1][inverse]
     _, first, groups = np.unique(group, return_index=True, return_inverse=True)
     return first[groups]
 
 
-def _linked(hashes: np.ndarray, shift: int) -> np.ndarray:
-    """Row pairs [2, P] that agree in the 16 bits from ``shift`` and differ in fewer than ``_BANDS`` bits in total."""
-    band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
+def _linked(hashes: np.ndarray, band: np.ndarray) -> np.ndarray:
+    """Row pairs [2, P] that agree in their ``band`` and differ in fewer than ``_BANDS`` bits in total."""
     order = np.argsort(band, kind="stable")
     lower = np.arange(len(order))
     linked = [np.zeros((2, 0), np.int64)]

@@ -135,6 +135,46 @@ def test_only_classes_that_the_box_file_makes_clear(clear, is_said):
     assert claims(shown) and [*exchanges.positions(shown)], "without a box file"
 
 
+class Seen(str):
+    """The name of a class; counts how often one is looked up."""
+
+    count = 0
+
+    def __hash__(self) -> int:
+        type(self).count += 1
+        return super().__hash__()
+
+
+def test_things_that_say_nothing_are_not_compared_with_each_other(monkeypatch):
+    facts = [Triplet(Seen(f"Thing {n}"), "is", "Wooden") for n in range(300)]
+    image = merge("a" * 16, [Annotation("a" * 16, fact, Box(*LEFT), Box(*LEFT)) for fact in facts])
+    monkeypatch.setattr(Seen, "count", 0)
+    assert not [*exchanges.positions(image)]
+    assert 0 < Seen.count < 300 * 50, "each with each are 90,000"
+
+
+def test_facts_are_judged_once_each_and_too_many_are_refused():
+    """Each is compared with the others of its image, and what both claim with all facts of it."""
+
+    class Counted(frozenset):
+        looked_up = 0
+
+        def __contains__(self, fact: object) -> bool:
+            type(self).looked_up += 1
+            return super().__contains__(fact)
+
+    box = Box(*LEFT)
+    facts = [Triplet(f"Thing {n}", "is", ("Plastic", "Wooden")[n % 2]) for n in range(exchanges.MOST_FACTS + 1)]
+    listed = Counted(fact._replace(object=name) for fact in facts for name in ("Plastic", "Wooden"))
+    images = [merge("a" * 16, [Annotation("a" * 16, fact, box, box) for fact in shown]) for shown in (facts[1:], facts)]
+    claimed = claims(images[0], exchanges.Listed(listed))
+    assert len(claimed) > exchanges.MOST_FACTS**2 / 4 and Counted.looked_up <= len(listed)
+    with pytest.raises(
+        UserError, match=r"image a{16}: 101 different facts about things with one box; expected at most"
+    ):
+        claims(images[1])
+
+
 def test_only_listed_triplets_are_claimed():
     unlisted = exchanges.Listed(LISTED.triplets - {Triplet("Table", "is", "Plastic")})
     image = annotated("Chair|is|Plastic", "Table|is|Wooden", boxes=APART)

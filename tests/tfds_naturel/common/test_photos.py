@@ -2,6 +2,7 @@
 
 import collections
 import io
+import random
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.fft
 import simplejpeg
 from PIL import Image
 
+from tests.helpers.image_bombs import three_of_four
 from tests.helpers.image_files import encoded
 from tests.helpers.open_images_files import photo
 from tfds_naturel.common import photos
@@ -54,6 +56,15 @@ def test_cmyk_and_gray_photos_become_rgb():
         data = encoded(Image.open(io.BytesIO(photo(1))).convert(mode), "JPEG")
         assert photos.inspect(data).width == 96
         assert Image.open(io.BytesIO(photos.reencode(data, short_side=288, quality=92))).mode == "RGB"
+
+
+def test_scans_of_some_colors_cost_as_much_as_progressive_ones():
+    """libjpeg keeps the coefficients of both. A thumbnail, which has three colors, changes nothing."""
+    cmyk = Image.open(io.BytesIO(photo(1))).convert("CMYK")
+    plain, progressive = encoded(cmyk, "JPEG"), encoded(cmyk, "JPEG", progressive=True)
+    thumbnail = b"\xff\xed" + (len(photo(2)) + 2).to_bytes(2, "big") + photo(2)
+    costs = [photos.jpeg_cost(data, False) for data in (plain, plain[:2] + thumbnail + plain[2:], progressive)]
+    assert costs[0] == costs[1] < costs[2] == photos.jpeg_cost(three_of_four(random.Random(0), b""), False)
 
 
 def large_cmyk_photo() -> bytes:

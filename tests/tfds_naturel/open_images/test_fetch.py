@@ -164,6 +164,14 @@ def test_photos_changed_on_disk_are_checked_again(server, tmp_path):
     fetch.main(arguments)
     assert file_of(tmp_path, 0).read_bytes() == photo(0) and server.gets[url_of(0)] == 2
     assert file_of(tmp_path, 0).with_suffix(".rejected").read_bytes() == photo(0)[:-500], "it may be the user's"
+    file_of(tmp_path, 0).write_bytes(photo(0)[:-9])
+    fetch.main(arguments)
+    assert file_of(tmp_path, 0).with_suffix(".rejected").read_bytes() == photo(0)[:-500], "the first one is lost"
+    with file_of(tmp_path, 1).open("wb") as f:
+        f.truncate(1 << 40)  # holes: its bytes fit into no memory
+    fetch.main(arguments)
+    assert file_of(tmp_path, 1).read_bytes() == photo(1)
+    assert file_of(tmp_path, 1).with_suffix(".rejected").stat().st_size == 1 << 40
 
 
 @pytest.mark.parametrize("name", ["images/train/{photo}.jpg", "annotations/{classes}"])

@@ -108,11 +108,25 @@ MALFORMED = {
 }
 
 
-def test_image_with_rows_without_end_is_refused(read, monkeypatch):
-    monkeypatch.setattr(annotations, "MOST_ROWS", 3)
-    rows = [row(0, "Cat", "on", "Table", (0, n / 10 + 0.1, 0, 1)) for n in range(4)]
-    with pytest.raises(UserError, match=rf"image {image_id(0)} has 4 rows of annotations; expected at most 3"):
-        read(rows)
+class SameHash(Box):
+    """A box of those with one hash, of which any number can be computed; counts the comparisons."""
+
+    compared = 0
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        type(self).compared += 1
+        return tuple(self) == other
+
+
+def test_boxes_without_end_that_have_one_hash_are_not_compared_with_each_other():
+    boxes = [SameHash(0, n / 1000, 0, 1) for n in range(1, 513)]
+    image = annotations.merge(image_id(0), [annotations.Annotation(image_id(0), CAT_ON_TABLE, b, b) for b in boxes * 2])
+    assert sorted(image.objects) == [(name, Box(*b)) for name in ("Cat", "Table") for b in boxes]
+    assert image.relations == tuple(Relation(CAT_ON_TABLE, 2 * n, 2 * n + 1) for n in range(512))
+    assert 0 < SameHash.compared < 512 * 100, "of a sort; each with each are 131,000"
 
 
 def test_malformed_rows_are_counted_and_listed_with_line_numbers(tmp_path):

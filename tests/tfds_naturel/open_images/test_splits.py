@@ -4,7 +4,9 @@ import collections
 import itertools
 
 import numpy as np
+import pytest
 
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.open_images import splits
 
@@ -22,6 +24,15 @@ def test_near_duplicate_groups_match_all_pairs():
     np.testing.assert_array_equal(splits.near_duplicates(hashes), expected)
     assert len(set(expected)) >= 40
     assert splits.near_duplicates(np.zeros(0, np.uint64)).shape == (0,)
+
+
+def test_hashes_that_all_agree_in_a_part_are_refused():
+    """Anyone can write a journal of photos, and each of these would be compared with all others."""
+    hashes = np.random.default_rng(0).integers(0, 1 << 48, 12_000, dtype=np.uint64)
+    with pytest.raises(
+        UserError, match=r"of 12,000 hashes each agrees with 12,\d+ in 16 bits; expected at most 10,000"
+    ):
+        splits.near_duplicates(hashes)
 
 
 def test_held_out_triplets_keep_classes_relations_and_converses_in_training():
