@@ -160,6 +160,7 @@ _tests("a header that is read for each tensor", "tests/weights/test_weights_hf.p
 _tests("a body without end from a store", "tests/storage/test_object_stores.py", "-k", "longer_than")
 _tests("pipes, devices and numbers in a folder of photos", _FETCH, "-k", "without_end or of_a_journal")
 _tests("an image with rows without end", "tests/tfds_naturel/open_images/test_open_images.py", "-k", "without_end")
+_tests("facts and hashes that are all compared", "tests/tfds_naturel", "-k", "judged_once or agree_in_a_part")
 _tests("terminals controlled by an error", "tests/tfds_naturel/common/test_cli.py", "-k", "failed_command")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")
 _tests(

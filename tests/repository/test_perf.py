@@ -11,7 +11,7 @@ from filelock import FileLock
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.terms import TERMS
-from perf import adapters, hosts, methods, objectives, pipeline, planner, towers
+from perf import adapters, gallery, hosts, methods, objectives, pipeline, planner, towers
 from tests.helpers import stuck_loader
 from tests.helpers.documents import ROOT
 from tests.helpers.processes import run
@@ -128,6 +128,11 @@ def test_loader_that_hangs_is_left_out_and_its_children_end(tmp_path, capsys):
 def test_loader_that_fails_is_named():
     with pytest.raises(RuntimeError, match="broken: its process ended with exit code 1; its error is above"):
         pipeline.measure({"broken": functools.partial(functools.partial, int, "no number")}, rounds=1, timeout_s=120)
+
+
+def test_page_of_the_gallery_is_written(tmp_path):
+    gallery.write(tmp_path / "page.html", 20)
+    assert "of the horse number 17" in (tmp_path / "page.html").read_text()
 
 
 def test_planner_is_measured_on_generated_rows():
