@@ -154,9 +154,9 @@ def measure(folder: Path) -> None:
             read["bindings and positions"] += len(np.unique(np.array(captions["group"])[exchanged]))
             read["relations"] += len(example["relations"]["subject"])
         assert info.num_examples == facts["splits"][split]["images"] == len(source), split
-    assert read["captions of triplets"] == 8 * sum(
-        sum(split["triplets"].values()) for split in facts["splits"].values()
-    )
+    of_triplet = {str(triplet): len(captions) for triplet, captions in bank.load().items()}
+    shown = (shown for split in facts["splits"].values() for shown in split["triplets"].items())
+    assert read["captions of triplets"] == sum(of_triplet[triplet] * images for triplet, images in shown)
     exchanges = (counts.values() for of_split in facts["exchanges"].values() for counts in of_split.values())
     assert read["bindings and positions"] == sum(map(sum, exchanges))
     assert len(ids) == sum(split["images"] for split in facts["splits"].values())
