@@ -1,5 +1,6 @@
 """The soak finds what it looks for: leaks, wrong numbers and faults; its short form finds none."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from etils import epath
 
 from naturel_jax import storage
-from proofs import soak
+from proofs import soak, watched
 from tests.helpers import fixtures
 from tfds_naturel.common import cli
 
@@ -154,6 +155,15 @@ def test_stop_that_takes_too_long_is_a_problem(limit, disk, problems, monkeypatc
     assert all("s after SIGTERM, more than 0" in problem for problem in tally.problems)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_allocated_is_what_malloc_has_given_out():
+    before = watched.allocated()
+    block = ctypes.CDLL("libc.so.6").malloc
+    block.restype = ctypes.c_void_p
+    kept = [block(1 << 20) for _ in range(16)]
+    assert all(kept) and 16 << 20 <= watched.allocated() - before < 17 << 20
+
+
 @pytest.mark.proof
 def test_short_soak_under_faults(tmp_path, capsys):
     code = soak.faults(tmp_path, minutes=1, seed=3)
@@ -169,5 +179,7 @@ def test_short_steady_soak(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "| Exit code after SIGTERM | 75 (expected 75) |" in output
     assert int(output.split(f"a save every {soak.SAVE} | ")[1].split(" |")[0]) > 0
-    memory = int(output.split("| Memory | ")[1].split(" MB")[0].replace(",", ""))
-    assert memory < 2_500, "of a tiny model: none for each of the steps to come"
+    allocated, resident = (
+        int(output.split(f"| {name} | ")[1].split(" MB")[0].replace(",", "")) for name in ("Allocated", "Resident")
+    )
+    assert 0 < allocated < resident < 2_500, "of a tiny model: none for each of the steps to come"
