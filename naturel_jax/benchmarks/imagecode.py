@@ -2,6 +2,7 @@
 ACL 2022, arXiv 2203.15867). The validation split; the labels of the test split are not public.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +22,11 @@ _PAPER = "https://arxiv.org/abs/2203.15867"
 def read(folder: Path) -> Benchmark:
     """Reads ``FILE`` and ``imagecode/image-sets/<set>/img<number>.jpg``, in the order of their numbers."""
     images = Folder(folder / SETS)
+    candidates_of = functools.cache(functools.partial(_candidates, images.root))
 
     def item(key: str, row: Record) -> Item:
-        names = _candidates(images.root, row["set"])
-        if not row["answer"].isdecimal() or int(row["answer"]) >= CANDIDATES:
+        names = candidates_of(row["set"])
+        if not re.fullmatch("[0-9]", row["answer"]):
             raise BenchmarkError(f"image {row['answer']!r:.80} is described; expected a number below {CANDIDATES}")
         candidates = rules.true_first([images.image(name) for name in names], int(row["answer"]))
         tags = {"answer": row["answer"], "kind": "static" if "open-images" in row["set"] else "video"}

@@ -46,6 +46,7 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
 TRUE = "number of true captions"  # the tag that says it, of an item with several
 _MOST_BAD = 10_000  # records that are left out and reported
 _MOST_PAIRS = 10_000  # of a true and a false caption of an item, which are compared
+_MOST_PAIRS_OF_ALL, _BYTES_OF_A_PAIR = 400_000, 4  # of all items, and bytes of the file for each further one
 _ROWS = 64  # of a Parquet file, in memory at a time before they are items
 _MOST_ROWS, _ROW = 25_000, 25  # of a Parquet file, and bytes of the file for each further one: an item takes 1 kB
 
@@ -77,6 +78,12 @@ def _pairs(own: Own, fields: BenchmarkFields) -> Benchmark:
         return Item(key, (images(record),), texts, _tags(row, fields) | asked)
 
     items, problems = _items(own, item)
+    number = sum(true[item.id] * (len(item.captions) - true[item.id]) for item in items)
+    if number > (most := _MOST_PAIRS_OF_ALL + Path(own.path).stat().st_size // _BYTES_OF_A_PAIR):
+        raise BenchmarkError(
+            f"{own}: {number:,} pairs of a true and a false caption; expected at most {most:,} in a file of this size: "
+            "leave some of the captions out"
+        )
     metrics = [Metric(f"{own.name}/accuracy", "right")]
     if any(len(item.captions) > 2 for item in items):
         metrics.append(Metric(f"{own.name}/pairs", "in_order"))

@@ -228,6 +228,16 @@ def test_bad_records_are_left_out_and_named_by_line_and_field(folder):
     assert read("pairs:cells.csv").problems[0].startswith("cells.csv record 2: image 'photos/9.png' is not in")
 
 
+def test_a_small_file_has_no_millions_of_pairs(folder):
+    """What compares them takes memory for each."""
+    many = {"image": "photos/0.png", "caption": [*map(str, range(100))], "negatives": [*map(str, range(100, 200))]}
+    lines(folder / "my.jsonl", [many] * 40)
+    assert len(read("pairs:my.jsonl").items) == 40
+    lines(folder / "my.jsonl", [many] * 50)
+    with pytest.raises(UserError, match=r"pairs:my\.jsonl: 500,000 pairs .* expected at most 4\d\d,\d+ in a file"):
+        read("pairs:my.jsonl")
+
+
 @pytest.mark.parametrize(
     ("names", "fields", "message"),
     [

@@ -398,6 +398,11 @@ def test_imagecode(tmp_path):
     right, wrong = [[0.5]] + [[0.1]] * 9, [[0.5]] * 2 + [[0.1]] * 8
     scores = values(benchmark, [wrong, right, right])
     assert scores == pytest.approx({"imagecode/accuracy": 2 / 3, "imagecode/static": 0.0, "imagecode/video": 1.0})
+    file = tmp_path / "imagecode/valid_data.json"
+    sets = json.loads(file.read_text())
+    sets["MSR-VTT-video1"]["00"] = "a second description of image 0"
+    file.write_text(json.dumps(sets))
+    assert "image '00' is described; expected a number below 10" in read("imagecode", tmp_path).problems[0]
     (tmp_path / "imagecode/image-sets/MSR-VTT-video1/img4.jpg").unlink()
     assert "has 9 images img<number>.jpg, expected 10" in read("imagecode", tmp_path).problems[0]
 

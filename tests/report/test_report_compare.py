@@ -40,6 +40,19 @@ def test_mcnemar_by_hand():
     assert (same.p, same.g) == (1, 0) and math.isnan(same.odds_ratio)
 
 
+def test_p_of_many_items_is_nearly_the_exact_one(monkeypatch):
+    pairs = [pair(n, n < 700, 700 <= n < 1500, photo=str(n if n % 3 else n + 1)) for n in range(2000)]
+    exact = compare.count(pairs)
+    assert (
+        exact.exact
+        and len(np.unique(np.abs(exact.gains))) == 3
+        and "exact McNemar p" in compare.markdown(*"abc", pairs)
+    )
+    monkeypatch.setattr(compare, "_MOST_GAINS", 100)
+    assert compare.count(pairs).p == pytest.approx(exact.p, rel=0.02) and 0.001 < exact.p < 0.1
+    assert "; McNemar p = " in compare.markdown(*"abc", pairs)
+
+
 def test_items_of_a_photo_change_sides_together():
     """All signs are tried. With four items a photo, a test of items finds differences between equal models."""
     gains, sizes = (3, -1, 1, 1, 0, -2), (4, 1, 2, 3, 2, 2)

@@ -1,11 +1,14 @@
-"""How far annotators agree, where they do not, and the decisions that remain."""
+"""How far annotators agree, where they do not, and the decisions that remain.
+
+Shape letters: C captions, T triplets, R resamples, V values, K terms of a statistic.
+"""
 
 import csv
 import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +19,8 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import unlinked
 
 _RESAMPLES = 1000
+_DRAWN = 1 << 18  # triplets of resamples in memory at a time
+_MOST_PEOPLE = 50  # each of whom is compared with each
 
 
 def alpha(people: Sequence[Mapping[Any, Hashable]]) -> tuple[float, int]:
@@ -56,18 +61,56 @@ def _kappa(verdicts: np.ndarray) -> float:
     return float(extras.library("sklearn.metrics", "audit").cohen_kappa_score(*verdicts.T))
 
 
-def interval(
-    judged: Mapping[Key, Sequence[int]], statistic: Callable[[np.ndarray], float] = _alpha
-) -> tuple[float, float]:
+class Summed(NamedTuple):
+    """A statistic of sums over captions, for a thousand resamples at once, which a library would take one by one.
+    ``terms``: int [captions, ...] -> float [captions, terms]; ``of``: their sums [resamples, terms] -> [resamples]."""
+
+    terms: Callable[[np.ndarray], np.ndarray]
+    of: Callable[[np.ndarray], np.ndarray]
+
+
+def _alpha_terms(counts_CV: np.ndarray) -> np.ndarray:
+    """The coincidences of equal values, and how often each value was given (Krippendorff 2011, section C)."""
+    coincidences_C = (counts_CV * (counts_CV - 1)).sum(axis=1) / (counts_CV.sum(axis=1) - 1)
+    return np.column_stack([coincidences_C, counts_CV])
+
+
+def _alpha_of(sums_RK: np.ndarray) -> np.ndarray:
+    equal_R, given_RV = sums_RK[:, 0], sums_RK[:, 1:]
+    total_R = given_RV.sum(axis=1)
+    pairs_R = np.square(total_R) - np.square(given_RV).sum(axis=1)  # of different values, if drawn at random
+    return 1 - np.divide((total_R - 1) * (total_R - equal_R), pairs_R, out=np.zeros(len(sums_RK)), where=pairs_R > 0)
+
+
+def _kappa_terms(verdicts_C2: np.ndarray) -> np.ndarray:
+    """One for the pair of verdicts."""
+    return np.eye(len(VERDICTS) ** 2)[verdicts_C2 @ (len(VERDICTS), 1)]
+
+
+def _kappa_of(sums_RK: np.ndarray) -> np.ndarray:
+    share_RVV = (sums_RK / sums_RK.sum(axis=1, keepdims=True)).reshape(-1, len(VERDICTS), len(VERDICTS))
+    chance_R = (share_RVV.sum(axis=1) * share_RVV.sum(axis=2)).sum(axis=1)
+    differ_R = 1 - np.trace(share_RVV, axis1=1, axis2=2)
+    return 1 - np.divide(differ_R, 1 - chance_R, out=np.zeros(len(sums_RK)), where=chance_R < 1)
+
+
+ALPHA, KAPPA = Summed(_alpha_terms, _alpha_of), Summed(_kappa_terms, _kappa_of)
+
+
+def interval(judged: Mapping[Key, Sequence[int]], statistic: Summed) -> tuple[float, float]:
     """95% bootstrap interval of a statistic of the rows of ``judged``, int [captions, ...]. Triplets are resampled,
     since captions of one triplet resemble one another."""
-    rows = np.array(list(judged.values()))
-    _, numbers = np.unique([str(triplet) for triplet, _ in judged], return_inverse=True)
-    groups = [np.flatnonzero(numbers == n) for n in range(numbers.max() + 1)]
+    terms_CK = statistic.terms(np.array(list(judged.values())))
+    triplets, number_C = np.unique([str(triplet) for triplet, _ in judged], return_inverse=True)
+    terms_TK = np.zeros((len(triplets), terms_CK.shape[1]))
+    np.add.at(terms_TK, number_C, terms_CK)
     rng = np.random.default_rng(0)
-    resampled = (rng.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
-    found = [statistic(rows[np.concatenate([groups[n] for n in chosen])]) for chosen in resampled]
-    low, high = np.percentile(found, (2.5, 97.5)).tolist()
+    at_once = max(1, _DRAWN // len(triplets))
+    sums = []
+    for first in range(0, _RESAMPLES, at_once):
+        drawn_RT = rng.integers(len(triplets), size=(min(at_once, _RESAMPLES - first), len(triplets)))
+        sums.append(terms_TK[drawn_RT].sum(axis=1))
+    low, high = np.percentile(statistic.of(np.concatenate(sums)), (2.5, 97.5)).tolist()
     return low, high
 
 
@@ -84,7 +127,9 @@ def disagreements(people: Mapping[str, Decisions]) -> dict[Key, str]:
 
 def report(people: Mapping[str, Decisions]) -> list[str]:
     """The report's lines: what each person decided, alpha for all captions and by relation, and Cohen's kappa of every
-    two people. Raises UserError unless there are two people and captions that both judged."""
+    two people. Raises UserError unless there are two people and captions that both judged, and for very many people."""
+    if len(people) > _MOST_PEOPLE:
+        raise UserError(f"--decisions: of {len(people):,} people; expected at most {_MOST_PEOPLE}: give fewer files")
     verdicts = {name: {key: d.verdict for key, d in sorted(decided.items())} for name, decided in people.items()}
     counts = dict(sorted(_counts(list(verdicts.values())).items()))
     if not counts:
@@ -94,14 +139,15 @@ def report(people: Mapping[str, Decisions]) -> list[str]:
     of_people = ((escape.markdown(name), *map(number.__getitem__, VERDICTS)) for name, number in given.items())
     lines = ["# Agreement", "", *pages.table(("", *VERDICTS), of_people), ""]
     lines += ["Krippendorff's alpha (nominal), and Cohen's kappa; 95% intervals by resampling triplets.", ""]
-    rows = [_row("all", counts)]
-    for relation in sorted({triplet.relation for triplet, _ in counts}):
-        rows.append(_row(relation, {key: row for key, row in counts.items() if key[0].relation == relation}))
+    relations: dict[str, dict[Key, list[int]]] = {}
+    for (triplet, text), row in counts.items():
+        relations.setdefault(triplet.relation, {})[triplet, text] = row
+    rows = [_row("all", counts), *(_row(name, relations[name]) for name in sorted(relations))]
     return [*lines, *pages.table(("captions", "judged by two or more", "alpha", "95%"), rows), "", *_pairs(verdicts)]
 
 
 def _row(name: str, counts: Mapping[Key, Sequence[int]]) -> tuple[object, ...]:
-    low, high = interval(counts)
+    low, high = interval(counts, ALPHA)
     value = _alpha(np.array(list(counts.values())))
     return escape.markdown(name), len(counts), f"{value:.3f}", f"{low:.3f} to {high:.3f}"
 
@@ -114,7 +160,7 @@ def _pairs(verdicts: Mapping[str, Mapping[Key, str]]) -> list[str]:
         }
         if both:
             codes = np.array(list(both.values()))
-            same, kappa, (low, high) = (codes[:, 0] == codes[:, 1]).mean(), _kappa(codes), interval(both, _kappa)
+            same, kappa, (low, high) = (codes[:, 0] == codes[:, 1]).mean(), _kappa(codes), interval(both, KAPPA)
             who = escape.markdown(f"{a} and {b}")
             rows.append((who, len(both), f"{same:.3f}", f"{kappa:.3f}", f"{low:.3f} to {high:.3f}"))
     return [*pages.table(("people", "judged by both", "same verdict", "Cohen's kappa", "95%"), rows), ""]

@@ -31,12 +31,18 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 _Tokenizer = sentencepiece.SentencePieceProcessor | tokenizers.Tokenizer
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SIGLIP_SPECIAL = re.compile(r"(?:(?<!\s)\s+)?(</s>|<unk>)\s*")  # \s* would try each space of a long run as its first
+_LONG_NUMBER = re.compile("&#[0-9]{4000,};?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _unescaped(text: str) -> str:
+    """``html.unescape``, which gives the same for any number that is no character's, but raises for one this long."""
+    return html.unescape(_LONG_NUMBER.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def _fixed(text: str) -> str:
     if not (text.isascii() and text.isprintable() and "&" not in text):  # other texts need no fixing
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = _unescaped(_unescaped(ftfy.fix_text(text)))
     return " ".join(text.split())
 
 
@@ -261,9 +267,9 @@ class Processor:
                 f"text {bad!r:.80} has a lone surrogate, which is not a character: read the file as UTF-8, or drop it "
                 "with text.encode(errors='ignore').decode()"
             )
-        clean = CLEANERS[self.clean]
+        cleaned = [CLEANERS[self.clean](text) for text in texts]
         with reading_tokenizer("processor.tokenizer"):
-            encoded = list(self._encode([clean(text) for text in texts]))
+            encoded = list(self._encode(cleaned))
         ids = np.fromiter(itertools.chain.from_iterable(encoded), np.int32)
         if len(ids) != len(texts) * self.context:
             raise UserError(

@@ -97,6 +97,12 @@ def test_texts_are_cleaned_as_by_openclip():
     assert [CLEANERS["openclip_whitespace"](text) for text in texts] == [clean(text) for text in texts]
 
 
+@pytest.mark.parametrize("text", ["&#{};", "&#{}", "&amp;#{};", "&#0{}"])
+def test_a_reference_of_any_length_is_one_to_no_character(text):
+    long, short = (f"a {text.format('1' * digits)} dog" for digits in (5000, 50))
+    assert CLEANERS["openclip_whitespace"](long) == CLEANERS["openclip_whitespace"](short) == "a \ufffd dog"
+
+
 def test_clip_ids_match_transformers(clip_processor, tmp_path):
     """With the same vocabulary, read from vocab.json and merges.txt, and from tokenizer.json."""
     state = json.loads(clip_processor.tokenizer)["model"]

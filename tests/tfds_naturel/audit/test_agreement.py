@@ -8,8 +8,10 @@ import math
 import re
 import xml.etree.ElementTree as ET
 
+import krippendorff
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from tests.helpers.pages import embedded
 from tfds_naturel.audit import __main__ as audit
@@ -84,14 +86,45 @@ def test_alpha_of_the_published_example():
     assert agreement.alpha([dict(enumerate("11"))] * 2) == (1, 2)
 
 
+def test_statistics_of_sums_are_those_of_the_libraries():
+    rng, verdicts = np.random.default_rng(0), len(decisions.VERDICTS)
+    judged = [rng.integers(verdicts, size=(captions, 2)) for captions in (1, 2, 7, 200)]
+    kappas = [sklearn.metrics.cohen_kappa_score(*pairs.T) for pairs in judged[2:]]
+    sums = np.stack([agreement.KAPPA.terms(pairs).sum(axis=0) for pairs in judged[2:]])
+    np.testing.assert_allclose(agreement.KAPPA.of(sums), kappas, rtol=0, atol=1e-12)
+    counts = [2 * (rows == 0) + rng.integers(3, size=rows.shape) for rows in map(np.atleast_2d, judged[2:])]
+    counts = [rows[rows.sum(axis=1) > 1] for rows in counts]
+    alphas = [krippendorff.alpha(value_counts=rows, level_of_measurement="nominal") for rows in counts]
+    sums = np.stack([agreement.ALPHA.terms(rows).sum(axis=0) for rows in counts])
+    np.testing.assert_allclose(agreement.ALPHA.of(sums), alphas, rtol=0, atol=1e-12)
+    for statistic, rows in ((agreement.KAPPA, np.ones((3, 2), int)), (agreement.ALPHA, np.array([[0, 2], [0, 3]]))):
+        assert statistic.of(statistic.terms(rows).sum(axis=0)[None]) == 1, "all the same"
+
+
+def test_a_row_for_each_of_many_relations_and_a_limit_of_people(tmp_path):
+    said = [f"a|r{n}|b,x,{word},{name}" for n in range(1000) for name, word in (("ann", "accept"), ("ben", "reject"))]
+    file = tmp_path / "many.csv"
+    file.write_text("\n".join(["triplet,text,decision,annotator", *said]))
+    lines = agreement.report(decisions.read([file]))
+    # Of 2,000 judgements, half accept, half reject, and nobody agrees; of one relation, both differ.
+    expected = 1 - 1 / (2 * 1000 * 1000 / (2000 * 1999))
+    assert f"| all | 1000 | {expected:.3f} | {expected:.3f} to {expected:.3f} |" in lines
+    assert sum("| 1 | 0.000 | 0.000 to 0.000 |" in line for line in lines) == 1000
+    people = [f"a|on|b,x,accept,{n}" for n in range(51)]
+    file.write_text("\n".join(["triplet,text,decision,annotator", *people]))
+    with pytest.raises(UserError, match=r"of 51 people; expected at most 50: give fewer files"):
+        agreement.report(decisions.read([file]))
+
+
 def test_interval_resamples_triplets_in_whatever_order_their_captions_are():
     """Judgements of a triplet agree or differ together, so the interval is wider than that of captions alone."""
     triplets = [Triplet(name, "on", "Desk") for name in ("Cat", "Dog", "Man", "Mug")]
     rows = ([2, 0], [0, 2], [1, 1], [1, 1])
     counts = {(t, str(n)): row for n in range(6) for t, row in zip(triplets, rows, strict=True)}
-    low, high = agreement.interval(counts)
-    assert (low, high) == agreement.interval(dict(sorted(counts.items())))
-    alone = agreement.interval({(Triplet(str(n), "on", "Desk"), ""): row for n, row in enumerate(counts.values())})
+    low, high = agreement.interval(counts, agreement.ALPHA)
+    assert (low, high) == agreement.interval(dict(sorted(counts.items())), agreement.ALPHA)
+    captions = {(Triplet(str(n), "on", "Desk"), ""): row for n, row in enumerate(counts.values())}
+    alone = agreement.interval(captions, agreement.ALPHA)
     assert high - low > alone[1] - alone[0]
 
 
