@@ -15,7 +15,6 @@ from naturel_jax.evaluators.pool import index, sharded
 from naturel_jax.evaluators.pool.mining import open_dataset
 from tests.helpers import open_images_files
 from tests.helpers.pools import write_pool
-from tfds_naturel import build
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.hard_images import captions, mining
 from tfds_naturel.hard_images.survey import Survey
@@ -83,9 +82,8 @@ def test_shards_are_what_one_process_finds_near_to_captions(survey, tmp_path, mo
 
 @pytest.mark.parametrize("with_pool", [False, True])
 def test_command_with_two_worker_processes_writes_the_same_files(with_pool, tmp_path):
-    world = open_images_files.write_world(tmp_path / "world")
-    build.main(["full", "--manual_dir", str(world), "--data_dir", str(tmp_path), "--unofficial", "--name", "small"])
-    command = ["--dataset", str(tmp_path / "naturel/small/4.1.0"), "--count", "4", "--out"]
+    dataset = open_images_files.build_dataset(open_images_files.write_world(tmp_path / "world"), tmp_path)
+    command = ["--dataset", str(dataset), "--count", "4", "--out"]
     pool = ["--pool", str(tmp_path / "pool")] if with_pool else []
     if with_pool:
         write_pool(tmp_path / "pool", 90, names=[open_images_files.image_id(n) for n in range(90)])

@@ -30,7 +30,7 @@ def _command(world, out, *more):
 
 
 def _built(out):
-    return tfds.builder_from_directory(out / "naturel" / "test" / "4.1.0")
+    return tfds.builder_from_directory(out / "naturel" / "test" / str(naturel.Naturel.VERSION))
 
 
 def test_beam_with_two_workers_builds_the_same(world, tmp_path):

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from tfds_naturel import build
+from tfds_naturel.naturel import Naturel
 from tfds_naturel.open_images import boxes as box_file
 from tfds_naturel.open_images.annotations import COLUMNS
 from tfds_naturel.open_images.releases import RELEASES
@@ -147,3 +149,10 @@ def write_world(folder: Path) -> Path:
     photos = {n: photo(n, 400, 300) for n in range(1, WORLD_IMAGES)}
     write_photos(folder, photos | {40: photo(2, 400, 300, quality=60)})
     return folder
+
+
+def build_dataset(world: Path, data_dir: Path, *options: object, config: str = "full", name: str = "photos") -> Path:
+    """Builds NatuRel from ``world``, as its command does; returns the dataset's folder."""
+    command = [config, "--manual_dir", world, "--data_dir", data_dir, "--unofficial", "--name", name, *options]
+    build.main([str(part) for part in command])
+    return data_dir / "naturel" / name / str(Naturel.VERSION)

@@ -20,9 +20,8 @@ from naturel_jax.evaluators import results, scoring
 from naturel_jax.report import report, text_alone
 from naturel_jax.training import run_folder
 from tests.helpers import tiny_config
-from tests.helpers.open_images_files import write_world
+from tests.helpers.open_images_files import build_dataset, write_world
 from tests.helpers.worlds import ROOT
-from tfds_naturel import build
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.captions import bank
 
@@ -151,11 +150,9 @@ def test_there_is_no_row_for_another_bank(tmp_path, others, shown):
 
 def test_a_dataset_of_photos_has_the_row(tmp_path):
     """One that is built from annotations in the official form, also for what is held out."""
-    folder = write_world(tmp_path / "open_images")
-    flags = ("--manual_dir", folder, "--data_dir", tmp_path, "--unofficial", "--max_missing", 0.1, "--name", "photos")
-    build.main(["full", *map(str, flags)])
+    dataset = build_dataset(write_world(tmp_path / "open_images"), tmp_path, "--max_missing", 0.1)
     for split, name in (("test", "naturel"), ("test_unseen_triplets", "naturel_unseen")):
-        benchmark = naturel_pairs.read(tmp_path / "naturel" / "photos" / "4.1.0", split, name)
+        benchmark = naturel_pairs.read(dataset, split, name)
         matrices = [np.array([[0.2, 0.1]])] * len(benchmark.items)
         scoring.save(tmp_path / "out", "CLIP", benchmark, "f", (benchmark.items, matrices, []), defaultdict(float))
     row = row_of(tmp_path / "out")

@@ -19,6 +19,7 @@ from tensorflow_datasets.core import shuffle
 
 from tests.helpers.open_images_files import (
     WORLD_IMAGES,
+    build_dataset,
     image_id,
     photo,
     row,
@@ -43,9 +44,7 @@ def opened(tmp_path_factory):
 
 
 def _build(opened, out, *arguments, config="full"):
-    command = [config, "--manual_dir", opened, "--data_dir", out, "--unofficial", "--name", "test", *arguments]
-    build.main([str(argument) for argument in command])
-    return tfds.builder_from_directory(next((Path(out) / "naturel").glob("*/*/dataset_info.json")).parent)
+    return tfds.builder_from_directory(build_dataset(opened, Path(out), *arguments, config=config, name="test"))
 
 
 @pytest.fixture(scope="module")

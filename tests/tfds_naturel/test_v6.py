@@ -13,12 +13,12 @@ from tests.helpers.open_images_files import (
     V6_ATTRIBUTES,
     V6_CLASSES,
     V6_RELATIONS,
+    build_dataset,
     photo,
     row,
     write_photos,
     write_release,
 )
-from tfds_naturel import build
 from tfds_naturel.captions import bank, checks, grammar, lexicon
 from tfds_naturel.captions.relations import CONTRARIES, excluded
 from tfds_naturel.common.errors import UserError
@@ -97,10 +97,7 @@ def _write(folder: Path, triplets: list[Triplet], images: int) -> None:
 
 
 def _build(folder: Path, *arguments: str) -> tfds.core.DatasetBuilder:
-    out = folder / "out"
-    folders = ["--manual_dir", str(folder), "--data_dir", str(out)]
-    build.main(["full_v6", *folders, "--unofficial", "--name", "v6", *arguments])
-    return tfds.builder_from_directory(next((out / "naturel").glob("*/*/dataset_info.json")).parent)
+    return tfds.builder_from_directory(build_dataset(folder, folder / "out", *arguments, config="full_v6"))
 
 
 def test_full_v6_builds_with_every_relation_and_attribute(tmp_path):

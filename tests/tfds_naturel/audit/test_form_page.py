@@ -11,8 +11,7 @@ import pytest
 
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import DESK, MALICIOUS, PHONE, Page
-from tests.helpers.open_images_files import photo, row, write_photos, write_release
-from tfds_naturel import build
+from tests.helpers.open_images_files import build_dataset, photo, row, write_photos, write_release
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import readers, review
 from tfds_naturel.audit.attack import Pair
@@ -247,9 +246,7 @@ def test_bindings_and_positions_are_compared_with_their_photos(page, tmp_path):
         (x, y), (of_x, of_y) = sides[:: (1, -1)[n % 2]], materials[:: (1, -1)[n % 2]]
         rows += [row(n, "Chair", "is", of_x, x), row(n, "Table", "is", of_y, y), row(n, "Chair", "at", "Table", x, y)]
     write_release(tmp_path / "annotations", rows, range(60))
-    flags = ("--manual_dir", tmp_path, "--data_dir", tmp_path / "data", "--unofficial", "--name", "photos")
-    build.main(["full", *map(str, flags)])
-    dataset, asked = tmp_path / "data" / "naturel" / "photos" / "4.1.0", tmp_path / "asked"
+    dataset, asked = build_dataset(tmp_path, tmp_path / "data"), tmp_path / "asked"
     audit.main(["--review", str(asked), "--dataset", str(dataset), "--sample", "12", "--assign", "Ada"])
 
     page.check((asked / "review.html").as_uri(), "NatuRel captions: bindings and positions")

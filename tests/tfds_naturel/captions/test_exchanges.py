@@ -20,8 +20,7 @@ from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.training import run
 from tests.helpers.caption_groups import processor
-from tests.helpers.open_images_files import box_row, image_id, photo, row, write_photos, write_release
-from tfds_naturel import build
+from tests.helpers.open_images_files import box_row, build_dataset, image_id, photo, row, write_photos, write_release
 from tfds_naturel.captions import exchanges as wordings
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
@@ -328,9 +327,7 @@ def _build(folder, lines, images, boxes=()):
     """The dataset of photos with these annotation rows and further boxes; ``images``: number -> JPEG."""
     write_release(folder / "annotations", lines, images, boxes=boxes)
     write_photos(folder, images)
-    command = ["full", "--manual_dir", folder, "--data_dir", folder / "data", "--unofficial", "--name", "photos"]
-    build.main([*map(str, command)])
-    return tfds.builder_from_directory(folder / "data" / "naturel" / "photos" / "4.1.0")
+    return tfds.builder_from_directory(build_dataset(folder, folder / "data"))
 
 
 @pytest.fixture(scope="module")

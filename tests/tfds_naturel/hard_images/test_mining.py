@@ -26,7 +26,6 @@ from naturel_jax.weights import export
 from tests.helpers import open_images_files
 from tests.helpers.model_files import tiny
 from tests.helpers.worlds import ROOT
-from tfds_naturel import build
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.hard_images import mining
@@ -208,9 +207,7 @@ def test_file_of_hard_images_is_read_within_few_times_the_memory_of_their_number
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
-    world = open_images_files.write_world(folder / "world")
-    build.main(["full", "--manual_dir", str(world), "--data_dir", str(folder), "--unofficial", "--name", "small"])
-    return folder / "naturel" / "small" / "4.1.0"
+    return open_images_files.build_dataset(open_images_files.write_world(folder / "world"), folder)
 
 
 def _mine_dataset(dataset, out, *options):

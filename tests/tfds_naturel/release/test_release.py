@@ -19,7 +19,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.helpers import record_files
-from tests.helpers.open_images_files import image_id, write_world
+from tests.helpers.open_images_files import build_dataset, image_id, write_world
 from tests.helpers.processes import run
 from tfds_naturel import build, naturel
 from tfds_naturel.captions import bank
@@ -57,15 +57,9 @@ def opened(tmp_path_factory) -> Path:
     return folder
 
 
-def _build(opened: Path, out: Path, *options: object) -> Path:
-    command = ["full", "--manual_dir", opened, "--data_dir", out, "--unofficial", "--name", "test", *options]
-    build.main([str(part) for part in command])
-    return out / "naturel" / "test" / str(naturel.Naturel.VERSION)
-
-
 @pytest.fixture(scope="module")
 def built(opened, tmp_path_factory) -> Path:
-    return _build(opened, tmp_path_factory.mktemp("built"))
+    return build_dataset(opened, tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +260,7 @@ def test_official_files_are_the_published_ones():
         assert datasheet.Facts.is_official.fget(facts) == is_official
 
 
-def test_statements_follow_the_build(opened, built, released, tmp_path):
+def test_statements_follow_thebuild_dataset(opened, built, released, tmp_path):
     text = (released / "README.md").read_text()
     every = [row for rows in _rows(built).values() for row in rows]
     people = sum(any(thing["label"] in ("Man", "Woman") for thing in row["objects"]) for row in every)
@@ -274,7 +268,9 @@ def test_statements_follow_the_build(opened, built, released, tmp_path):
     assert "files other than those that Google published" in text and "No reviewers' decisions were applied" in text
     assert 'license: ["cc-by-4.0", "apache-2.0"]' in text
     bank.save(tmp_path / "bank.tsv", dict(list(bank.load().items())[:3]))
-    own = _release(_build(opened, tmp_path, "--bank", tmp_path / "bank.tsv"), tmp_path / "own", "--contact", "a_b@c.d")
+    own = _release(
+        build_dataset(opened, tmp_path, "--bank", tmp_path / "bank.tsv"), tmp_path / "own", "--contact", "a_b@c.d"
+    )
     assert 'license: ["cc-by-4.0", "other"]' in (own / "README.md").read_text()
     assert "Apache" not in (own / "LICENSE.md").read_text() and "a_b@c.d" in (own / "TAKEDOWN.md").read_text()
     questions = re.findall(r"^\*\*(.*?\?)\*\* \S", (released / "DATASHEET.md").read_text(), re.MULTILINE)
@@ -304,21 +300,21 @@ def test_images_taken_down_are_in_no_build_and_no_release(opened, built, tmp_pat
     pages = [page for page in out.iterdir() if page.is_file() and page.name != "takedown.txt"]
     assert not any(own in page.read_text() for page in pages)
 
-    again = _build(opened, tmp_path, "--takedown", path)
+    again = build_dataset(opened, tmp_path, "--takedown", path)
     assert {row["image_id"]: split for split, rows in _rows(again).items() for row in rows} == expected
     assert f"| taken down | {len(published) + 1} |" in (again / "README.md").read_text()
     with pytest.raises(UserError, match=r"already built with takedown '\w+', now '\w+'; set a new --name"):
-        _build(opened, tmp_path)
+        build_dataset(opened, tmp_path)
 
 
 def test_bad_takedown_lists_are_refused(opened, tmp_path):
     path = tmp_path / "takedown.txt"
     path.write_text(f"{image_id(1)}\nphoto 7\n")
     with pytest.raises(UserError, match=r"takedown.txt:2: 'photo 7'; expected an image id"):
-        _build(opened, tmp_path, "--takedown", path)
+        build_dataset(opened, tmp_path, "--takedown", path)
     path.write_bytes(b"\xff\n")
     with pytest.raises(UserError, match=r"takedown.txt: not UTF-8"):
-        _build(opened, tmp_path, "--takedown", path)
+        build_dataset(opened, tmp_path, "--takedown", path)
     with pytest.raises(UserError, match=r"--takedown: changes the contents of 'full'"):
         build.main(["full", "--takedown", str(path), "--data_dir", str(tmp_path)])
 
