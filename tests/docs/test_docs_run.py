@@ -16,6 +16,7 @@ from naturel_jax import config as c
 from naturel_jax.benchmarks import registry
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import recipes
+from naturel_jax.devices import hardware
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
 from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.terms import TERMS
@@ -75,6 +76,7 @@ TABLES = (
     registry.BENCHMARKS,
     datasets.SOURCES,
     presets.PRESETS,
+    hardware.ACCELERATORS,
 )
 
 
@@ -96,12 +98,12 @@ def additions(tmp_path_factory):
 
 def added(table: dict) -> set[str]:
     names = ("two_negatives", "missing_word", "radam", "square_root", "hinge", "uniformity", "colours", "pairs")
-    names += ("small-clip",)
+    names += ("small-clip", "rtx-4090")
     return set(names) & table.keys()
 
 
 def test_every_table_has_an_example_but_the_families(additions):
-    assert [len(added(table)) for table in TABLES] == [2, 1, 1, 1, 1, 1, 1, 1]
+    assert [len(added(table)) for table in TABLES] == [2, 1, 1, 1, 1, 1, 1, 1, 1]
     rule = documents.prose(ROOT / "docs/extending.md")
     assert re.findall(r"\| `([A-Z]+)`", rule)[:2] == ["RECIPES", "OBJECTIVES"]
 
@@ -119,6 +121,7 @@ def test_added_recipes_sample(additions):
         assert [tuple(map(len, sides)) for sides in sampled_texts(rule, source.items, [0])] == [counts]
     assert SCHEDULES["square_root"](jnp.float32(0.25)) == 0.5 and OPTIMIZERS["radam"](c.Optim())
     assert Model(presets.preset("small-clip")).config.embed_dim == 256
+    assert hardware.peak("NVIDIA GeForce RTX 4090", "bfloat16") == 165.2e12
 
 
 def test_added_loss_is_its_closed_form(additions):
