@@ -28,7 +28,7 @@ from tfds_naturel.common import cli
 from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
 
-SETS = (1, 4, 16)
+SETS = (2, 4, 16)  # with one, some images would show what each of their false captions says
 OWN = 4  # as many as the world has
 WORLD = CONFIGS["scenes_agents"]
 
