@@ -148,7 +148,8 @@ def test_result_of_the_runs_of_an_old_one_is_old(repository):
 
 
 def test_every_test_that_is_a_proof_is_run_by_a_command():
-    """Of ``proofs.toml`` or the Makefile; that of the rehearsal runs what its own result does."""
+    """Of ``proofs.toml`` or the Makefile; flipped bits are rows of ``attack``, and that of the rehearsal runs what its
+    own result does."""
     root = record.FOLDER.parent
     commands = [proof.settings.get("command", "") for proof in stale.read()] + [(root / "Makefile").read_text()]
     named, ignored = set[str](), set[str]()
@@ -159,7 +160,9 @@ def test_every_test_that_is_a_proof_is_run_by_a_command():
                 (ignored if before == "--ignore" else named).add(word)
     left = [str(path.relative_to(root)) for path in root.glob("tests/**/test_*.py") if "mark.proof" in path.read_text()]
     left = [path for path in left if any(path.startswith(other) for other in ignored) and path not in named]
-    assert left == ["tests/reproduce/test_reproduce_rehearsal.py"]
+    assert sorted(left) == ["tests/faults/test_flips.py", "tests/reproduce/test_reproduce_rehearsal.py"]
+    flips = "::test_a_bit_of_each_file_of_a_run_changes_no_number"
+    assert flips in (root / "proofs/attack.py").read_text()
 
 
 def test_a_proof_that_fails_keeps_no_other_from_its_turn(repository):
