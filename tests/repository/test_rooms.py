@@ -64,7 +64,7 @@ FROM_OUTSIDE = {
     *("cli/test_compilation_cache.py", "config/test_plugins.py", "data/sources/test_data_sources.py"),
     *("evaluators/test_api.py", "planning/test_gpu_programs.py", "planning/test_tpu_programs.py"),
     *("reproduce/test_reproduce_rehearsal.py", "training/test_adapter_processes.py"),
-    "training/test_training_processes.py",
+    *("tfds_naturel/test_v6.py", "training/test_training_processes.py"),
 }
 
 
