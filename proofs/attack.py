@@ -163,9 +163,8 @@ _tests("an image with rows without end", "tests/tfds_naturel/open_images/test_op
 _tests("facts and hashes that are all compared", "tests/tfds_naturel", "-k", "judged_once or agree_in_a_part")
 _tests("annotators and relations without end", "tests/tfds_naturel/audit/test_agreement.py", "-k", "limit_of_people")
 _tests("millions of pairs of captions", "tests/benchmarks/test_benchmarks_own.py", "-k", "millions")
-_tests(
-    "a test of all items, a folder listed for each", "tests/report", "tests/benchmarks", "-k", "p_of_many or imagecode"
-)
+_tests("a test quadratic in the items", "tests/report/test_report_compare.py", "-k", "p_of_many")
+_tests("a folder listed for each description", "tests/benchmarks/test_benchmarks_readers.py", "-k", "imagecode")
 _tests("a character of 5,000 digits", "tests/data/text", "-k", "reference_of_any_length")
 _tests("terminals controlled by an error", "tests/tfds_naturel/common/test_cli.py", "-k", "failed_command")
 _tests("tracebacks of damaged files", "tests/faults/test_readers.py", "-m", "slow", "-k", "one_line")

@@ -2,10 +2,10 @@
 
     python -m proofs.save_memory
 
-TensorStore loses a reference to each value that it returns as JSON. Orbax asks it for the description of a folder for
-every array, and for metrics several times a save. This saves small checkpoints over and over, and prints how many
-Python objects and how much anonymous memory a save leaves, as it is and with descriptions and metrics made in Python;
-and how many objects one description loses.
+TensorStore leaks references to what it returns as JSON, and Orbax asks it for a description of the folder once for each
+array, and for metrics several times a save. This saves small checkpoints over and over, and prints how many Python
+objects and how much anonymous memory a save leaves, as it is and with descriptions and metrics made in Python; and how
+many objects one description leaks.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def saves(times: int) -> str:
 
 @contextlib.contextmanager
 def nothing_lost() -> Iterator[None]:
-    """Descriptions of folders made in Python, and no metrics: what TensorStore loses is not lost. For local folders."""
+    """Descriptions of folders made in Python, and no metrics: nothing for TensorStore to leak. For local folders."""
     with (
         mock.patch.object(tensorstore, "experimental_collect_matching_metrics", lambda *_: []),
         mock.patch.object(tensorstore.KvStore.Spec, "to_json", lambda spec: {"driver": "file", "path": spec.path}),

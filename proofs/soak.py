@@ -3,8 +3,9 @@
     python -m proofs.soak steady --minutes 60
     python -m proofs.soak faults --minutes 60 --seed 0
 
-``steady`` trains, evaluates and saves in one process, and samples its memory, descriptors and threads. What TensorStore
-is known to lose in every save is measured by itself (``save_memory.py``) and not lost here (``watched.py``).
+``steady`` trains, evaluates and saves in one process, and samples its memory, descriptors and threads. TensorStore leaks
+in each save; ``save_memory.py`` measures how much, and here it is kept from it, so that other leaks show
+(``watched.py``).
 
 ``faults`` trains the same run over and over, each time in a new workdir, until it is finished. Most starts meet a
 fault: a signal at a random time (SIGKILL, SIGTERM), or a disk that fails, fills up or is slow (``faults.c``, loaded
@@ -119,8 +120,8 @@ WARM_UP_S = 3600.0  # at most
 
 
 class Sample(NamedTuple):
-    """Seconds since the start, memory in MB, open descriptors, threads. Memory that is resident is anonymous: the
-    kernel drops pages of files when others need memory, and reads them again later."""
+    """Seconds since the start, memory in MB, open descriptors, threads. ``resident`` is anonymous
+    memory only: the kernel drops pages of files when others need memory, and reads them again later."""
 
     seconds: float
     allocated: float

@@ -4,7 +4,7 @@
 
 adds a line every second to the file: bytes that malloc has given out and not got back, in all of its arenas, Python's
 objects included. The memory that a process has from the kernel is more, and rises and falls with what malloc keeps.
-What TensorStore loses in every save (``save_memory.py`` measures it) is not there.
+TensorStore is kept from leaking in each save (``save_memory.py`` measures how much it does).
 """
 
 import ctypes

@@ -61,14 +61,14 @@ class Counts:
 
     @property
     def exact(self) -> bool:
-        """Whether ``p`` is."""
+        """Whether ``p`` is that of the exact test."""
         return int(np.abs(self.gains).sum()) <= _MOST_GAINS
 
     @property
     def p(self) -> float:
         """Exact McNemar test (two-sided binomial of the discordant pairs; McNemar 1947), in which the items of a photo
-        change sides together: the distribution of the sum of the gains if each has either sign. Not ``exact``: its
-        normal approximation, with a correction for the sum's steps of 2."""
+        change sides together: the distribution of the sum of the gains if each has either sign. Of too many for an
+        ``exact`` test, its normal approximation, corrected for continuity (the sum has steps of 2)."""
         if not self.exact:
             return min(2 * float(stats.norm.sf((abs(self.gains.sum()) - 1) / np.linalg.norm(self.gains))), 1.0)
         gains, numbers = np.unique(np.abs(self.gains[self.gains != 0]), return_counts=True)

@@ -157,11 +157,15 @@ def test_stop_that_takes_too_long_is_a_problem(limit, disk, problems, monkeypatc
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_allocated_is_what_malloc_has_given_out():
+    libc = ctypes.CDLL("libc.so.6")
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
     before = watched.allocated()
-    block = ctypes.CDLL("libc.so.6").malloc
-    block.restype = ctypes.c_void_p
-    kept = [block(1 << 20) for _ in range(16)]
-    assert all(kept) and 16 << 20 <= watched.allocated() - before < 17 << 20
+    blocks = [libc.malloc(1 << 20) for _ in range(16)]
+    given_out = watched.allocated() - before
+    for block in blocks:
+        libc.free(block)
+    assert all(blocks) and 16 << 20 <= given_out < 17 << 20
+    assert watched.allocated() - before < 1 << 20
 
 
 @pytest.mark.proof

@@ -43,11 +43,8 @@ def test_mcnemar_by_hand():
 def test_p_of_many_items_is_nearly_the_exact_one(monkeypatch):
     pairs = [pair(n, n < 700, 700 <= n < 1500, photo=str(n if n % 3 else n + 1)) for n in range(2000)]
     exact = compare.count(pairs)
-    assert (
-        exact.exact
-        and len(np.unique(np.abs(exact.gains))) == 3
-        and "exact McNemar p" in compare.markdown(*"abc", pairs)
-    )
+    assert exact.exact and "exact McNemar p" in compare.markdown(*"abc", pairs)
+    assert set(np.abs(exact.gains)) == {0, 1, 2}
     monkeypatch.setattr(compare, "_MOST_GAINS", 100)
     assert compare.count(pairs).p == pytest.approx(exact.p, rel=0.02) and 0.001 < exact.p < 0.1
     assert "; McNemar p = " in compare.markdown(*"abc", pairs)

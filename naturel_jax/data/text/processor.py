@@ -31,12 +31,12 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 _Tokenizer = sentencepiece.SentencePieceProcessor | tokenizers.Tokenizer
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SIGLIP_SPECIAL = re.compile(r"(?:(?<!\s)\s+)?(</s>|<unk>)\s*")  # \s* would try each space of a long run as its first
-_LONG_NUMBER = re.compile("&#[0-9]{4000,};?")
+_LONG_NUMBER = re.compile("&#[0-9]{4301,};?")  # more digits than int() reads
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _unescaped(text: str) -> str:
-    """``html.unescape``, which gives the same for any number that is no character's, but raises for one this long."""
+    """``html.unescape``, which gives the same for a number that no character has, but raises ValueError for a long one."""
     return html.unescape(_LONG_NUMBER.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
@@ -267,7 +267,8 @@ class Processor:
                 f"text {bad!r:.80} has a lone surrogate, which is not a character: read the file as UTF-8, or drop it "
                 "with text.encode(errors='ignore').decode()"
             )
-        cleaned = [CLEANERS[self.clean](text) for text in texts]
+        clean = CLEANERS[self.clean]
+        cleaned = [clean(text) for text in texts]
         with reading_tokenizer("processor.tokenizer"):
             encoded = list(self._encode(cleaned))
         ids = np.fromiter(itertools.chain.from_iterable(encoded), np.int32)
