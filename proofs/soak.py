@@ -3,9 +3,9 @@
     python -m proofs.soak steady --minutes 60
     python -m proofs.soak faults --minutes 60 --seed 0
 
-``steady`` trains, evaluates and saves in one process, and samples its memory, descriptors and threads. TensorStore leaks
-in each save; ``save_memory.py`` measures how much, and here it is kept from it, so that other leaks show
-(``watched.py``).
+``steady`` trains, evaluates and saves in one process, and samples its memory, descriptors and threads.
+TensorStore leaks in each save (``save_memory.py`` measures how much) and is kept from it here (``watched.py``), so that
+other leaks show.
 
 ``faults`` trains the same run over and over, each time in a new workdir, until it is finished. Most starts meet a
 fault: a signal at a random time (SIGKILL, SIGTERM), or a disk that fails, fills up or is slow (``faults.c``, loaded

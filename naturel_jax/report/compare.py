@@ -35,7 +35,7 @@ from naturel_jax.storage import staging
 from tfds_naturel.common import cli, escape
 from tfds_naturel.common.errors import UserError
 
-_MOST_GAINS = 20_000  # of which a distribution takes under a second
+_MOST_GAINS = 20_000  # whose distribution takes a second
 EXAMPLES = 10  # captions of each kind that the Markdown lists
 _SHARES = (
     "Items can be partly right, so the scores are compared, not how many items each model gets right. The captions "

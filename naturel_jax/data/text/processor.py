@@ -36,7 +36,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _unescaped(text: str) -> str:
-    """``html.unescape``, which gives the same for a number that no character has, but raises ValueError for a long one."""
+    """``html.unescape``, which gives the same for a number of no character, but raises ValueError for a long one."""
     return html.unescape(_LONG_NUMBER.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
