@@ -288,7 +288,7 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
     assert len(rows) == sum(len(triplets) for triplets in shown.values())
     assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill the remaining slots"
     assert all(len(negatives) >= 4 for negatives in numbers)
-    source = ["--source=naturel/small", f"--data_dir={dataset.parents[2]}"]
+    source = [f"--source=naturel/{dataset.parent.name}", f"--data_dir={dataset.parents[2]}"]
     embed.main([f"--model={model}", *source, "--dtype=float32", "--store=float32", f"--out={pool}"])
     pooled, _, _ = _mine_dataset(dataset, tmp_path / "pooled.parquet", f"--pool={pool}")
     assert pooled == rows, "the index is exact for so few images"

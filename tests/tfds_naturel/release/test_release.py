@@ -260,7 +260,7 @@ def test_official_files_are_the_published_ones():
         assert datasheet.Facts.is_official.fget(facts) == is_official
 
 
-def test_statements_follow_thebuild_dataset(opened, built, released, tmp_path):
+def test_statements_follow_the_build(opened, built, released, tmp_path):
     text = (released / "README.md").read_text()
     every = [row for rows in _rows(built).values() for row in rows]
     people = sum(any(thing["label"] in ("Man", "Woman") for thing in row["objects"]) for row in every)
