@@ -2,7 +2,8 @@
 
 import collections
 import hashlib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -35,18 +36,27 @@ def near_duplicates(hashes: np.ndarray) -> np.ndarray:
             f"journal.csv of photos: of {len(unique):,} hashes each agrees with {alike // len(unique):,} in 16 bits; "
             f"expected at most {_MOST_ALIKE:,} of photos; delete the file, and they are computed again"
         )
-    a, b = np.concatenate([_linked(unique, band) for band in bands], axis=1)
-    links = sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(len(unique), len(unique)))
-    group = csgraph.connected_components(links, directed=False)[1][inverse]
-    _, first, groups = np.unique(group, return_index=True, return_inverse=True)
+    group_U, links, count = np.arange(len(unique)), list[np.ndarray](), 0
+    for found in itertools.chain.from_iterable(_linked(unique, band) for band in bands):
+        links.append(found)
+        count += found.shape[1]
+        if count > 4 * len(unique):  # in memory at a time: of hashes that all agree, there are thousands for each
+            group_U, links, count = _joined(group_U, links), [], 0
+    _, first, groups = np.unique(_joined(group_U, links)[inverse], return_index=True, return_inverse=True)
     return first[groups]
 
 
-def _linked(hashes: np.ndarray, band: np.ndarray) -> np.ndarray:
+def _joined(group_U: np.ndarray, links: Sequence[np.ndarray]) -> np.ndarray:
+    """The groups that are left of ``group_U`` where ``links``, pairs of rows [2, P], join them, [U]."""
+    a, b = group_U[np.concatenate([np.zeros((2, 0), np.int64), *links], axis=1)]
+    graph = sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(len(group_U), len(group_U)))
+    return csgraph.connected_components(graph, directed=False)[1][group_U]
+
+
+def _linked(hashes: np.ndarray, band: np.ndarray) -> Iterator[np.ndarray]:
     """Row pairs [2, P] that agree in their ``band`` and differ in fewer than ``_BANDS`` bits in total."""
     order = np.argsort(band, kind="stable")
     lower = np.arange(len(order))
-    linked = [np.zeros((2, 0), np.int64)]
     for offset in range(1, len(order)):
         lower = lower[lower + offset < len(order)]
         lower = lower[band[order[lower]] == band[order[lower + offset]]]
@@ -54,8 +64,7 @@ def _linked(hashes: np.ndarray, band: np.ndarray) -> np.ndarray:
             break
         a, b = order[lower], order[lower + offset]
         near = np.bitwise_count(hashes[a] ^ hashes[b]) < _BANDS
-        linked.append(np.stack([a[near], b[near]]))
-    return np.concatenate(linked, axis=1)
+        yield np.stack([a[near], b[near]])
 
 
 def hold_out(images: Mapping[Triplet, int], total: int, seed: int) -> frozenset[Triplet]:

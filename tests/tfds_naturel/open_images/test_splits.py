@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -33,6 +34,19 @@ def test_hashes_that_all_agree_in_a_part_are_refused():
         UserError, match=r"of 12,000 hashes each agrees with 12,\d+ in 16 bits; expected at most 10,000"
     ):
         splits.near_duplicates(hashes)
+
+
+def test_links_of_hashes_that_agree_in_a_part_are_not_all_kept():
+    """Four groups of 4,096 hashes; each differs from 298 others in at most 3 bits, and agrees with them in parts."""
+    low, high = np.divmod(np.arange(1 << 12, dtype=np.uint64), np.uint64(64))
+    bases = np.random.default_rng(0).integers(0, 1 << 63, 4, dtype=np.uint64)
+    hashes = (bases[:, None] ^ (low | high << np.uint64(16))).reshape(-1)
+    tracemalloc.start()
+    groups = splits.near_duplicates(hashes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(groups, np.repeat(np.arange(4) << 12, 1 << 12))
+    assert peak < 10 << 20
 
 
 def test_held_out_triplets_keep_classes_relations_and_converses_in_training():
