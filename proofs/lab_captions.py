@@ -1,5 +1,5 @@
-"""CLIP-NatuRel and NegCLIP-AP with fewer and with more sets of captions for each triplet in training, from a base and
-with seeds that were not used before. All are evaluated on the captions of ``scenes_agents``.
+"""CLIP-NatuRel and NegCLIP-AP with fewer and with more sets of captions for each triplet in training, from the base of
+``lab_rates`` and with seeds that were not used before. All are evaluated on the captions of ``scenes_agents``.
 
     python -m proofs.lab_captions
     naturel-sweep --config proofs/lab_captions.py --seeds 15,16,17 --out DIR --baseline "NegCLIP-AP, 4 sets"

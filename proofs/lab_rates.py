@@ -77,7 +77,7 @@ def _tuned() -> dict[str, ConfigDict]:
 
 
 def _rows(*keys: str) -> dict[str, ConfigDict]:
-    """Rows of lab:methods on ``WORLD``, from a base that no other experiment starts from."""
+    """Rows of lab:methods on ``WORLD``, from a base that was not used before."""
     runs = lab.get_config("methods").runs
     runs.update(_further(runs))
     for key in keys:

@@ -1,4 +1,7 @@
-"""Assigns images to splits: near-duplicates stay together, and a share of the triplets is held out of training."""
+"""Assigns images to splits: near-duplicates stay together, and a share of the triplets is held out of training.
+
+Shape letters: N images, U unique hashes, P pairs of them.
+"""
 
 import collections
 import hashlib
