@@ -10,9 +10,10 @@ OCDBT metadata files, since these end in their own CRC-32C; zlib's CRC-32 costs 
 
 import json
 import os
-from collections.abc import Collection, Iterator
+import stat
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import xxhash
 from etils import epath
@@ -33,8 +34,7 @@ class Damaged(UserError):
 
 def write(folder: epath.Path) -> None:
     """Writes the manifest of the files as they are now."""
-    items = sorted(path for path in folder.iterdir() if path.is_dir())
-    sizes = {path: os.stat(path).st_size for item in items for path in _files(item)}
+    sizes = {path: os.stat(path).st_size for path in _files(folder) if path.parent != folder}
     places = [block for path, size in sizes.items() for block in blocks.of_file(path, size)]
     files: dict[str, dict[str, Any]] = {
         str(path.relative_to(folder)): {"size": size, "xxh3": []} for path, size in sizes.items()
@@ -60,10 +60,13 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
         if not set(name.split("/")).isdisjoint(("", ".", "..")):
             raise Damaged(f"{folder / NAME} names {name!r:.80}, which is not a file of the checkpoint")
         try:
-            size = os.stat(path).st_size
+            status = os.stat(path)  # not is_file(), which is False for what cannot be read now, too
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Damaged(f"{path} is missing") from error
-        if size != file["size"] or not path.is_file():
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise Damaged(f"{path} is no regular file")
+        if size != file["size"]:
             raise Damaged(f"{path} has {size:,} bytes, expected {file['size']:,}")
         if len(file["xxh3"]) != -(-size // length):
             raise Damaged(
@@ -76,12 +79,13 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
             raise Damaged(f"{block.path} has XXH3 {found} from byte {block.start:,} on, expected {checksum}")
 
 
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
+def _files(folder: epath.Path) -> list[epath.Path]:
+    """All files in a folder. Raises OSError if it cannot be listed."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    return [epath.Path(path) / name for path, _, names in os.walk(folder, onerror=refuse) for name in sorted(names)]
 
 
 def _to_text(fields: dict[str, Any]) -> str:

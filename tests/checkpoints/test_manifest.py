@@ -1,6 +1,7 @@
 """Flipped bits in a checkpoint's files."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -70,6 +71,23 @@ def test_every_file_is_in_the_manifest_with_its_size(saved):
     expected = {str(path.relative_to(newest)): path.stat().st_size for path in files(newest)[:-1]}
     assert {name: file["size"] for name, file in listed.items()} == expected
     assert {name.split("/")[0] for name in listed} == {"params", "optimizer", "meta"}
+
+
+def test_file_that_cannot_be_read_for_a_moment_is_not_damaged(workdir, monkeypatch):
+    file, stat = workdir / "checkpoints" / "20" / "params" / "_METADATA", os.stat
+    for failing in range(3):
+        calls = itertools.count()
+
+        def fail_once(path, *args, calls=calls, failing=failing, **kwargs):
+            if os.fspath(path) == str(file) and next(calls) == failing:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return stat(path, *args, **kwargs)
+
+        with monkeypatch.context() as patched, contextlib.suppress(OSError):
+            patched.setattr(os, "stat", fail_once)
+            step_restored(workdir)
+        assert failing or next(calls)  # the file was looked at
+        assert step_restored(workdir) == 20
 
 
 def test_100_random_flipped_bits_are_all_found_and_the_checkpoint_before_is_used(workdir):
