@@ -87,7 +87,8 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
             traceback.print_exc()
             code = BUG
     if code in (DONE, STOPPED) and all(thread.name != LEFT_BEHIND for thread in threading.enumerate()):
-        sys.exit(code)
+        atexit.register(_end, code)
+        sys.exit(code)  # threads are waited for, and a profiler gets to write what it measured
     leave(code)
 
 
@@ -171,10 +172,22 @@ def leave(code: int) -> NoReturn:
     timer = threading.Timer(_EXIT_HANDLERS_S, os._exit, [code])
     timer.daemon = True
     timer.start()
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Ends the process after its exit handlers, but without the destructors of its libraries: what these free, threads
+    of XLA and TensorStore may still use, and a run that was saved ended with SIGABRT in place of its exit code."""
+    atexit.unregister(_end)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a full disk or a closed pipe; the exit code is that of the earlier failure
-            stream.flush()
+        try:
+            if stream and not stream.closed:
+                stream.flush()
+        except OSError as error:  # a full disk or a closed pipe
+            if code == DONE and stream is sys.stdout:
+                print(f"{command()}: error: what it printed is not complete: {error}", file=sys.stderr)
+                code = USER_ERROR
     os._exit(code)
 
 

@@ -72,6 +72,30 @@ def test_failed_command_does_not_wait_for_threads(error, code, last):
     assert ("Traceback" in done.stderr) == (code == 1)
 
 
+# What XLA's and TensorStore's destructors do now and then: they free what their threads still use.
+ABORTS = """
+import atexit, ctypes, threading, time
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import Stopped
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(libc.abort, None, None)
+atexit.register(print, "closed")
+def main(arguments):
+    threading.Thread(target=lambda: [time.sleep(0.5), print("saved")]).start()
+    {last}
+cli.run(main)
+"""
+STOPS = "raise Stopped('stopped')"
+
+
+@pytest.mark.parametrize(("last", "code", "error"), [("return", 0, ""), (STOPS, 75, "-c: stopped")])
+def test_destructors_of_libraries_do_not_change_the_exit_code(last, code, error):
+    """Threads that save are waited for, and exit handlers run, as ever."""
+    command = [sys.executable, "-c", ABORTS.format(last=last)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "saved\nclosed\n", error)
+
+
 def test_ctrl_c_in_the_garbage_collector_is_not_lost():
     """JAX has a callback there, and Python ignores what one raises."""
     code = """
@@ -139,3 +163,11 @@ def test_output_that_cannot_be_written_does_not_change_the_exit_code():
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=BUFFERED)
     assert done.returncode == 2 and done.stderr.strip().endswith("error: not a flag")
+
+
+def test_output_that_cannot_be_written_is_an_error_of_a_command_that_was_done():
+    command = [sys.executable, "-c", "from tfds_naturel.common import cli; cli.run(lambda _: print('in the buffer'))"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=BUFFERED)
+    assert done.returncode == 2
+    assert done.stderr == "-c: error: what it printed is not complete: [Errno 28] No space left on device\n"
