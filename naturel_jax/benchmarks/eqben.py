@@ -13,7 +13,16 @@ import PIL.Image
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Origin, Source
-from naturel_jax.benchmarks.files import BenchmarkError, Fields, Folder, Record, load_json, not_found, read_items
+from naturel_jax.benchmarks.files import (
+    MAX_ID,
+    BenchmarkError,
+    Fields,
+    Folder,
+    Record,
+    load_json,
+    not_found,
+    read_items,
+)
 from tfds_naturel.common.photos import MAX_PIXELS
 
 SOURCE = Source(
@@ -54,7 +63,7 @@ def _items(file: Path, images: Folder, problems: list[str]) -> list[Item]:
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The records of an annotation file: a list, or objects (video, subject) of lists."""
-    if key.count("/") > _MAX_DEPTH:
+    if key.count("/") > _MAX_DEPTH or len(key) > MAX_ID:
         yield key, node
     elif isinstance(node, list):
         for n, child in enumerate(node):

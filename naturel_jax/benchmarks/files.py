@@ -1,6 +1,5 @@
 """Reads the benchmarks' official files: every record is checked, every fault named, no path leaves its folder."""
 
-import ast
 import contextlib
 import contextvars
 import functools
@@ -18,11 +17,13 @@ from naturel_jax.benchmarks.benchmark import Box, Image
 from naturel_jax.data.items.index import read_file
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import (
+    LONGEST_TEXT,
     check_regular,
     dict_rows,
     is_unicode,
     open_zip,
     parse_json,
+    python_strings,
     reading_csv,
     unique_keys,
     unzip,
@@ -34,7 +35,7 @@ MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it
 _MORE_THAN_ARCHIVE = 1 << 18  # bytes that one may have more than the archive: its pixels are limited by its bytes
 
 MOST_BAD = 500_000  # records of a benchmark that are reported and left out
-_MAX_ID = 1000  # characters of an id, which EqBen's files make of all keys above a record
+MAX_ID = 1000  # characters of an id, which EqBen's files make of all keys above a record
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -140,9 +141,11 @@ def records(
     """
     seen = set()
     for key, row in rows:
-        fault = _fault(row, fields) if key not in seen else "its id appears twice; the first is kept"
-        if len(key) > _MAX_ID:
-            key, fault = key[:80], f"its id has {len(key):,} characters, more than {_MAX_ID}"
+        fault: str | None
+        if len(key) > MAX_ID:  # and may be that of many
+            key, fault = key[:80], f"its id has {len(key):,} characters, more than {MAX_ID}"
+        else:
+            fault = _fault(row, fields) if key not in seen else "its id appears twice; the first is kept"
         if not key.isprintable():
             key, fault = ascii(key), "its id has characters that cannot be printed"
         if fault:
@@ -183,24 +186,27 @@ def _fault(row: Any, fields: Fields) -> str | None:
         if not isinstance(row[name], kind) or isinstance(row[name], bool):
             expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             return f"field {name!r} is {row[name]!r:.80}, expected {expected}"
-        if not is_unicode(row[name]):
-            return f"field {name!r} is {row[name]!a:.80}, which is not valid Unicode"
+        if wrong := unusable(row[name]):
+            return f"field {name!r} is {row[name]!a:.80}, which {wrong}"
     return None
+
+
+def unusable(value: Any) -> str:
+    """What is wrong with a text, or with one of a list, for a tokenizer; "" if nothing is."""
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and len(text) > LONGEST_TEXT for text in texts):
+        return f"has more than {LONGEST_TEXT:,} characters"
+    return "" if is_unicode(value) else "is not valid Unicode"
 
 
 def strings(name: str, text: str) -> tuple[str, ...]:
     """The strings in a cell with a Python list of them, at least one, or with a set, as in some of CREPE's. Raises
     BenchmarkError. ``name``: its field.
     """
-    try:
-        listed = ast.literal_eval(text)
-        listed = sorted(listed) if isinstance(listed, set) else listed  # a set has no order of its own
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        listed = None
-    if not isinstance(listed, list) or not listed or not all(isinstance(each, str) for each in listed):
+    if not (listed := python_strings(text)):
         raise BenchmarkError(f"field {name!r} is {text!a:.80}, expected a Python list of strings")
-    if not is_unicode(listed):
-        raise BenchmarkError(f"field {name!r} is {text!a:.80}, which is not valid Unicode")
+    if wrong := unusable(listed):
+        raise BenchmarkError(f"field {name!r} is {text!a:.80}, which {wrong}")
     return tuple(listed)
 
 

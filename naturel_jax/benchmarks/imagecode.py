@@ -10,7 +10,7 @@ from typing import Any
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Overlap, Source, Verified
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, load_json, read_items, safe_name
+from naturel_jax.benchmarks.files import MAX_ID, BenchmarkError, Folder, Record, load_json, read_items, safe_name
 
 FILE = "imagecode/valid_data.json"
 SETS = "imagecode/image-sets"
@@ -45,7 +45,7 @@ def read(folder: Path) -> Benchmark:
 def _rows(sets: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """(id, record) of every description: the file maps sets to image numbers to descriptions."""
     for name, described in sets.items():
-        if not isinstance(described, dict):
+        if not isinstance(described, dict) or len(name) > MAX_ID:
             yield name, described
             continue
         for answer, caption in described.items():

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Origin, Outcomes, Source
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, crop, load_json, safe_name
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, crop, load_json, safe_name, unusable
 from naturel_jax.data.images.decode import decoded
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import is_unicode
 
 SOURCE = Source(
     "CC BY-NC; SA-1B images under their own licence",
@@ -114,7 +113,7 @@ def _entries(record: dict[str, Any], variant: Variant, photos: Folder) -> Iterat
             false = sorted(ranked, key=lambda pair: pair[0])[-1][1]
         else:
             false = negatives[key]["swaps"][0]
-        if not all(isinstance(text, str) for text in (*true, false)) or not is_unicode([*true, false]):
+        if not all(isinstance(text, str) for text in (*true, false)) or unusable([*true, false]):
             raise BenchmarkError(f"summaries of {key!a:.20} are {[*true, false]!a:.80}, expected strings")
         yield image, true, false
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Outcomes, Source, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, load_json, numbered, read_items
-from tfds_naturel.common.files import is_unicode
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, load_json, numbered, read_items, unusable
 
 _PAPER = "https://arxiv.org/abs/2310.19785"
 SOURCE = Source(
@@ -30,6 +29,7 @@ CONTROLLED = {  # subset -> its file, and its pairs of opposite relations
     "B": ("controlled_clevr_dataset.json", (("left_of", "right_of"), ("in-front_of", "behind"))),
 }
 QUESTIONS = ("coco_qa_one_obj", "coco_qa_two_obj", "vg_qa_one_obj", "vg_qa_two_obj")
+_LONGEST_NAME = 255  # of a file; the time of the pattern grows with the square of the length
 IMAGE_NAME = re.compile(r"(?P<first>.+)_(?P<relation>left_of|right_of|on|under|in-front_of|behind)_(?P<second>.+)\.\w+")
 
 
@@ -63,7 +63,8 @@ def _controlled(root: Path, subset: str, problems: list[str]) -> list[Item]:
 
     def item(key: str, row: Record) -> Item:
         path = PurePosixPath(row["image_path"])
-        name, options = IMAGE_NAME.fullmatch(path.name), tuple(row["caption_options"])
+        name = IMAGE_NAME.fullmatch(path.name) if len(path.name) <= _LONGEST_NAME else None
+        options = tuple(row["caption_options"])
         if name is None or len(options) != 4 or not all(isinstance(option, str) for option in options):
             raise BenchmarkError("expected image_path .../<object>_<relation>_<object>.jpeg and four caption_options")
         image = images.image("/".join(path.parts[-2:]))  # official paths start with the authors' data folder
@@ -81,7 +82,7 @@ def _questions(folder: Path, file: str, problems: list[str]) -> Iterator[Item]:
     for n, row in enumerate(load_json(folder / "whatsup" / f"{file}.json", list)):
         try:
             valid = isinstance(row, list) and len(row) == 3 and all(isinstance(caption, str) for caption in row[1:])
-            if not valid or not is_unicode(row):
+            if not valid or unusable(row):
                 raise BenchmarkError(f"is {row!a:.80}, expected [image_id, true caption, false caption]")
             yield Item(f"{file}/{n}", (image(str(row[0])),), tuple(row[1:]), {"subset": file})
         except BenchmarkError as error:

@@ -7,6 +7,7 @@ import itertools
 import mimetypes
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -114,7 +115,10 @@ def _class_names(dataset: Path, labels: Sequence[str]) -> list[str]:
             )
         return [label.replace("_", " ") for label in labels]
     rows = [line.split("\t" if "\t" in line else None, maxsplit=1) for line in _lines(path)]
-    names = {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+    named = [(row[0].strip(), row[1].strip()) for row in rows if len(row) == 2]
+    if twice := [label for label, count in Counter(label for label, _ in named).items() if count > 1]:
+        raise BenchmarkError(f"{path}: several lines of {twice[0]!r:.80}; keep the right one")
+    names = dict(named)
     if missing := [label for label in labels if not names.get(label)]:
         raise BenchmarkError(f"{path}: no name for {', '.join(missing[:5])}; expected a line for each class")
     return [names[label] for label in labels]
@@ -129,9 +133,14 @@ def _numbered_lines(path: Path) -> list[str]:
     """All lines of a file, up to the last that is not empty."""
     check_regular(path)
     try:
-        return [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
+        text = path.read_text("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         raise BenchmarkError(f"{path}: not UTF-8 ({error.reason})") from error
+    lines = text.splitlines()
+    if len(lines) > text.count("\n") + 1:  # the labels after it would have the names of others
+        odd = next(line[-1] for line in text.splitlines(keepends=True) if line[-1] != "\n")
+        raise BenchmarkError(f"{path}: has the character {odd!a}, which ends a line for some programs; remove it")
+    return [line.strip() for line in lines]
 
 
 def prompts(dataset: Path, names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -237,7 +246,9 @@ def _webdataset(dataset: Path, problems: list[str]) -> tuple[list[str], Iterator
     kind, counted = dataset / "dataset_type.txt", " ".join(_lines(dataset / "test" / "nshards.txt"))
     if kind.exists() and _lines(kind) != ["classification"]:
         raise BenchmarkError(f"{kind}: is {' '.join(_lines(kind))!r:.80}; expected classification")
-    shards = [dataset / "test" / f"{n}.tar" for n in range(int(counted) if re.fullmatch(r"\d{1,4}", counted) else 1)]
+    if not re.fullmatch(r"0*[1-9]\d{0,3}", counted):
+        raise BenchmarkError(f"{dataset / 'test/nshards.txt'}: is {counted!r:.80}; expected the number of shards")
+    shards = [dataset / "test" / f"{n}.tar" for n in range(int(counted))]
     if missing := next((path for path in shards if not path.is_file()), None):
         raise BenchmarkError(f"{missing} is missing; nshards.txt beside it says that there are {counted!r:.20} shards")
     names = _numbered_lines(dataset / "classnames.txt")

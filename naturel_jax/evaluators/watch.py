@@ -24,6 +24,7 @@ from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import Loaded, runs
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def watch(
         fields = saved | {"step": step, **done, "inputs": saved["inputs"] | inputs}
         storage.write_json(path, fields)
         headline = {metric: scores[metric] for metric in headlines(scores)}
-        print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
+        listed = ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items())
+        print(escape.line(f"step {step}: {listed}"), flush=True)
 
 
 def wait_for_run(workdir: epath.Path) -> None:

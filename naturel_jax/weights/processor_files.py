@@ -232,7 +232,12 @@ def openclip_clean(model_config: Mapping[str, Any]) -> str:
     for OpenAI's own models. Raises UserError."""
     text = model_config.get("text_cfg", {})
     default = "whitespace" if text.get("hf_tokenizer_name") else "lower"
-    clean = (text.get("tokenizer_kwargs") or {}).get("clean", default)
+    settings = {key: value for key, value in (text.get("tokenizer_kwargs") or {}).items() if value}
+    clean = settings.pop("clean", default)
+    if settings:
+        raise UserError(
+            f"open_clip_config.json: tokenizer_kwargs.{next(iter(settings))} is not supported; only clean is"
+        )
     known = {"lower": "openclip", "whitespace": "openclip_whitespace", "canonicalize": "openclip_siglip"}
     if clean not in known:
         raise UserError(f"open_clip_config.json: tokenizer_kwargs.clean is {clean!r}; expected one of {sorted(known)}")

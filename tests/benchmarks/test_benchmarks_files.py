@@ -22,6 +22,7 @@ from tfds_naturel.common.errors import UserError
         ({"caption_0": 3}, "field 'caption_0' is 3, expected str"),
         ({"id": 1}, "its id appears twice"),
         ({"id": True}, "field 'id' is True, expected int"),
+        ({"caption_0": "a" * 100_001}, ", which has more than 100,000 characters"),
         ({"caption_0": "half a pair: \ud83d"}, "'half a pair: \\ud83d', which is not valid Unicode"),
     ],
 )

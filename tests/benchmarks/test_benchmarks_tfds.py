@@ -101,6 +101,9 @@ def test_zeroshot_names_classes_as_classnames_does(tmp_path):
     files.write(tmp_path / "zeroshot/imagenet/classnames.txt", b"n01443537 goldfish\n")
     with pytest.raises(BenchmarkError, match=r"classnames\.txt: no name for n01440764; expected a line for each class"):
         read("zeroshot", tmp_path)
+    files.write(tmp_path / "zeroshot/imagenet/classnames.txt", b"n01443537 goldfish\nn01440764 a\nn01440764 b\n")
+    with pytest.raises(BenchmarkError, match=r"classnames\.txt: several lines of 'n01440764'; keep the right one"):
+        read("zeroshot", tmp_path)
     files.write(tmp_path / "zeroshot/imagenet/classnames.txt", b"n01443537 goldfish\nn01440764\tgreat white shark\n")
     captions = read("zeroshot", tmp_path).items[0].captions
     assert captions == (("a photo of a great white shark.",), ("a photo of a goldfish.",))
@@ -123,12 +126,21 @@ def test_zeroshot_reads_the_shards_of_clip_benchmark(tmp_path):
     files.write(names, b"red rose\n\ntulip\n")
     with pytest.raises(BenchmarkError, match=r"classnames\.txt line 2: empty; expected the name of class 1"):
         read("zeroshot", tmp_path)
+    files.write(names, "red\u2028rose\ntulip\n".encode())
+    with pytest.raises(
+        BenchmarkError, match=r"classnames\.txt: has the character '\\u2028', which ends a line for some"
+    ):
+        read("zeroshot", tmp_path)
     files.write(names, b"red rose\ntulip\n")
     files.write(tmp_path / "zeroshot/wds_flowers/test/nshards.txt", b"3\n")
     with pytest.raises(
         BenchmarkError, match=r"2\.tar is missing; nshards\.txt beside it says that there are '3' shards"
     ):
         read("zeroshot", tmp_path)
+    for count in (b"3 shards\n", b"2.0\n", b"0\n", b""):
+        files.write(tmp_path / "zeroshot/wds_flowers/test/nshards.txt", count)
+        with pytest.raises(BenchmarkError, match=r"nshards\.txt: is '.*'; expected the number of shards"):
+            read("zeroshot", tmp_path)
     files.write(tmp_path / "zeroshot/wds_flowers/dataset_type.txt", b"retrieval\n")
     with pytest.raises(BenchmarkError, match=r"dataset_type\.txt: is 'retrieval'; expected classification"):
         read("zeroshot", tmp_path)

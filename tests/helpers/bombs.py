@@ -119,6 +119,9 @@ def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, An
         "single": [{"SpecialToken": {"id": "a", "type_id": 0}}] * 20_000,
         "pair": [],
     }
+    repeated = {**template, "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 20_000, "special_tokens": {}}
+    prefix = {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": True}
+    letters = {"type": "Split", "pattern": {"Regex": "[a-z]"}, "behavior": "Isolated", "invert": False}
     token = {"id": "a", "ids": [1] * 20_000, "tokens": ["a"] * 20_000}
     charsmap = base64.b64encode(struct.pack("<I", 4) + bytes(4) + b"a" * 500_000 + b"\0").decode()
     model = state.get("model", {"vocab": {}})  # a tokenizer's config has none
@@ -132,6 +135,8 @@ def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, An
             {"padding": {**padding, "strategy": {"Fixed": size}}},
             {"padding": {**padding, "strategy": "BatchLongest", "pad_to_multiple_of": size}},
             {"post_processor": {**template, "special_tokens": {"a": token}}},
+            {"post_processor": repeated},
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [letters, prefix] * 10}},
             {"model": deep},
             {"model": largest},
         )

@@ -20,6 +20,8 @@ def _flat(form: str) -> Bomb:
         sides = rng.choice(
             ((8000, 8000), (5000, 3000), (2500, 2500), (1, 20_000), (60_000, 1), (3, 60_000), (900, 16_000))
         )
+        if form == "PNG" and rng.random() < 0.2:
+            sides = (1, 7_000_000)
         if form == "WEBP":
             sides = (min(sides[0], 16_383), min(sides[1], 16_383))
         modes = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "RGBA", "P", "LA", "1", "I;16"), "WEBP": ("RGB", "RGBA")}

@@ -79,6 +79,8 @@ GROWS = "its normalizers make more than 128 characters of one"
 CHARSMAP = struct.pack("<I", 4) + bytes(4) + b"z" * 20 + b"\0"  # what it makes of some character has 20
 
 PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(CHARSMAP).decode()}
+METASPACE = {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": True}
+TEMPLATE = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2, "special_tokens": {}}
 
 
 def sequence(*steps: dict | str) -> dict:
@@ -106,6 +108,8 @@ def becomes(letter: str, other: str) -> dict:
         (sequence(*[PRECOMPILED] * 2), GROWS),
         (sequence(*[becomes("a", "b") | PRECOMPILED] * 2), GROWS),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 10}}, GROWS),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [METASPACE] * 10}}, GROWS),
+        ({"post_processor": TEMPLATE}, "its post_processor repeats each text; expected one Sequence in a template"),
         ({"model": WORDS}, r"model\.max_input_chars_per_word has 1,000,000,000 characters; the limit is 100"),
         ({"model": {"type": "Unigram", "vocab": [["a" * 101, 0.0]]}}, r"model\.vocab: a piece has 101 characters"),
         ({"truncation": {"max_length": 12, "stride": 9}}, r"truncation\.stride is 9; expected 0"),

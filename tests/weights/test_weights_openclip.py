@@ -193,6 +193,19 @@ def test_openclip_folders_clean_texts_like_openclip(tmp_path):
     assert (got.resize, got.interpolation, got.mean) == (processor.resize, processor.interpolation, processor.mean)
 
 
+@pytest.mark.parametrize("setting", [{"reduction_mask": "shuffle"}, {"strip_sep_token": True}])
+def test_tokenizer_settings_of_openclip_that_would_change_ids_are_refused(setting, tmp_path):
+    export.save(tmp_path / "out", *tiny("tiny-clip"), form="openclip")
+    (tmp_path / "out" / processor_files.OWN).unlink()
+    path = tmp_path / "out" / openclip.CONFIG_FILE
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "whitespace", **setting}
+    path.write_text(json.dumps(config))
+    (tmp_path / "out/checksums.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=rf"tokenizer_kwargs\.{next(iter(setting))} is not supported; only clean is"):
+        weights.load(str(tmp_path / "out"))
+
+
 def test_openclip_config_names_its_tokenizer_folder(tmp_path):
     """A hub copy finds its tokenizer by this name, so it must not be the name of the temporary folder."""
     export.save(tmp_path / "owner-model", *tiny("tiny-clip"), form="openclip")

@@ -1,9 +1,11 @@
 """Checks on the user's local files, and how many may be open."""
 
+import ast
 import contextlib
 import csv
 import glob
 import hashlib
+import io
 import json
 import os
 import resource
@@ -11,9 +13,10 @@ import shutil
 import socket
 import stat
 import tempfile
+import tokenize
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -52,6 +55,22 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r:.80} appears twice")
     return found
+
+
+def python_strings(text: str) -> list[str] | None:
+    """The strings of a list in Python's syntax, or of a set, sorted, since it has no order of its own. None for all
+    else, such as two strings without a comma between them, as numpy prints arrays, which Python reads as one."""
+    try:
+        parsed = ast.parse(text.lstrip(" \t"), mode="eval").body
+        if not isinstance(parsed, ast.List | ast.Set):
+            return None
+        found = [ast.literal_eval(each) for each in parsed.elts]
+        literals = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError):
+        return None
+    if literals != len(found) or not all(isinstance(each, str) for each in found):
+        return None
+    return sorted(set(found)) if isinstance(parsed, ast.Set) else found
 
 
 def is_unicode(value: Any) -> bool:
@@ -103,17 +122,45 @@ def header(rows: Iterator[list[str]]) -> list[str]:
 def dict_rows(file: Iterable[str], *, full: bool = False, **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
     """Column names of a CSV file, and its rows as ``csv.DictReader`` gives them, but without the fields that a row
     lacks: many short rows under a long line of names would fill the memory. Raises csv.Error at a row with more cells
-    than names, as where a comma without quotes cuts a caption, and if rows have to be ``full``, at one with fewer."""
+    than names, as where a comma without quotes cuts a caption, if rows have to be ``full``, at one with fewer, and at
+    one that ``holds_rows``."""
     reader = csv.reader(file, **dialect)
     names = header(reader)
 
     def rows() -> Iterator[dict[str, str]]:
-        for row in filter(None, reader):
-            if len(row) > len(names) or (full and len(row) < len(names)):
+        last = reader.line_num
+        for row in reader:
+            if len(row) > len(names) or (full and 0 < len(row) < len(names)):
                 raise csv.Error(f"line {reader.line_num} has {len(row)} cells; the header has {len(names)}")
-            yield dict(zip(names, row, strict=False))
+            if reader.line_num > last + 1 and holds_rows(row, len(names), reader.dialect.delimiter):
+                raise csv.Error(swallowed(last + 1, reader.line_num))
+            last = reader.line_num
+            if row:
+                yield dict(zip(names, row, strict=False))
 
     return names, rows()
+
+
+def holds_rows(row: Sequence[str], columns: int, delimiter: str) -> bool:
+    """Whether a cell has rows that follow in it: a quote of its text, such as one that a caption begins with, was taken
+    for one around it. Its first line then has the rest of a row, its last the beginning of one, and one between them a
+    whole row. Captions have no tabs."""
+    for n, cell in enumerate(row):
+        cells = [line.count(delimiter) + 1 for line in cell.splitlines() if line.strip()]
+        is_cut = len(cells) > 1 and (cells[0], cells[-1]) == (columns - n, n + 1)
+        if is_cut and (len(cells) == 2 or columns in cells[1:-1]):
+            return True
+        if delimiter == "\t" and len(cells) > 1 and max(cells) > 1:
+            return True
+    return False
+
+
+def swallowed(first: int, last: int) -> str:
+    """What is wrong with a record that ``holds_rows``."""
+    return (
+        f"lines {first} to {last} are one record, since a cell begins with a quote: put that cell in quotes and double "
+        "those in it; a caption itself is one line"
+    )
 
 
 def separator(file: TextIO) -> str:

@@ -14,6 +14,7 @@ from tfds_naturel.common.files import check_regular
 
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 64_000_000  # larger photos are rejected before their pixels are decoded
+MAX_SIDE = 65_500  # pixels, of which a JPEG has no more; each row takes memory of its own besides its pixels
 _BASE, _PER_BYTE = 48 << 20, 40  # bytes of memory for the pixels of any image, and for each byte of its file
 _MAX_SCANS = 100  # of a progressive JPEG, each of which goes through the whole image; encoders write about ten
 _MAX_PROFILES = 10  # of a PNG, each of which is unpacked; it may have one
@@ -131,6 +132,8 @@ def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         if image.width * image.height > (most := most_pixels(len(data), _PNG_COST)):
             raise BadPhoto("too_large", f"{image.width} x {image.height} pixels, more than {most:,}")
+        if max(image.size) > MAX_SIDE:
+            raise BadPhoto("too_large", f"{image.width} x {image.height} pixels, more than {MAX_SIDE:,} on a side")
         rgb = np.asarray(image.convert("RGB"))
     except BadPhoto:
         raise

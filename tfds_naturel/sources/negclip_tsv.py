@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import dict_rows, reading_csv
+from tfds_naturel.common.files import dict_rows, python_strings, reading_csv
 from tfds_naturel.hard_images import mining
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
@@ -63,9 +63,9 @@ def _rows(folder: Path) -> list[_Line]:
         for number, row in enumerate(dict_rows(f, delimiter="\t")[1], 2):
             try:
                 image = "/".join(PurePosixPath(row["filepath"]).parts[-2:])
-                negatives = [
-                    Negative(word_order.clean(text), "negclip") for text in ast.literal_eval(row["neg_caption"])
-                ]
+                if (texts := python_strings(row["neg_caption"])) is None:
+                    raise ValueError("neg_caption is no list of strings")
+                negatives = [Negative(word_order.clean(text), "negclip") for text in texts]
                 hard = list(ast.literal_eval(row.get("neg_image") or "[]"))
                 rows.append(_Line(image, row["title"], negatives, hard))
             except (KeyError, TypeError, AttributeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:

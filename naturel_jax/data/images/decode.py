@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.photos import check_profiles, check_scans, jpeg_cost, most_pixels, without_tags
+from tfds_naturel.common.photos import MAX_SIDE, check_profiles, check_scans, jpeg_cost, most_pixels, without_tags
 
 # How the names of files in these formats end.
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -52,6 +52,8 @@ def decoded(data: bytes) -> Iterator[Image.Image]:
                 f"image of {image.width} x {image.height} pixels{tile} in {len(data):,} bytes; the limit for so many "
                 f"bytes is {most:,} pixels"
             )
+        if max(image.size) > MAX_SIDE:
+            raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_SIDE:,} on a side")
         yield image
     except UserError:
         raise

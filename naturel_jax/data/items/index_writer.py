@@ -45,8 +45,8 @@ from naturel_jax.data.items.records import (
     Shard,
     Span,
     Table,
-    check_inside,
     choose,
+    place_of,
     rooted,
     to_record,
 )
@@ -178,7 +178,8 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, roo
     partial, images = part / "partial.arrow", part / "partial.bin"
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer, images.open("wb") as blob:
         chosen, prefix, own = choose(fields), Path(shard.file).name, blob if copy_images else None
-        described = (_describe(row, f"{prefix}:{n}", chosen, own, root) for n, row in enumerate(shard.rows()))
+        place = functools.partial(place_of, shard, root)
+        described = (_describe(row, f"{prefix}:{n}", chosen, own, place) for n, row in enumerate(shard.rows()))
         while records := _next(shard, described):
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
     if images.stat().st_size:
@@ -202,12 +203,15 @@ def _next(shard: Shard, described: Iterator[dict[str, Any]]) -> list[dict[str, A
     return records
 
 
-def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str) -> dict[str, Any]:
-    """A row of the part's records; a bad record has a ``problem`` and no captions."""
+def _describe(
+    row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, place: Callable[[str], str]
+) -> dict[str, Any]:
+    """A row of the part's records; a bad record has a ``problem`` and no captions. ``place``: ``place_of`` an image's
+    path, which is the name of the record."""
     try:
         record = to_record(row, chosen, name)
         if isinstance(record.image, str):
-            check_inside(root, record.image)
+            record = record._replace(name=place(record.image), image=place(record.image))
     except BadRecord as error:
         return {**_EMPTY, "name": name, "problem": str(error)}
     checksum = xxhash.xxh3_64_intdigest(record.image) if isinstance(record.image, bytes) and blob else 0

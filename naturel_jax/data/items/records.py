@@ -64,19 +64,20 @@ Row = Mapping[str, Any] | BadRecord  # a row that cannot even be parsed is a Bad
 
 class Shard(NamedTuple):
     """Rows that are read together, in order. ``file``: what spans refer to. ``rows`` is picklable: shards are read by
-    several processes."""
+    several processes. ``folder``: the folder in the table's root that image paths are relative to, and must stay in."""
 
     file: str
     rows: Callable[[], Iterable[Row]]
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table of records, in shards.
 
-    ``root``: folder that image paths are relative to, and must stay in. ``files``: those that the rows come from; if
-    one changes, all are read again. ``read_image``, if the images are not files or parts of files: (number of the
-    record, ``field``: names of fields that may hold it) -> encoded image; picklable.
+    ``root``: folder that image paths are relative to, and must stay in, but for ``Shard.folder``. ``files``: those that
+    the rows come from; if one changes, all are read again. ``read_image``, if the images are not files or parts of
+    files: (number of the record, ``field``: names of fields that may hold it) -> encoded image; picklable.
     """
 
     name: str
@@ -90,7 +91,8 @@ def rooted(table: Table, fields: Fields) -> Table:
     """``table`` with its images in the folder that ``fields`` names, if any: where links to it lead now."""
     if not fields.folder:
         return table
-    return dataclasses.replace(table, root=os.path.realpath(os.path.expanduser(fields.folder)))
+    shards = [shard._replace(folder="") for shard in table.shards]
+    return dataclasses.replace(table, root=os.path.realpath(os.path.expanduser(fields.folder)), shards=shards)
 
 
 class Record(NamedTuple):
@@ -301,6 +303,12 @@ def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> 
     if facts and len(facts) != captions:
         raise BadRecord(f"{part} has {len(facts)} facts; expected one for each of its {captions} captions")
     return facts or [""] * captions
+
+
+def place_of(shard: Shard, root: str, path: str) -> str:
+    """The path in ``root`` of an image that a row of ``shard`` names. Raises what ``check_inside`` raises."""
+    check_inside(os.path.join(root, shard.folder) if shard.folder else root, path)
+    return os.path.join(shard.folder, path)
 
 
 def check_inside(folder: str, path: str) -> None:

@@ -2,11 +2,11 @@
 
 import csv
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
-from tfds_naturel.common.files import header, reading_csv, separator
+from tfds_naturel.common.files import header, holds_rows, reading_csv, separator, swallowed
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -31,25 +31,17 @@ def _rows(path: Path) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRecord(f"line {reader.line_num}: {error}")
+                yield from _lost(first, reader.line_num, f"line {reader.line_num}: {error}")
                 continue
-            if reader.line_num > first and _has_rows(row, len(names), delimiter):
-                yield BadRecord(
-                    f"lines {first} to {reader.line_num} are one record, since a cell begins with a quote: put that "
-                    "cell in quotes and double those in it; a caption itself is one line"
-                )
+            if reader.line_num > first and holds_rows(row, len(names), delimiter):
+                yield from _lost(first, reader.line_num, swallowed(first, reader.line_num))
             elif len(row) == len(names):
                 yield dict(zip(names, row, strict=True))
             elif row:
                 yield BadRecord(f"line {reader.line_num} has {len(row)} columns; the header has {len(names)}")
 
 
-def _has_rows(row: Sequence[str], columns: int, delimiter: str) -> bool:
-    """Whether a cell has rows that follow in it: a quote of its text, such as one that a caption begins with, was taken
-    for one around it. Captions have no tabs."""
-    for n, cell in enumerate(row):
-        cells = [line.count(delimiter) + 1 for line in cell.split("\n")]
-        rest_and_rows = [columns - n, *[columns] * (len(cells) - 2), n + 1]
-        if len(cells) > 1 and (cells == rest_and_rows or (delimiter == "\t" and max(cells) > 1)):
-            return True
-    return False
+def _lost(first: int, last: int, reason: str) -> Iterator[BadRecord]:
+    """A bad record for each of the lines: what is in them may be as many records."""
+    yield BadRecord(reason)
+    yield from (BadRecord(f"line {line} is part of a cell of line {first}") for line in range(first + 1, last + 1))

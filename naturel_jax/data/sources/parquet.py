@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ _ROWS = 256  # rows in memory at a time: they may hold images
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
-    """The rows of the files that match ``name``; images are relative to the first one's folder."""
+    """The rows of the files that match ``name``; images are relative to the folder of the file that names them."""
     del data_dir
     check_split("a Parquet file", split)
     paths = [Path(path).resolve() for path in sorted(glob.glob(name, recursive=True))]
@@ -24,8 +25,12 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
     for path in paths:
         with reading_arrow(path, "copy or download it again"):
             _ = parquet_schema(path).names  # decodes them
-    shards = [Shard(str(path), functools.partial(_rows, path)) for path in paths]
-    return Table(f"parquet:{name}", str(paths[0].parent), paths, shards)
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    folders = [str(path.parent.relative_to(root)) if path.parent != root else "" for path in paths]
+    shards = [
+        Shard(str(path), functools.partial(_rows, path), folder) for path, folder in zip(paths, folders, strict=True)
+    ]
+    return Table(f"parquet:{name}", str(root), paths, shards)
 
 
 def _rows(path: Path) -> Iterator[Row]:

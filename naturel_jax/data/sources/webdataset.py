@@ -32,6 +32,8 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
         raise UserError(f"webdataset:{name}: {missing[0]} does not exist; paths are relative to where you start")
     if packed := [str(path) for path in paths if path.suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst")]:
         raise UserError(f"webdataset:{name}: {packed[0]} is compressed, so it has no random access; unpack it to .tar")
+    if not paths:
+        raise UserError(f"webdataset:{name}: names no file; expected the lower number first, as in {{0000..0099}}")
     shards = [Shard(str(path), functools.partial(rows, path)) for path in paths]
     return Table(f"webdataset:{name}", str(paths[0].parent), paths, shards)
 
@@ -49,6 +51,7 @@ def expand(pattern: str) -> list[str]:
 def rows(path: Path) -> Iterator[Row]:
     """The records of one shard. Raises UserError for a damaged one."""
     row: dict[str, Any] = {}
+    whole = path.stat().st_size
     try:
         with tarfile.open(path, "r:", tarinfo=_Member) as tar:
             for member in tar:
@@ -58,12 +61,17 @@ def rows(path: Path) -> Iterator[Row]:
                         f"{path}: has global headers of {size:,} characters; the limit is {_LARGEST_GLOBAL:,}; pack it "
                         "with tar --format=ustar"
                     )
-                if member.size < 0:  # tarfile would go back, and find the same member again and again
-                    raise UserError(f"{path}: {member.name:.80} has {member.size:,} bytes; copy the file again")
                 if member.issparse():
                     raise UserError(f"{path}: {member.name:.80} is a sparse file; pack it with tar without --sparse")
-                if not member.isfile():
+                if not 0 <= member.size <= whole:  # tarfile would go back, and find the same member again and again
+                    raise UserError(f"{path}: {member.name:.80} has {member.size:,} bytes; copy the file again")
+                if member.isdir():
                     continue
+                if not member.isfile():
+                    raise UserError(
+                        f"{path}: {member.name:.80} is a link or device; pack it with tar --dereference "
+                        "--hard-dereference"
+                    )
                 folder, slash, file = member.name.rpartition("/")
                 stem, _, field = file.partition(".")
                 key = folder + slash + stem

@@ -91,6 +91,10 @@ def _check_rules(state: Any) -> None:
     for name, size in _lengths(model):
         if size > _MAX_WORD:
             raise ValueError(f"model.{name} has {size:,} characters; the limit is {_MAX_WORD}")
+    for node in _objects(state.get("post_processor")):
+        pieces = node.get("single")
+        if isinstance(pieces, list) and sum(isinstance(piece, dict) and "Sequence" in piece for piece in pieces) > 1:
+            raise ValueError("its post_processor repeats each text; expected one Sequence in a template")
     for node in _objects([state.get("normalizer"), state.get("pre_tokenizer")]):
         unicode, step = _unicode_growth(node), _growth(node)
         if step:
@@ -146,8 +150,9 @@ def _growth(node: Mapping[str, Any]) -> int:
         replaced = pattern.get("String")
         shortest = len(replaced) if isinstance(replaced, str) else 0
         steps.append(max(1, math.ceil(len(content) / shortest) if shortest else 1 + len(content)))
-    if isinstance(before := node.get("prepend"), str):  # also before each part of a text
-        steps.append(1 + len(before))
+    for field in ("prepend", "replacement"):  # the second of Metaspace: also before each part of a text
+        if isinstance(before := node.get(field), str):
+            steps.append(1 + len(before))
     if isinstance(charsmap := node.get("precompiled_charsmap"), str):
         steps.append(_longest(base64.b64decode(charsmap)))
     return max(steps)

@@ -300,6 +300,9 @@ class Processor:
         (width, height, crop), filtered = self._geometry(*image.size), FILTERS[self.interpolation]
         if 4 * (image.width * image.height + width * image.height + width * height) <= memory:
             return image.resize((width, height), filtered).crop(crop)
+        if self.resize != "short" and image.height > image.width:  # before 13, Pillow resizes the width first
+            image = image.resize((image.width, height), filtered)
+            return image.resize((width, height), filtered)
         scales = (image.width / width, image.height / height) * 2
         left, top, right, bottom = (side * scale for side, scale in zip(crop, scales, strict=True))
         within = (left, top, min(right, image.width), min(bottom, image.height))

@@ -27,8 +27,8 @@ from naturel_jax.data.items.records import (
     Shard,
     Span,
     Table,
-    check_inside,
     choose,
+    place_of,
     rooted,
     to_image,
 )
@@ -105,8 +105,9 @@ class Pool:
             with reading_arrow(shard.file, "copy or download it again"):
                 name, image, caption = to_image(row, self.chosen, name)
             if isinstance(image, str):
-                check_inside(self.table.root, image)
-                return Entry(part, caption, Image(name, functools.partial(_read, os.path.join(self.table.root, image))))
+                place = place_of(shard, self.table.root, image)
+                name = place if shard.folder and name == image else name
+                return Entry(part, caption, Image(name, functools.partial(_read, os.path.join(self.table.root, place))))
             read = functools.partial(_read, shard.file, *image) if isinstance(image, Span) else image.__bytes__
             return Entry(part, caption, Image(name, read))
         except (BadRecord, UserError) as error:

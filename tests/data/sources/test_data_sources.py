@@ -228,6 +228,7 @@ def test_downloaded_by_hugging_face(tmp_path, folder, monkeypatch):
         ("parquet:{}/jsonl/my.jsonl", "train", r"my\.jsonl: not a readable Arrow or Parquet file"),
         ("parquet:{}/none-*.parquet", "train", "no such file"),
         ("webdataset:{}/{{0000..0001}}.tar", "train", r"0000\.tar does not exist"),
+        ("webdataset:{}/{{3..1}}.tar", "train", r"names no file; expected the lower number first"),
         ("hf:{}/hf/saved", "test", "has no split 'test'; expected one of: train"),
         ("hf:{}/jsonl", "train", r"no state\.json"),
         ("folder:{}/hf", "train", r"0 images, no captions; expected captions\.csv"),
@@ -276,13 +277,42 @@ def test_rows_after_a_caption_that_begins_with_a_quote_are_not_lost_silently(del
     rows += ['d.png|"a tree\nin the park"|a house', 'e.png|a boat|"one|two\nthree"']
     text = "".join(f"{row}\n" for row in rows).replace("|", delimiter)
     (tmp_path / "my.csv").write_text(text)
-    swallowed, tree, boat = rows_of(f"csv:{tmp_path}/my.csv", tmp_path)
+    swallowed, *others, tree, boat = rows_of(f"csv:{tmp_path}/my.csv", tmp_path)[: 5 + (delimiter == ",")]
     assert "lines 2 to 4 are one record, since a cell begins with a quote" in str(swallowed)
+    assert list(map(str, others)) == [f"line {line} is part of a cell of line 2" for line in (3, 4)]
     assert tree["caption"] == "a tree\nin the park"
     if delimiter == "\t":
         assert "lines 7 to 8 are one record" in str(boat)
     else:
         assert boat["negative"] == "one,two\nthree"
+
+
+@pytest.mark.parametrize(
+    "between", ["b.png,a dog,a cat\n", "b.png,a dog,a cat\n\n", "b.png,a dog\nc.png,a cow,a cat\n"]
+)
+@pytest.mark.parametrize("end", ['d.png,a tree,a boat"\n', ""])
+def test_each_row_that_a_quote_swallows_is_a_bad_record(between, end, tmp_path):
+    """Else one bad record in thousands would pass as less than ``max_bad``."""
+    swallowed = f'a.png,a cat,"zoo\n{between * 20}{end}'
+    (tmp_path / "my.csv").write_text(f"image,caption,negative\n{swallowed}" + "e.png,a cup,a mug\n" * bool(end))
+    rows = rows_of(f"csv:{tmp_path}/my.csv", tmp_path)
+    bad = [row for row in rows if isinstance(row, Exception)]
+    assert len(bad) == swallowed.count("\n") and len(rows) == len(bad) + bool(end)
+
+
+def test_images_of_parquet_files_in_several_folders_are_those_beside_each(tmp_path):
+    for n, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(files.image(n))
+        rows = {"image": ["0.jpg", "../a/0.jpg"], "caption": [f"{name} zero", f"{name} other"]}
+        pq.write_table(pa.table(rows), tmp_path / name / "t.parquet")
+    source = datasets.open_source(f"parquet:{tmp_path}/*/t.parquet", str(tmp_path / "data"), "train", max_bad=0.6)
+    assert [source.read_image(n) for n in (0, 2)] == [files.image(0), files.image(1)]
+    assert [source.items.image_ids[n] for n in (0, 2)] == ["a/0.jpg", "b/0.jpg"]
+    assert source.items.left_out.tolist() == [3]  # it leaves the folder of its file
+    fields = c.Fields(folder=str(tmp_path / "a"))
+    source = datasets.open_source(f"parquet:{tmp_path}/*/t.parquet", str(tmp_path / "data"), "train", fields)
+    assert [source.read_image(n) for n in range(4)] == [files.image(0)] * 4
 
 
 def test_member_or_column_that_is_there_twice_is_named(tmp_path):
@@ -318,6 +348,18 @@ def test_images_of_an_arrow_stream_of_which_a_part_is_compressed(codecs, tmp_pat
     (tmp_path / "saved/a.arrow").write_bytes(b"".join([messages(0, None)[0], *batches]))
     source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
     assert [source.read_image(n) for n in range(len(codecs))] == [files.image(n) for n in range(len(codecs))]
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_link_in_a_tar_is_refused(kind, tmp_path):
+    """Records of equal images would be lost: tar packs the second name of a file as a link to the first."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        files.tar_member(tar, "a.jpg", files.image(0))
+        member = tarfile.TarInfo("b.jpg")
+        member.type, member.linkname = kind, "a.jpg"
+        tar.addfile(member)
+    with pytest.raises(UserError, match=r"a\.tar: b\.jpg is a link or device; pack it with tar --dereference"):
+        rows_of(f"webdataset:{tmp_path}/a.tar", tmp_path)
 
 
 def test_sparse_member_of_a_tar_is_refused(tmp_path):

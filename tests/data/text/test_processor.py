@@ -276,6 +276,16 @@ def test_decompression_bombs_are_rejected_before_decoding():
         open_image(encoded(Image.new("1", (9000, MAX_PIXELS // 9000 + 1))))
 
 
+@pytest.mark.parametrize("sides", [(40, 80_000), (80_000, 40)])
+def test_images_of_very_many_rows_are_bombs(sides):
+    """Each row of a PNG takes memory of its own: 7 million of one pixel took 140 MB, and 6 GB with Pillow 11."""
+    data = encoded(Image.new("L", sides))
+    with pytest.raises(UserError, match=r"image of \d+ x \d+ pixels; the limit is 65,500 on a side"):
+        open_image(data)
+    with pytest.raises(BadPhoto, match=r"too_large: \d+ x \d+ pixels, more than 65,500 on a side"):
+        to_jpeg(data, 32, 90)
+
+
 @pytest.mark.parametrize(("bomb", "reason"), [(first_of_two, "scans, more than 100"), (profiles, "profiles, more")])
 def test_parts_that_are_unpacked_each_by_itself_are_bombs(bomb, reason):
     """A JPEG that is the first image of an MPO, and a PNG: both took longer than their sizes allow."""
@@ -322,9 +332,11 @@ def test_strip_is_cropped_while_it_is_resized(clip_processor, monkeypatch, sides
     """As if it had been resized as a whole, but for the rounding of where the crop begins, and of the pixels between
     two passes: Pillow 13 chooses by size whether width or height comes first."""
     strip = encoded(Image.open(io.BytesIO(photo(64, 64))).resize(sides, Image.Resampling.BICUBIC))
-    whole = clip_processor.image(strip).astype(int)
+    processors = [clip_processor, dataclasses.replace(clip_processor, resize="square")]
+    whole = [processor.image(strip).astype(int) for processor in processors]
     monkeypatch.setattr("naturel_jax.data.text.processor._MAX_MEMORY", -(10**9))
-    assert np.abs(clip_processor.image(strip) - whole).max() <= 2
+    for processor, expected in zip(processors, whole, strict=True):
+        assert np.abs(processor.image(strip) - expected).max() <= 2
 
 
 def test_white_below_every_color_and_opacity_is_pillows():
