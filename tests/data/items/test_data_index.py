@@ -363,5 +363,9 @@ def test_image_of_a_webdataset_is_its_member(tmp_path):
 
     source = datasets.open_source(write("good.tar"), str(tmp_path), "train")
     assert source.read_image(0) == b"an image" and list(source.items.texts) == ["a cat"]
-    with pytest.raises(UserError, match=r"bad\.tar: 1\.txt has 1,099,511,627,776 bytes; the limit of a text is"):
+    with pytest.raises(UserError, match=r"bad\.tar: 1\.txt has 1,099,511,627,776 bytes; copy the file again"):
         datasets.open_source(write("bad.tar", 1 << 40), str(tmp_path), "train")
+    large = write("large.tar", 1 << 25)
+    os.truncate(tmp_path / "large.tar", 1 << 26)
+    with pytest.raises(UserError, match=r"large\.tar: 1\.txt has 33,554,432 bytes; the limit of a text is 16,777,216"):
+        datasets.open_source(large, str(tmp_path), "train")
