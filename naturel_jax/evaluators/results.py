@@ -74,9 +74,9 @@ class Result:
 
     @property
     def incomplete(self) -> bool:
-        """Whether the scores cover fewer items than published, or than the files list."""
-        fewer = self.published is not None and self.items < self.published
-        return self.unreadable > 0 or self.left_out > 0 or fewer
+        """Whether the scores cover fewer items than the files list, or another number than was published."""
+        other = self.published is not None and self.items != self.published
+        return self.unreadable > 0 or self.left_out > 0 or other
 
 
 class LeftOut(NamedTuple):

@@ -10,7 +10,7 @@ from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from tfds_naturel.common import escape
 
 MISSING = "–"  # noqa: RUF001 (an en dash: not measured)
-INCOMPLETE = "†"  # after a score over fewer items than were published, or with images that could not be read
+INCOMPLETE = "†"  # after a score over fewer or more items than were published, or with images that could not be read
 
 MEASURED, PUBLISHED, BLIND, CHANCE = "measured", "published", "blind", "chance"  # kinds of rows, in this order
 MISTAKE = "mistake"  # a kind of row that only ``mistakes.py`` writes

@@ -221,6 +221,7 @@ def test_left_out_items_are_counted_and_scored_separately(tmp_path):
     matrices = [np.array([[float(n % 2), 0.5]]) for n in range(4)]  # 1 and 3 are right
     result = scoring.save(tmp_path, "M", held_out, "f", (items, matrices, []), {})
     assert (result.items, result.left_out, result.unreadable, result.incomplete) == (2, 2, 0, True)
+    assert all(dataclasses.replace(result, left_out=0, items=n).incomplete is (n != 4) for n in (3, 4, 600))
     assert result.scores.keys() == {"bench/all"} and result.scores["bench/all"]["value"] == 0.5
     assert result.with_trained_on == {"bench/all": 0.5, "bench/b": 0.5}
     assert [row["id"] for row in results.load_items(tmp_path, "M", "bench")] == ["0", "1"]

@@ -352,3 +352,10 @@ def test_dataset_is_found_in_a_pool_with_other_images(tmp_path):
     np.testing.assert_allclose(cosines, (z_ND @ z_ND[6])[nearest[: len(cosines)]], atol=1e-3)
     with pytest.raises(UserError, match="none of the dataset's images, such as 'a', is in the pool"):
         mining.open_dataset(tmp_path, ["a", "b"], 1 << 30)
+
+
+def test_images_of_one_name_in_a_pool_are_named(tmp_path, caplog):
+    """Negatives of the image would be near to another."""
+    write_pool(tmp_path, 6, names=["a", "b", "c", "b", "d", "d"])
+    mining.open_dataset(tmp_path, ["a", "b", "c"], 1 << 30, by_image=False)
+    assert "1 images of the dataset are there several times, such as 'b'; the last of each is taken" in caplog.text

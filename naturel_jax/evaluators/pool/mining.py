@@ -51,6 +51,11 @@ def open_dataset(
     dataset = DatasetInPool(pool, found, image_ids)
     if dataset.missing:
         _LOG.warning("%s: %d of %d images of the dataset are not in the pool", folder, dataset.missing, len(image_ids))
+    if dataset.several:
+        _LOG.warning(
+            "%s: %d images of the dataset are there several times, such as %r; the last of each is taken: give each "
+            "image of the pool a name of its own", folder, len(dataset.several), min(dataset.several),
+        )  # fmt: skip
     small = 4 * pool.dim * len(image_ids) <= budget // 4
     zimg_ND = dataset[np.arange(len(image_ids))] if small else dataset
     return (zimg_ND, dataset.search, found.about) if found else (zimg_ND, None, {})
@@ -126,15 +131,18 @@ def save(
 
 class DatasetInPool:
     """The images ``image_ids`` of a dataset, found in the pool by their names. Those that the pool does not have, since
-    they could not be read, are far from all others; ``missing`` counts them."""
+    they could not be read, are far from all others; ``missing`` counts them. ``several``: names of the dataset's images
+    that the pool has more than once."""
 
     def __init__(self, pool: EmbeddedPool, index: Index | None, image_ids: Sequence[str]):
         """Raises UserError if none of the images is in the pool."""
         self._pool, self._index = pool, index
         number = {name: n for n, name in enumerate(image_ids)}
-        self._row_N = np.full(len(image_ids), -1)
+        self._row_N, self.several = np.full(len(image_ids), -1), set[str]()
         for row, name in enumerate(pool.names()):
             if name in number:
+                if self._row_N[number[name]] >= 0:
+                    self.several.add(name)
                 self._row_N[number[name]] = row
         self._sorted = np.argsort(self._row_N)
         self.missing = int((self._row_N < 0).sum())
